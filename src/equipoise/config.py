@@ -1,0 +1,202 @@
+"""What a run is made of, as strict pydantic models: an unknown key is an error, and every option says what it means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from .errors import UserError
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", validate_default=True)
+
+
+class Data(Strict):
+    """What is measured."""
+
+    path: Path | None = Field(None, description="folder of DICOM slices, HDF5 or NIfTI file, or .npy measurements; none: phantoms")
+    kind: Literal["auto", "images", "measurements", "phantoms"] = Field(
+        "auto", description="auto: .npy files are measurements, no path is phantoms, everything else is images to be measured"
+    )
+    size: int = Field(64, ge=8, le=4096, description="pixels each way of the reconstruction; larger images are averaged down")
+    peak: float = Field(1.0, gt=0, description="the value of x that counts as 1 in measurements from files")
+    count: int = Field(200, ge=1, description="how many phantoms, if there is no path")
+    validation: Path | None = Field(None, description="images to score on while training; never trained on")
+
+
+class Physics(Strict):
+    """The operator A and the noise: y = A x + noise."""
+
+    kind: Literal["parallel_beam", "mri"] = Field("parallel_beam", description="parallel_beam: CT; mri: Cartesian single-coil")
+    angles: int | list[float] = Field(20, description="views: how many over 180°, or each in degrees")
+    detectors: int | None = Field(None, ge=1, description="detectors, each as wide as a pixel; none: the image's diagonal")
+    pixel: float = Field(1.0, gt=0, description="length of a pixel's side, in the unit of the sinogram's lengths")
+    acceleration: float = Field(4.0, ge=1, description="MRI: how many times fewer lines than rows")
+    center: float = Field(0.08, gt=0, le=1, description="MRI: fraction of lines fully sampled in the centre")
+    noise: float = Field(0.001, ge=0, description="standard deviation of the noise, as a fraction of the largest measurement")
+
+    @model_validator(mode="after")
+    def _views(self) -> Physics:
+        if isinstance(self.angles, int) and self.angles < 1 or isinstance(self.angles, list) and not self.angles:
+            raise ValueError(f"angles must be at least one view, got {self.angles}")
+        return self
+
+
+class Model(Strict):
+    """The learned step and how its equilibrium is found and differentiated."""
+
+    step: Literal["proximal", "gradient"] = Field("proximal", description="which learned step")
+    strength: float = Field(0.02, gt=0, description="λ of the proximal step")
+    step_size: float = Field(1.0, gt=0, lt=2, description="η of the gradient step")
+    sigma: float = Field(0.05, ge=0, description="noise level that the denoiser is told")
+    denoiser: str = Field("shipped", description='"shipped", "random", or a .safetensors file made by `equipoise pretrain`')
+    channels: int = Field(32, ge=1, description="width of a random denoiser")
+    layers: int = Field(6, ge=2, description="depth of a random denoiser")
+    solver: Literal["anderson", "picard", "broyden"] = Field("anderson", description="of the fixed-point equation")
+    rtol: float = Field(1e-3, gt=0, description="relative residual at which a training solve stops")
+    max_steps: int = Field(50, ge=1, description="most evaluations of f in a training solve")
+    gradient: Literal["implicit", "jacobian_free", "neumann", "phantom", "unrolled"] = Field("implicit", description="how it is differentiated")
+    adjoint_rtol: float = Field(1e-2, gt=0, description="relative residual at which the adjoint solve stops")
+    adjoint_max_steps: int = Field(40, ge=1, description="most vector–Jacobian products in the adjoint solve")
+    test_rtol: float = Field(1e-4, gt=0, description="relative residual at which a solve outside training stops")
+    test_max_steps: int = Field(100, ge=1, description="most evaluations of f in a solve outside training")
+
+
+class Objective(Strict):
+    """What is minimised: consistency + equivariance + contraction."""
+
+    consistency: float = Field(1.0, ge=0, description="weight of the measurement consistency")
+    floor: float = Field(0.01, ge=0, description="δ: the misfit is counted in the image, down to this variance; 0: plain misfit")
+    equivariance: float = Field(1.0, ge=0, description="α, the weight of the equivariance term")
+    group: Literal["rotations", "quarter_turns", "reflections", "shifts"] = Field("rotations", description="the group that moves images")
+    renoise: bool = Field(True, description="add noise to the second measurement")
+    stop_gradient: bool = Field(False, description="treat the moved image as a constant target")
+    contraction: float = Field(0.1, ge=0, description="weight of the Jacobian penalty")
+    bound: float = Field(0.9, gt=0, lt=1, description="gain of the adjoint Jacobian that is free")
+
+
+class Learning(Strict):
+    """The loop."""
+
+    steps: int = Field(1000, ge=1, description="optimiser steps")
+    batch: int = Field(8, ge=1, description="measurements in a step")
+    lr: float = Field(2e-4, gt=0, description="learning rate of Adam; cosine decay to a tenth")
+    warmup: int = Field(50, ge=0, description="steps over which the learning rate rises")
+    clip: float = Field(0.1, gt=0, description="largest norm of the gradient; longer ones are scaled down")
+    ema: float = Field(0.99, ge=0, lt=1, description="decay of the running average of the weights, which is what is kept")
+    checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
+    validate_every: int = Field(100, ge=1, description="steps between validations")
+
+
+class Config(Strict):
+    """A whole run."""
+
+    name: str = Field("run", pattern=r"^[\w.\-]+$", description="name of the run, and of its folder under runs/")
+    out: Path | None = Field(None, description="run folder; none: runs/NAME")
+    seed: int = Field(0, ge=0, description="seed of everything random")
+    data: Data = Field(default_factory=Data)
+    physics: Physics = Field(default_factory=Physics)
+    model: Model = Field(default_factory=Model)
+    objective: Objective = Field(default_factory=Objective)
+    learning: Learning = Field(default_factory=Learning)
+
+    @property
+    def folder(self) -> Path:
+        return self.out if self.out is not None else Path("runs") / self.name
+
+
+def _complaint(error: ValidationError, where: str) -> str:
+    parts = []
+    for e in error.errors():
+        key = ".".join(str(k) for k in e["loc"] if not str(k).startswith(("int", "list", "function")))
+        if e["type"] == "extra_forbidden":
+            parts.append(f"{key}: unknown key (value {e['input']!r}); allowed here are {', '.join(_siblings(e['loc']))}")
+        else:
+            parts.append(f"{key}: {e['msg'].removeprefix('Value error, ')}, got {e['input']!r}")
+    return f"{where}: " + "; ".join(parts)
+
+
+def _siblings(loc: tuple[Any, ...]) -> list[str]:
+    model: Any = Config
+    for key in loc[:-1]:
+        model = model.model_fields[key].annotation
+    return sorted(model.model_fields)
+
+
+def _override(tree: dict[str, Any], text: str) -> None:
+    key, eq, value = text.partition("=")
+    if not eq or not key:
+        raise UserError(f"{text!r}: an override is written section.key=value, such as learning.steps=500")
+    *sections, last = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise UserError(f"{text!r}: {section} is a value, not a section")
+    try:
+        tree[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"{text!r}: the value is not YAML: {error}") from error
+    if isinstance(tree[last], str):  # YAML 1.1 reads 1e-4 as a string
+        try:
+            tree[last] = float(tree[last])
+        except ValueError:
+            pass
+
+
+def _numbers(tree: Any) -> Any:
+    """YAML 1.1 takes 1e-4 (without a point) for a string; nobody who writes it does."""
+    if isinstance(tree, dict):
+        return {k: _numbers(v) for k, v in tree.items()}
+    if isinstance(tree, str):
+        try:
+            return float(tree)
+        except ValueError:
+            return tree
+    return tree
+
+
+def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
+    """Reads a YAML file and applies overrides such as ``learning.steps=500``.
+
+    Data paths that do not exist from here are looked for beside the file.
+
+    Raises:
+        UserError: the file is missing or not YAML; a key is unknown or its value is of a wrong type or out of bounds.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such configuration file; the examples are in configs/")
+    try:
+        tree = yaml.safe_load(path.read_text()) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: expected sections such as data: and physics:, got {type(tree).__name__}")
+    tree = _numbers(tree)
+    for text in overrides or []:
+        _override(tree, text)
+    tree.setdefault("name", path.stem)
+    config = parse(tree, str(path))
+    for key in ("path", "validation"):
+        given = getattr(config.data, key)
+        if given is not None and not given.exists():
+            beside = path.parent / given
+            if not beside.exists():
+                raise UserError(f"{path}: data.{key}: {given} does not exist, from here or from {path.parent}/; name a file or folder that does")
+            setattr(config.data, key, beside)
+    return config
+
+
+def parse(tree: dict[str, Any], where: str) -> Config:
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(_complaint(error, where)) from error
+
+
+def dump(config: Config) -> str:
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

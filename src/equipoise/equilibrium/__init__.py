@@ -1,0 +1,25 @@
+"""``z = f(z)`` and its derivative, for any f, in any loss. Imports torch alone."""
+
+from .gradient import Implicit, JacobianFree, Neumann, Phantom, Unrolled, fixed_point
+from .result import Equilibrium, EquilibriumError, EquilibriumWarning, Status, Stop
+from .solve import solve
+from .solvers import GMRES, Anderson, Broyden, Picard
+
+__all__ = [
+    "GMRES",
+    "Anderson",
+    "Broyden",
+    "Equilibrium",
+    "EquilibriumError",
+    "EquilibriumWarning",
+    "Implicit",
+    "JacobianFree",
+    "Neumann",
+    "Phantom",
+    "Picard",
+    "Status",
+    "Stop",
+    "Unrolled",
+    "fixed_point",
+    "solve",
+]

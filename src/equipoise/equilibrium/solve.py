@@ -1,0 +1,182 @@
+"""The one loop that drives every solver: per-sample stopping, the best iterate, and what is said when it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import reduce
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from .result import Equilibrium, OnFailure, State, Status, Stop, check_on_failure
+from .solvers import Anderson, Solver
+from .still import standing_still
+
+
+class Map(Protocol):
+    """z ↦ f(z). A map may offer ``restrict(index)``: the same map for some samples (``index``: (A,) int64) alone."""
+
+    def __call__(self, z: Any) -> Any: ...
+
+
+class FlatMap:
+    """f on states packed into one real matrix (B, N): tuples side by side, complex numbers as pairs, half as float32."""
+
+    def __init__(self, f: Callable[[Any], Any], like: State):
+        parts = like if isinstance(like, tuple) else (like,)
+        for part in parts:
+            if not isinstance(part, Tensor):
+                raise TypeError(f"z0 must be a tensor or a tuple of tensors, got {type(part).__name__}")
+            if not (part.is_floating_point() or part.is_complex()):
+                raise TypeError(f"z0 must be of a floating-point or complex dtype, got {part.dtype}; use z0.float()")
+            if part.ndim < 1:
+                raise ValueError("z0 must have a batch dimension first, got a scalar; use z0[None]")
+        if not parts:
+            raise ValueError("z0 is an empty tuple; a state needs at least one tensor")
+        if len({len(part) for part in parts}) > 1:
+            raise ValueError(f"all tensors of a state must share the batch size, got {[len(p) for p in parts]}")
+        self.f = f
+        self.single = not isinstance(like, tuple)
+        self.shapes = [part.shape[1:] for part in parts]
+        self.dtypes = [part.dtype for part in parts]
+        self.dtype = reduce(torch.promote_types, self.dtypes, torch.float32).to_real()
+
+    def pack(self, z: State) -> Tensor:
+        """State → (B, N)."""
+        rows = [self._flat(part) for part in (z if isinstance(z, tuple) else (z,))]
+        return rows[0] if self.single else torch.cat(rows, 1)
+
+    def _flat(self, part: Tensor) -> Tensor:
+        part = torch.view_as_real(part.resolve_conj()) if part.is_complex() else part
+        return part.reshape(len(part), part[0].numel() if len(part) else part.shape[1:].numel()).to(self.dtype)
+
+    def unpack(self, z: Tensor) -> State:
+        """(B, N) → state, in the shapes and dtypes of the start."""
+        parts, at = [], 0
+        for shape, dtype in zip(self.shapes, self.dtypes):
+            pair = 2 if dtype.is_complex else 1
+            row = z[:, at : at + shape.numel() * pair] if not self.single else z
+            at += shape.numel() * pair
+            if dtype.is_complex:
+                row = torch.view_as_complex(row.to(dtype.to_real()).reshape(len(z), *shape, 2).contiguous())
+            parts.append(row.reshape(len(z), *shape).to(dtype))
+        return parts[0] if self.single else tuple(parts)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        out = self.f(self.unpack(z))
+        self._check(out, len(z))
+        return self.pack(out)
+
+    def _check(self, out: Any, batch: int) -> None:
+        parts = out if isinstance(out, tuple) else (out,)
+        if isinstance(out, tuple) == self.single or len(parts) != len(self.shapes):
+            wanted = "one tensor" if self.single else f"a tuple of {len(self.shapes)} tensors"
+            raise TypeError(f"f must return {wanted}, like z0; got {type(out).__name__} of {len(parts)}")
+        for part, shape, dtype in zip(parts, self.shapes, self.dtypes):
+            if part.shape != (batch, *shape):
+                raise ValueError(f"f must keep the shape of z: got {tuple(part.shape)} for {(batch, *shape)}")
+            if part.dtype != dtype and not torch.is_autocast_enabled(part.device.type):
+                raise TypeError(f"f must keep the dtype of z: got {part.dtype} for {dtype}; convert z0 or f's output")
+
+    def restrict(self, index: Tensor, values: Tensor) -> Callable[[Tensor], Tensor]:
+        """The map on the samples ``index`` alone; ``values`` (B, N) fills the others in if f cannot leave them out."""
+        if hasattr(self.f, "restrict"):
+            inner = FlatMap.__new__(FlatMap)
+            inner.__dict__.update(self.__dict__, f=self.f.restrict(index))
+            return inner
+        full = values.clone()
+
+        def scattered(z: Tensor) -> Tensor:
+            full[index] = z
+            return self(full)[index]
+
+        return scattered
+
+
+def _take(state: Any, keep: Tensor) -> Any:
+    """The same solver state for the samples ``keep`` alone."""
+    if isinstance(state, Tensor):
+        return state[keep]
+    if isinstance(state, tuple):
+        parts = [_take(part, keep) for part in state]
+        return type(state)(*parts) if hasattr(state, "_fields") else tuple(parts)
+    return state
+
+
+def relative_residual(z: Tensor, fz: Tensor) -> Tensor:
+    """‖f(z) − z‖ / ‖f(z)‖, row by row; 0 where both are zero."""
+    change, size = torch.linalg.vector_norm(fz - z, dim=1), torch.linalg.vector_norm(fz, dim=1)
+    return torch.where(change == 0, change, change / size)
+
+
+def run(F: FlatMap, z: Tensor, solver: Solver, stop: Stop) -> Equilibrium:
+    """The loop, on packed states (B, N). ``value`` is packed too."""
+    batch, device = len(z), z.device
+    value, residual = z.clone(), z.new_full((batch,), torch.inf)
+    steps = torch.zeros(batch, dtype=torch.long, device=device)
+    status = torch.full((batch,), int(Status.MAX_STEPS), dtype=torch.long, device=device)
+    last, trace = z.new_full((batch,), torch.inf), []
+    active = torch.arange(batch, device=device)
+    best, best_residual = z, residual
+    f: Callable[[Tensor], Tensor] = F
+    state = solver.init(z)
+    for k in range(1, stop.max_steps + 1 if batch else 0):
+        fz = f(z)
+        now = relative_residual(z, fz)
+        finite = now.isfinite()
+        now = torch.where(finite, now, torch.inf)
+        better = now < best_residual
+        if bool(better.all()):
+            best, best_residual = z, now
+        else:
+            best, best_residual = torch.where(better[:, None], z, best), torch.where(better, now, best_residual)
+        last = last.index_copy(0, active, now)
+        trace.append(last)
+        steps[active] = k
+        done = (now <= stop.rtol) | ~finite
+        if k == stop.max_steps or bool(done.any()):
+            out = torch.ones_like(done) if k == stop.max_steps else done
+            left = active[out]
+            value[left], residual[left] = best[out], best_residual[out]
+            status[active[done & finite]] = int(Status.CONVERGED)
+            status[active[~finite]] = int(Status.NONFINITE)
+            keep = (~out).nonzero()[:, 0]
+            if len(keep) == 0:
+                break
+            active, z, fz, best, best_residual = (t[keep] for t in (active, z, fz, best, best_residual))
+            state = _take(state, keep)
+            f = F.restrict(active, value)
+        z, state = solver.step(z, fz, state)
+    return Equilibrium(value, residual, steps, status, torch.stack(trace) if trace else z.new_zeros((0, batch)))
+
+
+def solve(
+    f: Map,
+    z0: State,
+    *,
+    solver: Solver | None = None,
+    stop: Stop | None = None,
+    on_failure: OnFailure = "warn",
+) -> Equilibrium:
+    """Solve z = f(z) from ``z0``, without a gradient.
+
+    Args:
+        f: takes and returns a state like ``z0``. If it has ``restrict(index)``, samples that are done cost nothing.
+        z0: (B, …) floating-point or complex, or a tuple of such that share B.
+        solver: ``Picard``, ``Anderson`` (default), ``Broyden``; ``GMRES`` for affine f.
+        stop: per-sample tolerance and the largest number of evaluations.
+        on_failure: "warn", "raise" or "ignore" when some sample does not converge.
+
+    Raises:
+        EquilibriumError: with ``on_failure="raise"``.
+        TypeError, ValueError: f does not keep the shape or dtype of z0.
+    """
+    check_on_failure(on_failure)
+    stop = Stop() if stop is None else stop
+    with torch.no_grad(), standing_still():
+        F = FlatMap(f, z0)
+        result = run(F, F.pack(z0), Anderson() if solver is None else solver, stop)
+        result.value = F.unpack(result.value)
+    result.report(on_failure, stop)
+    return result

@@ -1,0 +1,109 @@
+"""Everything a run needs to go on, in one safetensors file: atomic, checked, and nothing unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..errors import UserError
+
+FILE, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
+
+
+@dataclass
+class Checkpoint:
+    """Tensors by name, and what else must be remembered (JSON)."""
+
+    tensors: dict[str, Tensor]
+    state: dict[str, Any]
+
+
+def _digest(tensors: dict[str, Tensor], state: str) -> str:
+    h = hashlib.sha256(state.encode())
+    for name in sorted(tensors):
+        h.update(name.encode())
+        h.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return h.hexdigest()
+
+
+def write(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Writes to a temporary file, syncs it and renames it: a reader finds the old file or the new one, never half."""
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    text = json.dumps(state, sort_keys=True)
+    data = save(tensors, {"state": text, "sha256": _digest(tensors, text)})
+    temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
+    with temporary.open("wb") as f:
+        f.write(data)
+        f.flush()
+        os.fsync(f.fileno())
+    os.replace(temporary, path)
+
+
+def read(path: Path) -> Checkpoint:
+    """Raises ``UserError`` if the file is cut short or a bit of it is wrong."""
+    try:
+        with safe_open(str(path), "pt") as f:
+            meta = f.metadata() or {}
+            tensors = {k: f.get_tensor(k) for k in f.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path}: the checkpoint is cut short or damaged ({error})") from error
+    if "state" not in meta or _digest(tensors, meta["state"]) != meta.get("sha256"):
+        raise UserError(f"{path}: the checkpoint's checksum does not match its contents; it is damaged")
+    return Checkpoint(tensors, json.loads(meta["state"]))
+
+
+def save_latest(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Writes the checkpoint of a run, and keeps the one before it."""
+    path = folder / FILE
+    if path.exists():
+        kept = folder / (PREVIOUS + f".{os.getpid()}.tmp")
+        kept.unlink(missing_ok=True)
+        os.link(path, kept)  # a second name for the old contents, so that there is a checkpoint at every moment
+        os.replace(kept, folder / PREVIOUS)
+    write(path, tensors, state)
+
+
+def load_latest(folder: Path) -> tuple[Checkpoint | None, str]:
+    """The newest checkpoint that is whole (None if there never was one), and a remark if it is not the newest."""
+    remarks = []
+    for name in (FILE, PREVIOUS):
+        path = folder / name
+        if path.exists():
+            try:
+                return read(path), "; ".join(remarks)
+            except UserError as error:
+                remarks.append(str(error))
+    if remarks:
+        raise UserError(
+            f"{'; '.join(remarks)}. No whole checkpoint is left, and nothing was changed: restore one from a backup, or move the "
+            f"folder away (mv {folder} {folder}.broken) to start anew"
+        )
+    return None, ""
+
+
+def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's tensors by name."""
+    out = {}
+    for i, entry in optimizer.state_dict()["state"].items():
+        for key, value in entry.items():
+            out[f"optimizer.{i}.{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
+    return out
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Undoes :func:`flatten_optimizer`; hyperparameters stay as they are."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, i, key = name.split(".", 2)
+            state.setdefault(int(i), {})[key] = value.clone()
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

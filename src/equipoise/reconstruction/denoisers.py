@@ -1,0 +1,87 @@
+"""D_θ: the backbones, and the weights that are shipped with the package."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+
+import torch
+from deepinv.models import Denoiser
+from torch import Tensor, nn
+
+
+class ConvDenoiser(Denoiser):
+    """A small convolutional denoiser, ``D(x, σ) = x − R(x, σ)``, R ``layers`` convolutions of ``channels`` channels.
+
+    The noise level enters as a learnt bias in proportion to σ. Activations are SiLU, so that the map has a smooth
+    Jacobian. Runs channels-last, which on CPUs is about twice as fast.
+
+    Args:
+        in_channels: 1 for real images, 2 for complex ones (real and imaginary part).
+        channels, layers: width and depth.
+    """
+
+    def __init__(self, in_channels: int = 1, channels: int = 32, layers: int = 6):
+        super().__init__()
+        if layers < 2:
+            raise ValueError(f"layers must be at least 2, got {layers}")
+        self.config = {"in_channels": in_channels, "channels": channels, "layers": layers}
+        widths = [in_channels, *[channels] * (layers - 1), in_channels]
+        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:]))
+        self.noise = nn.Parameter(torch.zeros(channels))
+        with torch.no_grad():
+            self.convolutions[-1].weight.mul_(0.1)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor, sigma: float | Tensor = 0.05) -> Tensor:
+        """x (B, C, H, W) in [0, 1] plus noise of standard deviation ``sigma`` (a number, or (B,))."""
+        if isinstance(sigma, Tensor):
+            sigma = sigma.to(x).reshape(-1, 1, 1, 1)
+        h, last = x, len(self.convolutions) - 1
+        for i, convolution in enumerate(self.convolutions):
+            h = convolution(h)
+            if i == 0:
+                h = h.contiguous(memory_format=torch.channels_last) + (10 * sigma) * self.noise[:, None, None]
+            if i < last:
+                h = nn.functional.silu(h)
+        return x - h
+
+
+class ComplexDenoiser(Denoiser):
+    """A real denoiser applied to the real and the imaginary part of (B, 2, H, W), each as an image of its own."""
+
+    def __init__(self, denoiser: nn.Module):
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, x: Tensor, sigma: float | Tensor = 0.05) -> Tensor:
+        b, c = x.shape[:2]
+        if isinstance(sigma, Tensor) and sigma.numel() == b:
+            sigma = sigma.flatten().repeat_interleave(c)
+        return self.denoiser(x.reshape(b * c, 1, *x.shape[2:]), sigma).reshape(x.shape)
+
+
+def shipped_path() -> Path:
+    return Path(str(resources.files("equipoise") / "weights" / "denoiser.safetensors"))
+
+
+def save_denoiser(denoiser: ConvDenoiser, path: str | Path, about: dict[str, str]) -> None:
+    """Weights as safetensors, with the configuration and what made them in the header."""
+    from safetensors.torch import save_file
+
+    state = {k: v.contiguous() for k, v in denoiser.state_dict().items()}
+    save_file(state, str(path), {"config": json.dumps(denoiser.config), **about})
+
+
+def load_denoiser(path: str | Path | None = None) -> ConvDenoiser:
+    """The denoiser in ``path``, or the one shipped with the package (made by ``equipoise pretrain``)."""
+    from safetensors import safe_open
+
+    path = shipped_path() if path is None else Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no denoiser weights there; make them with: equipoise pretrain --out {path}")
+    with safe_open(str(path), "pt") as f:
+        denoiser = ConvDenoiser(**json.loads(f.metadata()["config"]))
+        denoiser.load_state_dict({k: f.get_tensor(k) for k in f.keys()})
+    return denoiser.to(memory_format=torch.channels_last)
