@@ -20,7 +20,7 @@ from .imaging.groups import Group, Reflections, Rotations, Shifts
 from .imaging.mri import cartesian_mask
 from .imaging.phantoms import phantoms, smooth_phase
 from .imaging.tomography import ParallelBeam
-from .learning.objectives import Equivariance, MeasurementConsistency
+from .learning.objectives import Equivariance, MeasurementConsistency, Splitting
 from .reconstruction.contraction import JacobianPenalty
 from .reconstruction.denoisers import ComplexDenoiser, ConvDenoiser, load_denoiser
 from .reconstruction.model import EquilibriumReconstructor
@@ -86,6 +86,8 @@ def build_objective(config: ObjectiveConfig) -> dict[str, Any]:
     losses: dict[str, Any] = {}
     if config.consistency:
         losses["consistency"] = MeasurementConsistency(config.consistency, config.floor)
+    if config.splitting:
+        losses["splitting"] = Splitting(config.parts, config.splitting, config.floor)
     if config.equivariance:
         losses["equivariance"] = Equivariance(build_group(config.group), config.equivariance, config.renoise, config.stop_gradient)
     if config.contraction:

@@ -41,7 +41,7 @@ class Physics(Strict):
 
     @model_validator(mode="after")
     def _views(self) -> Physics:
-        if isinstance(self.angles, int) and self.angles < 1 or isinstance(self.angles, list) and not self.angles:
+        if (isinstance(self.angles, int) and self.angles < 1) or (isinstance(self.angles, list) and not self.angles):
             raise ValueError(f"angles must be at least one view, got {self.angles}")
         return self
 
@@ -59,7 +59,9 @@ class Model(Strict):
     solver: Literal["anderson", "picard", "broyden"] = Field("anderson", description="of the fixed-point equation")
     rtol: float = Field(1e-3, gt=0, description="relative residual at which a training solve stops")
     max_steps: int = Field(50, ge=1, description="most evaluations of f in a training solve")
-    gradient: Literal["implicit", "jacobian_free", "neumann", "phantom", "unrolled"] = Field("implicit", description="how it is differentiated")
+    gradient: Literal["implicit", "jacobian_free", "neumann", "phantom", "unrolled"] = Field(
+        "implicit", description="how it is differentiated"
+    )
     adjoint_rtol: float = Field(1e-2, gt=0, description="relative residual at which the adjoint solve stops")
     adjoint_max_steps: int = Field(40, ge=1, description="most vector–Jacobian products in the adjoint solve")
     test_rtol: float = Field(1e-4, gt=0, description="relative residual at which a solve outside training stops")
@@ -67,12 +69,16 @@ class Model(Strict):
 
 
 class Objective(Strict):
-    """What is minimised: consistency + equivariance + contraction."""
+    """What is minimised: the sum of these terms; a weight of 0 leaves one out."""
 
     consistency: float = Field(1.0, ge=0, description="weight of the measurement consistency")
     floor: float = Field(0.01, ge=0, description="δ: the misfit is counted in the image, down to this variance; 0: plain misfit")
-    equivariance: float = Field(1.0, ge=0, description="α, the weight of the equivariance term")
-    group: Literal["rotations", "quarter_turns", "reflections", "shifts"] = Field("rotations", description="the group that moves images")
+    equivariance: float = Field(0.1, ge=0, description="α, the weight of the equivariance term")
+    splitting: float = Field(1.0, ge=0, description="weight of the measurement-splitting term")
+    parts: int = Field(5, ge=2, description="splitting: into how many parts; one is left out and predicted")
+    group: Literal["rotations", "quarter_turns", "reflections", "shifts"] = Field(
+        "rotations", description="the group that moves images"
+    )
     renoise: bool = Field(True, description="add noise to the second measurement")
     stop_gradient: bool = Field(False, description="treat the moved image as a constant target")
     contraction: float = Field(0.1, ge=0, description="weight of the Jacobian penalty")
@@ -98,11 +104,11 @@ class Config(Strict):
     name: str = Field("run", pattern=r"^[\w.\-]+$", description="name of the run, and of its folder under runs/")
     out: Path | None = Field(None, description="run folder; none: runs/NAME")
     seed: int = Field(0, ge=0, description="seed of everything random")
-    data: Data = Field(default_factory=Data)
-    physics: Physics = Field(default_factory=Physics)
-    model: Model = Field(default_factory=Model)
-    objective: Objective = Field(default_factory=Objective)
-    learning: Learning = Field(default_factory=Learning)
+    data: Data = Field(default_factory=lambda: Data())
+    physics: Physics = Field(default_factory=lambda: Physics())
+    model: Model = Field(default_factory=lambda: Model())
+    objective: Objective = Field(default_factory=lambda: Objective())
+    learning: Learning = Field(default_factory=lambda: Learning())
 
     @property
     def folder(self) -> Path:
@@ -186,7 +192,9 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
         if given is not None and not given.exists():
             beside = path.parent / given
             if not beside.exists():
-                raise UserError(f"{path}: data.{key}: {given} does not exist, from here or from {path.parent}/; name a file or folder that does")
+                raise UserError(
+                    f"{path}: data.{key}: {given} does not exist, from here or from {path.parent}/; name a file or folder that does"
+                )
             setattr(config.data, key, beside)
     return config
 

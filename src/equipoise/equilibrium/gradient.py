@@ -50,14 +50,14 @@ class Implicit:
                 lambda u: vjp(u) + g, g.detach(), solver=self.solver, stop=self.stop, gradient=self, on_failure=on_failure
             )
             adjoint.record = _without_graph(result)
-            return result.value  # type: ignore[return-value]
+            return result.value
         # The equation is linear: solved for g scaled to one, tiny gradients do not underflow.
         scale = g.abs().amax(1, keepdim=True)
         scale = torch.where((scale > 0) & scale.isfinite(), scale, torch.ones_like(scale))
         rhs = g / scale
         F = FlatMap(lambda u: vjp(u) + rhs, rhs)
         result = run(F, rhs, self.solver, self.stop)
-        result.value = result.value * scale  # type: ignore[operator]
+        result.value = result.value * scale
         adjoint.record = result
         result.report(on_failure, self.stop, "adjoint")
         return result.value
@@ -270,7 +270,7 @@ def _unroll(F: FlatMap, z: Tensor, steps: int, rtol: float, checkpointing: bool 
         rows = []
         for _ in range(n):
             fz = F(z)
-            rows.append(relative_residual(z.detach(), fz.detach()))
+            rows.append(relative_residual(z.detach(), fz.detach())[0])
             z = fz if damping == 1 else torch.lerp(z, fz, damping)
         return z, *rows
 
@@ -309,7 +309,7 @@ def _tangent(F: FlatMap, z: Tensor, stop: Stop, on_failure: OnFailure) -> Tensor
 
     result = run(FlatMap(step, z), torch.zeros_like(z), GMRES(), stop)
     result.report(on_failure, stop, "tangent")
-    return result.value  # type: ignore[return-value]
+    return result.value
 
 
 def fixed_point(
@@ -349,15 +349,15 @@ def fixed_point(
             with torch.no_grad():
                 result = run(_primal(F), forward_ad.unpack_dual(start).primal, solver, stop)
                 tangent_stop = getattr(gradient, "stop", stop)
-                result.value = forward_ad.make_dual(result.value, _tangent(F, result.value, tangent_stop, on_failure))  # type: ignore[arg-type]
+                result.value = forward_ad.make_dual(result.value, _tangent(F, result.value, tangent_stop, on_failure))
         else:
             with torch.no_grad():
                 result = run(F, start, solver, stop)
             if torch.is_grad_enabled() and len(start):
                 if isinstance(gradient, Phantom):
-                    result.value = _unroll(F, result.value, gradient.steps, stop.rtol, damping=gradient.damping).value  # type: ignore[arg-type]
+                    result.value = _unroll(F, result.value, gradient.steps, stop.rtol, damping=gradient.damping).value
                 else:
-                    result.value = _attach(F, result.value, gradient, result._adjoint, on_failure)  # type: ignore[arg-type]
-        result.value = F.unpack(result.value)  # type: ignore[arg-type]
+                    result.value = _attach(F, result.value, gradient, result._adjoint, on_failure)
+        result.value = F.unpack(result.value)
     result.report(on_failure, stop)
     return result

@@ -6,13 +6,12 @@ import math
 import warnings
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Literal, Union
+from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 #: A state is one tensor, or a tuple of tensors that share their first (batch) dimension.
-State = Union[Tensor, tuple[Tensor, ...]]
+State = Tensor | tuple[Tensor, ...]
 OnFailure = Literal["warn", "raise", "ignore"]
 
 
@@ -63,7 +62,7 @@ class Equilibrium:
     ``value`` is the iterate whose residual is reported (the best finite one where the solve failed).
     """
 
-    value: State  #: (B, …), or a tuple of such
+    value: Any  #: (B, …), or a tuple of such
     residual: Tensor  #: (B,)  ‖f(z) − z‖ / ‖f(z)‖ at ``value``
     steps: Tensor  #: (B,)  evaluations of f that this sample took part in
     status: Tensor  #: (B,)  :class:`Status`
@@ -119,5 +118,3 @@ def failure_message(result: Equilibrium, stop: Stop, what: str) -> str:
             f"{worst:.1e} (rtol={stop.rtol:.1e}): {advice}"
         )
     return f"{what} solve of z = f(z) did not converge: " + "; ".join(parts)
-
-

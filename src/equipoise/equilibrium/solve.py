@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import reduce
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,11 +13,8 @@ from .result import Equilibrium, OnFailure, State, Status, Stop, check_on_failur
 from .solvers import Anderson, Solver
 from .still import standing_still
 
-
-class Map(Protocol):
-    """z ↦ f(z). A map may offer ``restrict(index)``: the same map for some samples (``index``: (A,) int64) alone."""
-
-    def __call__(self, z: Any) -> Any: ...
+#: z ↦ f(z). A map may offer ``restrict(index)``: the same map for some samples (``index``: (A,) int64) alone.
+Map = Callable[[Any], Any]
 
 
 class FlatMap:
@@ -104,10 +101,11 @@ def _take(state: Any, keep: Tensor) -> Any:
     return state
 
 
-def relative_residual(z: Tensor, fz: Tensor) -> Tensor:
-    """‖f(z) − z‖ / ‖f(z)‖, row by row; 0 where both are zero."""
+def relative_residual(z: Tensor, fz: Tensor) -> tuple[Tensor, Tensor]:
+    """‖f(z) − z‖ / ‖f(z)‖, row by row (0 where both are zero, infinite where only f(z) is), and whether f(z) is finite."""
     change, size = torch.linalg.vector_norm(fz - z, dim=1), torch.linalg.vector_norm(fz, dim=1)
-    return torch.where(change == 0, change, change / size)
+    finite = size.isfinite()
+    return torch.where(finite, torch.where(change == 0, change, change / size), torch.inf), finite
 
 
 def run(F: FlatMap, z: Tensor, solver: Solver, stop: Stop) -> Equilibrium:
@@ -123,9 +121,7 @@ def run(F: FlatMap, z: Tensor, solver: Solver, stop: Stop) -> Equilibrium:
     state = solver.init(z)
     for k in range(1, stop.max_steps + 1 if batch else 0):
         fz = f(z)
-        now = relative_residual(z, fz)
-        finite = now.isfinite()
-        now = torch.where(finite, now, torch.inf)
+        now, finite = relative_residual(z, fz)
         better = now < best_residual
         if bool(better.all()):
             best, best_residual = z, now

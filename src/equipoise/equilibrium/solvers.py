@@ -182,10 +182,11 @@ class Broyden:
         H ← H + (s − H y) sᵀH / (sᵀH y),   s = Δz, y = Δg,       z_{k+1} = z_k − H g_k,      H_0 = −I
 
     (Broyden 1965; the limited-memory form is Kelley's, "Solving Nonlinear Equations with Newton's Method", 2003). The
-    first step is Picard's. One evaluation a step; 2·memory·N numbers. A full memory is cleared. Safeguarded (``GROWTH``).
+    first step is Picard's. One evaluation a step; 2·memory·N numbers. A full memory is cleared, and a short one does best:
+    on ill-conditioned problems a long one only carries rounding errors along. Safeguarded (``GROWTH``).
     """
 
-    memory: int = 40
+    memory: int = 10
 
     def __post_init__(self) -> None:
         _check_memory(self.memory)

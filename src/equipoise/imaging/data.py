@@ -154,7 +154,7 @@ def _read_dicom(path: Path, size: int | None) -> Images:
             raw = d.pixel_array.astype(np.float32)
         except Exception as error:
             raise UserError(
-                f"{file}: cannot be read as DICOM ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no detail'}); "
+                f"{file}: cannot be read as DICOM ({type(error).__name__}: {str(error) or 'no detail'}); "
                 "the file may be cut short, or compressed with a codec that is not installed (pip install 'pydicom[pixeldata]', "
                 "pylibjpeg); repair it or take it out of the folder"
             ) from error
@@ -191,15 +191,23 @@ def _read_hdf5(path: Path, size: int | None) -> Images:
         try:
             with h5py.File(file) as f:
                 if "hu" not in f:
-                    raise UserError(f"{file}: no dataset 'hu' (Hounsfield units, slices × rows × columns); it has {sorted(f) or 'nothing'}")
+                    raise UserError(
+                        f"{file}: no dataset 'hu' (Hounsfield units, slices × rows × columns); it has {sorted(f) or 'nothing'}"
+                    )
                 hu = f["hu"][()].astype(np.float32)
-                who = [p.decode() if isinstance(p, bytes) else str(p) for p in f["patient"][()]] if "patient" in f else [file.stem] * len(hu)
+                who = (
+                    [p.decode() if isinstance(p, bytes) else str(p) for p in f["patient"][()]]
+                    if "patient" in f
+                    else [file.stem] * len(hu)
+                )
         except OSError as error:
             raise UserError(f"{file}: cannot be read as HDF5 ({error}); the file may be cut short: copy it again") from error
         if hu.ndim != 3:
             raise UserError(f"{file}: 'hu' must be slices × rows × columns, got shape {hu.shape}")
         if shape and hu.shape[1:] != shape:
-            raise UserError(f"{file}: slices of {hu.shape[1:]} pixels beside {shape} in {files[0]}; put each size in a folder of its own")
+            raise UserError(
+                f"{file}: slices of {hu.shape[1:]} pixels beside {shape} in {files[0]}; put each size in a folder of its own"
+            )
         shape = hu.shape[1:]
         for i, one in enumerate(_finite(hu, str(file))):
             values.append(_hu_to_model(_resize(one, size, str(file))))
@@ -218,7 +226,9 @@ def _read_nifti(path: Path, size: int | None) -> Images:
     try:
         volume = np.asarray(nibabel.load(files[0]).get_fdata(dtype=np.float32))
     except Exception as error:
-        raise UserError(f"{files[0]}: cannot be read as NIfTI ({type(error).__name__}: {error}); the file may be cut short") from error
+        raise UserError(
+            f"{files[0]}: cannot be read as NIfTI ({type(error).__name__}: {error}); the file may be cut short"
+        ) from error
     if volume.ndim != 3:
         raise UserError(f"{files[0]}: expected a volume with three axes, got shape {volume.shape}")
     _finite(volume, str(files[0]))
@@ -258,7 +268,9 @@ def _read_npy(path: Path, size: int | None) -> Images:
     shapes = {v.shape for v in values}
     if len(shapes) > 1:
         raise UserError(f"{path}: images of different sizes: {sorted(shapes)}; put each size in a folder of its own")
-    return Images(torch.from_numpy(np.stack(values)).float()[:, None], names, list(names), "npy", path, native_shape=values[0].shape)
+    return Images(
+        torch.from_numpy(np.stack(values)).float()[:, None], names, list(names), "npy", path, native_shape=values[0].shape
+    )
 
 
 READERS: dict[str, Callable[[Path, int | None], Images]] = {

@@ -77,9 +77,7 @@ class Rotations(Group):
         rng: the generator to draw from; None: torch's global one.
     """
 
-    def __init__(
-        self, limit: float = 180.0, multiples: float | None = None, n_trans: int = 1, rng: torch.Generator | None = None
-    ):
+    def __init__(self, limit: float = 180.0, multiples: float | None = None, n_trans: int = 1, rng: torch.Generator | None = None):
         super().__init__(n_trans, rng)
         if not 0 < limit <= 360:
             raise ValueError(f"limit must be in (0, 360] degrees, got {limit}")
@@ -146,9 +144,7 @@ class Shifts(Group):
     """Periodic shifts by (``shift_x``, ``shift_y``) pixels, up to the fraction ``limit`` of the size. Exact for integers;
     with ``subpixel``, by the Fourier shift theorem."""
 
-    def __init__(
-        self, limit: float = 0.25, subpixel: bool = False, n_trans: int = 1, rng: torch.Generator | None = None
-    ):
+    def __init__(self, limit: float = 0.25, subpixel: bool = False, n_trans: int = 1, rng: torch.Generator | None = None):
         super().__init__(n_trans, rng)
         if not 0 < limit <= 1:
             raise ValueError(f"limit must be a fraction of the size in (0, 1], got {limit}")

@@ -62,7 +62,7 @@ class _Solve(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        b, x0, ctx.M, ctx.tol, ctx.max_iter = inputs
+        _, _, ctx.M, ctx.tol, ctx.max_iter = inputs
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:

@@ -21,7 +21,8 @@ def cartesian_mask(rows: int, columns: int, acceleration: float, center: float =
         raise ValueError(f"acceleration must be in [1, {columns}] for {columns} lines, got {acceleration}")
     if middle > total:
         raise ValueError(
-            f"center={center} keeps {middle} of {columns} lines, but acceleration={acceleration} allows {total} in all; lower one of them"
+            f"center={center} keeps {middle} of {columns} lines, but acceleration={acceleration} allows {total} in all; "
+            "lower one of them"
         )
     line = torch.arange(columns) - columns // 2
     density = (1 - line.abs() / (columns / 2 + 1)).square()

@@ -18,7 +18,17 @@ def _grid(size: int) -> tuple[np.ndarray, np.ndarray]:
     return np.meshgrid(line, line)  # x to the right, y down, both in (−1, 1)
 
 
-def _ellipse(grid: tuple[np.ndarray, np.ndarray], x: float, y: float, a: float, b: float, angle: float, edge: float, rng: Rng, wobble: float = 0.0) -> np.ndarray:
+def _ellipse(
+    grid: tuple[np.ndarray, np.ndarray],
+    x: float,
+    y: float,
+    a: float,
+    b: float,
+    angle: float,
+    edge: float,
+    rng: Rng,
+    wobble: float = 0.0,
+) -> np.ndarray:
     """1 inside, 0 outside, with a soft edge about ``edge`` wide; ``wobble`` bends the outline."""
     dx, dy = grid[0] - x, grid[1] - y
     c, s = math.cos(angle), math.sin(angle)
@@ -62,16 +72,28 @@ def _anatomy(kind: str, size: int, rng: Rng) -> np.ndarray:
                     r = u(0.008, 0.035)
                     spot = _ellipse(g, side * u(0.12, 0.6), u(-0.4, 0.35), r, r * u(1, 3), u(0, np.pi), edge, rng)
                     image = _put(image, spot * lung, u(0.3, 0.55))
-            image = _put(image, _ellipse(g, u(-0.05, 0.18), u(-0.1, 0.1), u(0.15, 0.26), u(0.14, 0.24), u(-1, 1), edge, rng, 0.05), u(0.5, 0.6))
+            image = _put(
+                image,
+                _ellipse(g, u(-0.05, 0.18), u(-0.1, 0.1), u(0.15, 0.26), u(0.14, 0.24), u(-1, 1), edge, rng, 0.05),
+                u(0.5, 0.6),
+            )
             image = _put(image, _ellipse(g, 0.02 * n(), u(-0.2, 0.0), u(0.02, 0.04), u(0.03, 0.05), 0, edge, rng), 0.02)  # trachea
         else:
             for _ in range(int(rng.integers(4, 9))):
                 organ = _ellipse(g, u(-0.5, 0.5), u(-0.3, 0.3), u(0.08, 0.3), u(0.06, 0.22), u(0, np.pi), edge, rng, 0.1)
                 image = _put(image, organ, u(0.47, 0.6) + 0.01 * _texture(size, rng, 1.5))
             for _ in range(int(rng.integers(0, 5))):
-                image = _put(image, _ellipse(g, u(-0.4, 0.4), u(-0.35, 0.2), u(0.02, 0.1), u(0.02, 0.07), u(0, np.pi), edge, rng, 0.1), u(0, 0.1))
+                image = _put(
+                    image,
+                    _ellipse(g, u(-0.4, 0.4), u(-0.35, 0.2), u(0.02, 0.1), u(0.02, 0.07), u(0, np.pi), edge, rng, 0.1),
+                    u(0, 0.1),
+                )
         spine_y = b - u(0.2, 0.28)
-        image = _put(image, _ellipse(g, 0.02 * n(), spine_y, u(0.09, 0.13), u(0.08, 0.12), 0, edge, rng, 0.08), u(0.62, 0.8) + 0.04 * _texture(size, rng, 1.5))
+        image = _put(
+            image,
+            _ellipse(g, 0.02 * n(), spine_y, u(0.09, 0.13), u(0.08, 0.12), 0, edge, rng, 0.08),
+            u(0.62, 0.8) + 0.04 * _texture(size, rng, 1.5),
+        )
         image = _put(image, _ellipse(g, 0, spine_y + 0.14, 0.035, 0.04, 0, edge, rng), 0.52)
         for _ in range(int(rng.integers(6, 14))):  # ribs
             t = u(0, 2 * np.pi)
@@ -90,9 +112,17 @@ def _anatomy(kind: str, size: int, rng: Rng) -> np.ndarray:
         inner = _ellipse(g, 0, 0, a - thick - 0.07, b - thick - 0.07, tilt, 3 * edge, rng, 0.1)
         image = _put(image, inner * fold, white + 0.01 * _texture(size, rng, 2.0))
         for side in (-1, 1):
-            image = _put(image, _ellipse(g, side * u(0.06, 0.12), u(-0.15, 0.1), u(0.03, 0.07), u(0.12, 0.25), side * u(0, 0.4), edge, rng, 0.1), grey * u(0.3, 0.8))
+            image = _put(
+                image,
+                _ellipse(g, side * u(0.06, 0.12), u(-0.15, 0.1), u(0.03, 0.07), u(0.12, 0.25), side * u(0, 0.4), edge, rng, 0.1),
+                grey * u(0.3, 0.8),
+            )
         for _ in range(int(rng.integers(3, 9))):
-            image = _put(image, brain * _ellipse(g, u(-0.4, 0.4), u(-0.5, 0.5), u(0.02, 0.12), u(0.02, 0.12), u(0, np.pi), edge, rng, 0.1), grey * u(0.7, 1.5))
+            image = _put(
+                image,
+                brain * _ellipse(g, u(-0.4, 0.4), u(-0.5, 0.5), u(0.02, 0.12), u(0.02, 0.12), u(0, np.pi), edge, rng, 0.1),
+                grey * u(0.7, 1.5),
+            )
     return np.clip(image, 0, 1)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +16,7 @@ import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from .linear import conjugate_gradients, norm, proximal_l2
+from .linear import CGResult, conjugate_gradients, norm, proximal_l2, solve_spd
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,8 @@ class SystemMatrix:
         forward = joseph(geometry)
         self._host = (forward, forward.T.tocsr())
         self._ready: dict[tuple[bool, torch.dtype, torch.device], Tensor] = {}
+        self._spectrum: tuple[Tensor, Tensor] | None = None
+        self._spectra: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
 
     def __deepcopy__(self, memo: dict) -> SystemMatrix:
         return self
@@ -117,22 +121,35 @@ class SystemMatrix:
     def nonzeros(self) -> int:
         return self._host[0].nnz
 
-    def torch(self, transpose: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
+    def on(self, transpose: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
         key = (transpose, dtype, device)
         if key not in self._ready:
             m = self._host[transpose]
-            with torch.sparse.check_sparse_tensor_invariants(enable=False):
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Sparse CSR tensor support")  # in beta; products are all we use
                 self._ready[key] = torch.sparse_csr_tensor(
                     torch.from_numpy(m.indptr), torch.from_numpy(m.indices), torch.from_numpy(m.data).to(dtype), m.shape
                 ).to(device)
         return self._ready[key]
+
+    def spectrum(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+        """M Mᵀ = Q diag(s) Qᵀ: Q (rays, rays) and s (rays,), computed once in float64."""
+        if self._spectrum is None:
+            m = self._host[0].astype(np.float64)
+            s, Q = torch.linalg.eigh(torch.from_numpy((m @ m.T).toarray()))
+            self._spectrum = Q, s.clamp_min(0)
+        key = (dtype, device)
+        if key not in self._spectra:
+            Q, s = self._spectrum
+            self._spectra[key] = Q.to(device, dtype), s.to(device, dtype)
+        return self._spectra[key]
 
     def product(self, x: Tensor, transpose: bool) -> Tensor:
         """(B, columns) → (B, rows), differentiable any number of times, forward and backward."""
         return _Product.apply(x, self, transpose)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def system_matrix(geometry: Geometry) -> SystemMatrix:
     return SystemMatrix(geometry)
 
@@ -141,7 +158,7 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, matrix: SystemMatrix, transpose: bool) -> Tensor:
         dtype = x.dtype if x.dtype == torch.float64 else torch.float32
-        out = matrix.torch(transpose, dtype, x.device) @ x.to(dtype).t().contiguous()
+        out = matrix.on(transpose, dtype, x.device) @ x.to(dtype).t().contiguous()
         return out.t().contiguous().to(x.dtype)
 
     @staticmethod
@@ -180,6 +197,8 @@ def _angles(angles: int | Tensor | Sequence[float], span: float) -> tuple[float,
         raise ValueError(f"angles must be finite degrees, at least one, got {values.tolist()}")
     return tuple(values.tolist())
 
+
+DIRECT_RAYS = 4096  # up to here Q takes at most 64 MiB in float32, and its products cost less than conjugate gradients
 
 WINDOWS = ("ramp", "shepp-logan", "cosine", "hamming", "hann")
 
@@ -236,19 +255,35 @@ class _Tomography(LinearPhysics):
         self.scale, self.gain = self.scale * factor, self.gain * factor
         return self
 
+    def views(self, index: Sequence[int]) -> _Tomography:
+        """The same scan with the views ``index`` alone (and the same scaling): its y is ``y[:, :, index]``."""
+        part = copy.copy(self)
+        part._modules, part._buffers = dict(self._modules), dict(self._buffers)
+        part.geometry = replace(self.geometry, angles=tuple(self.geometry.angles[i] for i in index))
+        part.matrix = system_matrix(part.geometry)
+        return part
+
     def A_dagger(self, y: Tensor, tol: float = 1e-4, max_iter: int = 50, **kwargs: Any) -> Tensor:
         """The least-squares solution of smallest norm, by conjugate gradients on AᵀA x = Aᵀy to the relative residual
         ``tol``, or ``max_iter`` iterations: stopping early regularises. Differentiable in y."""
-        from .linear import solve_spd
-
         return solve_spd(self.A_adjoint_A, self.A_adjoint(y), None, tol, max_iter)
 
-    def least_squares(self, y: Tensor, tol: float = 1e-4, max_iter: int = 50):  # noqa: ANN201
+    def least_squares(self, y: Tensor, tol: float = 1e-4, max_iter: int = 50) -> CGResult:
         """:meth:`A_dagger` with its account: value, iterations, residual (B,)."""
         return conjugate_gradients(self.A_adjoint_A, self.A_adjoint(y), None, tol, max_iter)
 
     def prox_l2(self, z: Tensor, y: Tensor, gamma: Tensor | float, tol: float = 1e-6, max_iter: int = 200, **kwargs: Any) -> Tensor:
-        """argmin_x γ/2 ‖A x − y‖² + ½‖x − z‖², by conjugate gradients; exact derivatives in z, y and γ."""
+        """argmin_x γ/2 ‖A x − y‖² + ½‖x − z‖², with exact derivatives in z, y and γ.
+
+        x = z + Aᵀ(AAᵀ + 1/γ)⁻¹(y − A z). With at most ``DIRECT_RAYS`` measurements the inverse is applied through the
+        eigenvectors of AAᵀ, found once per geometry: two dense products instead of tens of projections. Beyond that,
+        conjugate gradients to the relative residual ``tol``.
+        """
+        if y[0].numel() <= DIRECT_RAYS:
+            Q, s = self.matrix.spectrum(z.dtype, z.device)
+            r = (y - self.A(z)).flatten(1) @ Q
+            r = (r / (self.scale**2 * s + 1 / gamma)) @ Q.t()
+            return z + self.A_adjoint(r.reshape(y.shape))
         return proximal_l2(self.A, self.A_adjoint, z, y, 1 / gamma, tol, max_iter)
 
 
@@ -288,7 +323,7 @@ class ParallelBeam(_Tomography):
         section 3.3). y (B, 1, views, detectors) → (B, 1, H, W), in the units of x.
         """
         filtered = filter_rows(y / self.scale, window)
-        return self.A_adjoint(filtered) / self.scale * _view_weight(self.geometry.angles, 180.0).to(y)
+        return self.A_adjoint(filtered) / self.scale * (math.pi / len(self.geometry.angles))
 
 
 class FanBeam(_Tomography):
@@ -341,19 +376,53 @@ class FanBeam(_Tomography):
         )
 
     def fbp(self, y: Tensor, window: str = "ramp") -> Tensor:
-        """Filtered back-projection for a full turn (Kak and Slaney 1988, section 3.4): weight, filter, back-project.
+        """Filtered back-projection for views spread evenly over a full turn (Kak and Slaney 1988, section 3.4).
 
-        y (B, 1, views, detectors) → (B, 1, H, W), in the units of x.
+        Each view is weighted by the cosine of its rays' angles, filtered, and smeared back along the fan with the inverse
+        square of the distance to the source. y (B, 1, views, detectors) → (B, 1, H, W), in the units of x.
+
+        Raises:
+            ValueError: the views do not cover a full turn evenly; use ``A_dagger`` then.
         """
-        raise NotImplementedError
+        g = self.geometry
+        assert isinstance(g, FanGeometry)
+        gaps = torch.tensor([*g.angles[1:], g.angles[0] + 360.0]) - torch.tensor(g.angles)
+        if float((gaps - 360.0 / len(g.angles)).abs().max()) > 1e-3:
+            raise ValueError(f"fbp needs views spread evenly over 360°, got {list(g.angles)}; use A_dagger for other scans")
+        D, far = g.source_distance, g.source_distance + g.detector_distance
+        k = torch.arange(g.detectors, device=y.device, dtype=y.dtype) - (g.detectors - 1) / 2
+        if g.curved:
+            step = g.detector_pitch / far  # the angle between rays
+            weighted = y * D * torch.cos(k * step)
+            n = torch.arange(g.detectors, dtype=torch.float64) * step
+            filtered = filter_rows(weighted, window, step, torch.where(n == 0, 1.0, n / torch.sin(n).clamp_min(1e-9)) ** 2)
+        else:
+            step = g.detector_pitch * D / far  # detectors as seen at the centre of rotation
+            s = k * step
+            weighted = y * D / torch.sqrt(D * D + s * s)
+            filtered = filter_rows(weighted, window, step)
+        rows = torch.arange(g.height, device=y.device, dtype=y.dtype) - (g.height - 1) / 2
+        cols = torch.arange(g.width, device=y.device, dtype=y.dtype) - (g.width - 1) / 2
+        out = y.new_zeros(len(y), 1, g.height, g.width)
+        for view, angle in enumerate(g.angles):
+            c, sn = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+            across = cols[None, :] * c - rows[:, None] * sn
+            depth = D + cols[None, :] * sn + rows[:, None] * c
+            at = torch.atan2(across, depth) / step if g.curved else D * across / depth / step
+            square = across.square() + depth.square() if g.curved else (depth / D).square()
+            at = (at + (g.detectors - 1) / 2).clamp(0, g.detectors - 1)
+            low = at.floor().long().clamp_max(g.detectors - 2) if g.detectors > 1 else at.long()
+            row = filtered[:, 0, view]
+            value = torch.lerp(row[:, low], row[:, (low + 1).clamp_max(g.detectors - 1)], (at - low)[None])
+            out[:, 0] += value / square
+        return out * (math.pi / len(g.angles)) / self.scale
 
 
-def _view_weight(angles: tuple[float, ...], span: float) -> Tensor:
-    return torch.tensor(math.pi / len(angles))
+def filter_rows(y: Tensor, window: str = "ramp", pitch: float = 1.0, factor: Tensor | None = None) -> Tensor:
+    """Convolves every detector row of y (…, detectors) with the band-limited ramp, times a window in frequency.
 
-
-def filter_rows(y: Tensor, window: str = "ramp", pitch: float = 1.0) -> Tensor:
-    """Convolves every detector row of y (…, detectors) with the band-limited ramp, times a window in frequency."""
+    ``factor`` (detectors,) multiplies the kernel at distance 0, 1, …: the equiangular fan's (γ / sin γ)².
+    """
     if window not in WINDOWS:
         raise ValueError(f"window must be one of {', '.join(WINDOWS)}, got {window!r}")
     n = y.shape[-1]
@@ -361,13 +430,19 @@ def filter_rows(y: Tensor, window: str = "ramp", pitch: float = 1.0) -> Tensor:
     k = torch.cat([torch.arange(0, size // 2 + 1), torch.arange(-(size // 2) + 1, 0)]).to(torch.float64)
     kernel = torch.where(k.remainder(2) == 1, -1 / (math.pi * k).square().clamp_min(1), torch.zeros_like(k))
     kernel[0] = 0.25
+    if factor is not None:
+        distance = k.abs().long()
+        kernel = torch.where(distance < n, kernel * factor[distance.clamp_max(n - 1)], torch.zeros_like(kernel))
     ramp = torch.fft.rfft(kernel).real
     f = torch.linspace(0, 1, len(ramp), dtype=torch.float64)  # of the Nyquist frequency
-    ramp = ramp * {
-        "ramp": torch.ones_like(f),
-        "shepp-logan": torch.sinc(f / 2),
-        "cosine": torch.cos(math.pi / 2 * f),
-        "hamming": 0.54 + 0.46 * torch.cos(math.pi * f),
-        "hann": 0.5 + 0.5 * torch.cos(math.pi * f),
-    }[window]
+    ramp = (
+        ramp
+        * {
+            "ramp": torch.ones_like(f),
+            "shepp-logan": torch.sinc(f / 2),
+            "cosine": torch.cos(math.pi / 2 * f),
+            "hamming": 0.54 + 0.46 * torch.cos(math.pi * f),
+            "hann": 0.5 + 0.5 * torch.cos(math.pi * f),
+        }[window]
+    )
     return torch.fft.irfft(torch.fft.rfft(y, size) * ramp.to(y), size)[..., :n] / pitch

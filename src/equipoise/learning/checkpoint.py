@@ -53,7 +53,7 @@ def read(path: Path) -> Checkpoint:
     try:
         with safe_open(str(path), "pt") as f:
             meta = f.metadata() or {}
-            tensors = {k: f.get_tensor(k) for k in f.keys()}
+            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path}: the checkpoint is cut short or damaged ({error})") from error
     if "state" not in meta or _digest(tensors, meta["state"]) != meta.get("sha256"):
@@ -74,7 +74,7 @@ def save_latest(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any])
 
 def load_latest(folder: Path) -> tuple[Checkpoint | None, str]:
     """The newest checkpoint that is whole (None if there never was one), and a remark if it is not the newest."""
-    remarks = []
+    remarks: list[str] = []
     for name in (FILE, PREVIOUS):
         path = folder / name
         if path.exists():

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from deepinv.loss import Loss
 from torch import Tensor
 
 from ..imaging.linear import solve_spd
+from ..imaging.splitting import split
 from ..reconstruction.model import EquilibriumReconstructor
 
 
 def _mse(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).abs().square().flatten(1).mean(1)
+
+
+def _solve(model: Any, y: Tensor, physics: Any, near: Tensor) -> Tensor:
+    """What the model makes of y; an equilibrium model starts at ``near``, where its answer should be."""
+    x: Tensor = model(y, physics, x0=near.detach()) if isinstance(model, EquilibriumReconstructor) else model(y, physics)
+    return x
 
 
 class MeasurementConsistency(Loss):
@@ -58,17 +66,37 @@ class Equivariance(Loss):
     def __init__(self, group: Any, weight: float = 1.0, noise: bool = True, stop_gradient: bool = False):
         super().__init__()
         self.group, self.weight, self.noise, self.stop_gradient = group, weight, noise, stop_gradient
-        self.equilibrium: Any = None  # the record of the second solve, for the log
 
     def forward(self, x_net: Tensor, physics: Any, model: Any, **kwargs: Any) -> Tensor:
         moved = self.group(x_net)
         y = physics(moved) if self.noise else physics.A(moved)
-        if isinstance(model, EquilibriumReconstructor):
-            record = model.equilibrium(y, physics, x0=moved.detach())
-            again, self.equilibrium = record.value, record
-        else:
-            again = model(y, physics)
-        return self.weight * _mse(again, moved.detach() if self.stop_gradient else moved)  # type: ignore[arg-type]
+        again = _solve(model, y, physics, moved)
+        return self.weight * _mse(again, moved.detach() if self.stop_gradient else moved)
+
+
+class Splitting(Loss):
+    """Measurement splitting (SSDU; Yaman et al., MRM 2020): reconstruct from some measurements, predict the others.
+
+    The measurements fall into ``parts`` interleaved parts. Each call leaves one out, reconstructs from the rest, and
+    counts the misfit to what was left out, as :class:`MeasurementConsistency` does. Left-out measurements are true ones:
+    they tell about the part of the image that the rest cannot see.
+
+    Args:
+        parts: how many; one is left out, in turn at random.
+        weight, floor: as for :class:`MeasurementConsistency`.
+    """
+
+    def __init__(self, parts: int = 5, weight: float = 1.0, floor: float = 0.0):
+        super().__init__()
+        if parts < 2:
+            raise ValueError(f"parts must be at least 2, got {parts}")
+        self.parts, self.weight = parts, weight
+        self.misfit = MeasurementConsistency(weight, floor)
+
+    def forward(self, x_net: Tensor, y: Tensor, physics: Any, model: Any, **kwargs: Any) -> Tensor:
+        k = int(torch.randint(self.parts, ()))
+        seen, y_seen, left, y_left = split(physics, y, self.parts, k)
+        return self.misfit(x_net=_solve(model, y_seen, seen, x_net), y=y_left, physics=left)
 
 
 class Supervised(Loss):

@@ -66,7 +66,9 @@ class Trainer:
     All randomness of a step comes from (seed, step), so a run that was stopped goes on exactly as if it had not been.
     """
 
-    def __init__(self, model: EquilibriumReconstructor, physics: Any, y: Tensor, losses: dict[str, Any], settings: Learning, seed: int):
+    def __init__(
+        self, model: EquilibriumReconstructor, physics: Any, y: Tensor, losses: dict[str, Any], settings: Learning, seed: int
+    ):
         self.model, self.physics, self.y, self.losses, self.settings, self.seed = model, physics, y, losses, settings, seed
         self.parameters = {k: p for k, p in model.named_parameters() if p.requires_grad}
         self.average = {k: p.detach().clone() for k, p in self.parameters.items()}
@@ -82,7 +84,9 @@ class Trainer:
             group["lr"] = learning_rate(self.step, s)
 
         solved = self.model.equilibrium(y, self.physics)
-        parts = {name: loss(x_net=solved.value, y=y, physics=self.physics, model=self.model).mean() for name, loss in self.losses.items()}
+        parts = {
+            name: loss(x_net=solved.value, y=y, physics=self.physics, model=self.model).mean() for name, loss in self.losses.items()
+        }
         loss = torch.stack(list(parts.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib import resources
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -28,7 +29,7 @@ class ConvDenoiser(Denoiser):
             raise ValueError(f"layers must be at least 2, got {layers}")
         self.config = {"in_channels": in_channels, "channels": channels, "layers": layers}
         widths = [in_channels, *[channels] * (layers - 1), in_channels]
-        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in zip(widths, widths[1:]))
+        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
         self.noise = nn.Parameter(torch.zeros(channels))
         with torch.no_grad():
             self.convolutions[-1].weight.mul_(0.1)
@@ -83,5 +84,5 @@ def load_denoiser(path: str | Path | None = None) -> ConvDenoiser:
         raise FileNotFoundError(f"{path}: no denoiser weights there; make them with: equipoise pretrain --out {path}")
     with safe_open(str(path), "pt") as f:
         denoiser = ConvDenoiser(**json.loads(f.metadata()["config"]))
-        denoiser.load_state_dict({k: f.get_tensor(k) for k in f.keys()})
+        denoiser.load_state_dict({k: f.get_tensor(k) for k in f.keys()})  # noqa: SIM118
     return denoiser.to(memory_format=torch.channels_last)

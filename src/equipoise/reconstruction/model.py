@@ -41,14 +41,11 @@ class EquilibriumReconstructor(Reconstructor):
 
     def forward(self, y: Tensor, physics: Any, x0: Tensor | None = None) -> Tensor:
         """Measurements y and the operator that made them → images (B, C, H, W). ``x0``: where to start the solve."""
-        value = self.equilibrium(y, physics, x0).value
-        assert isinstance(value, Tensor)
+        value: Tensor = self.equilibrium(y, physics, x0).value
         return value
 
     def equilibrium(self, y: Tensor, physics: Any, x0: Tensor | None = None) -> Equilibrium:
         """The :class:`Equilibrium` behind the image: value, residual, steps, status, trace; the adjoint after backward."""
         f = self.step.bind(y, physics)
         x0 = self.step.start(y, physics).detach() if x0 is None else x0
-        return fixed_point(
-            f, x0, solver=self.solver, stop=self.stop, gradient=self.gradient, on_failure=self.on_failure
-        )
+        return fixed_point(f, x0, solver=self.solver, stop=self.stop, gradient=self.gradient, on_failure=self.on_failure)

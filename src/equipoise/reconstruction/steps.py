@@ -110,7 +110,6 @@ class ProximalStep(Step):
 def proximal(physics: Any, d: Tensor, y: Tensor, strength: Tensor, tol: float) -> Tensor:
     """argmin_u ½‖A u − y‖² + ½λ‖u − d‖², by the physics' closed form if it has one."""
     own = getattr(type(physics), "prox_l2", LinearPhysics.prox_l2)
-    if own is LinearPhysics.prox_l2 or hasattr(physics, "matrix"):
-        tol = max(tol, 1e-14) if d.dtype == torch.float64 else max(tol, 2e-7)
+    if own is LinearPhysics.prox_l2:
         return proximal_l2(physics.A, physics.A_adjoint, d, y, strength, tol)
-    return physics.prox_l2(d, y, gamma=1 / strength)
+    return physics.prox_l2(d, y, gamma=1 / strength, tol=tol)

@@ -1,0 +1,1 @@
+"""How good, and why: metrics, baselines, tables, pages."""

@@ -1,0 +1,79 @@
+"""A table of methods on the same measurements: per image, and in mean ± standard deviation."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..equilibrium import Equilibrium, Status
+from . import report
+from .metrics import CONVENTIONS, psnr, ssim, summary
+
+
+@dataclass
+class Table:
+    """Scores of every method on every image. ``scores[method]["psnr"]`` is a list, one value an image."""
+
+    problem: dict[str, Any]
+    names: list[str]
+    images: dict[str, Tensor] = field(default_factory=dict)
+    scores: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
+    solve: Equilibrium | None = None
+
+    def add(self, method: str, x: Tensor, y: Tensor, physics: Any, truth: Tensor | None, setting: str = "") -> None:
+        self.images[method], self.settings[method] = x.detach(), setting
+        with torch.no_grad():
+            r = (physics.A(x) - y).flatten(1)
+        row = {"misfit": (torch.linalg.vector_norm(r, dim=1) / torch.linalg.vector_norm(y.flatten(1), dim=1)).tolist()}
+        if truth is not None:
+            row |= {"psnr": psnr(x, truth).tolist(), "ssim": ssim(x, truth).tolist()}
+        self.scores[method] = row
+
+    def lines(self) -> list[dict[str, Any]]:
+        """One row a method, formatted."""
+        out: list[dict[str, Any]] = []
+        best = max((summary(s["psnr"])[0] for s in self.scores.values() if "psnr" in s), default=None)
+        for method, s in self.scores.items():
+            row: dict[str, Any] = {
+                "name": report.label(method),
+                "setting": self.settings[method],
+                "psnr": "–",
+                "ssim": "–",
+                "best": False,
+            }
+            if "psnr" in s:
+                (p, dp), (q, dq) = summary(s["psnr"]), summary(s["ssim"])
+                row |= {"psnr": f"{p:.2f} ± {dp:.2f}", "ssim": f"{q:.4f} ± {dq:.4f}", "best": p == best}
+            row["misfit"] = f"{summary(s['misfit'])[0]:.2e}"
+            out.append(row)
+        return out
+
+    def as_json(self) -> dict[str, Any]:
+        methods: dict[str, Any] = {}
+        for method, s in self.scores.items():
+            entry: dict[str, Any] = {"setting": self.settings[method]}
+            for key, values in s.items():
+                mean, deviation = summary(values)
+                entry |= {key: mean, f"{key}_std": deviation, f"{key}_per_image": values}
+            methods[method] = entry
+        out: dict[str, Any] = {"problem": self.problem, "methods": methods, "images": self.names, "conventions": CONVENTIONS}
+        if self.solve is not None:
+            out["solve"] = solve_rows(self.solve, self.names)
+        return out
+
+    def save(self, folder: Path) -> None:
+        (folder / "results.json").write_text(json.dumps(self.as_json(), indent=1))
+
+
+def solve_rows(solve: Equilibrium, names: list[str]) -> list[dict[str, Any]]:
+    """Name, residual, steps and status of each image's equilibrium."""
+    return [
+        {"name": n, "residual": float(r), "steps": int(k), "status": Status(int(s)).name}
+        for n, r, k, s in zip(names, solve.residual, solve.steps, solve.status)
+    ]

@@ -1,0 +1,179 @@
+"""Pictures and pages: what a run did, seen at a glance. Everything is in one file, with no network."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .metrics import magnitude, psnr, ssim
+
+LABELS = {
+    "fbp": "FBP",
+    "zero_filled": "Zero-filled",
+    "least_squares": "Least squares",
+    "tv": "Total variation",
+    "untrained": "Equipoise, before training",
+    "equipoise": "Equipoise",
+}
+
+
+def label(method: str) -> str:
+    return LABELS.get(method, method)
+
+
+def _measurement_picture(y: Tensor) -> np.ndarray:
+    """A sinogram as it is; k-space by the logarithm of its magnitude."""
+    if y.shape[0] == 2:
+        return np.log10(magnitude(y[None])[0, 0].numpy() + 1e-4)
+    return y[0].numpy()
+
+
+def grid(y: Tensor, methods: dict[str, Tensor], truth: Tensor | None, names: list[str], rows: int = 4) -> Figure:
+    """Measurement, each method and the truth, one image a row; under each row, the error maps on one scale.
+
+    PSNR and SSIM stand in the panel. The images are windowed to [0, 1] of the model's units.
+    """
+    rows = min(rows, len(y))
+    columns = 1 + len(methods) + (truth is not None)
+    lines = rows * (2 if truth is not None else 1)
+    fig, axes = plt.subplots(lines, columns, figsize=(2.1 * columns, 2.2 * lines), squeeze=False, layout="constrained")
+    errors = {} if truth is None else {k: (magnitude(v[:rows]) - magnitude(truth[:rows])).abs() for k, v in methods.items()}
+    top = max(0.02, *(float(e.flatten().quantile(0.995)) for e in errors.values())) if errors else 1.0
+    scale = None
+    for a in axes.flat:
+        a.set_xticks([])
+        a.set_yticks([])
+    for i in range(rows):
+        line = axes[i * (2 if truth is not None else 1)]
+        line[0].imshow(_measurement_picture(y[i]), cmap="gray", aspect="auto")
+        line[0].set_ylabel(names[i], fontsize=7)
+        for j, x in enumerate(methods.values(), 1):
+            line[j].imshow(magnitude(x[i : i + 1])[0, 0].numpy(), cmap="gray", vmin=0, vmax=1)
+            if truth is not None:
+                p, s = float(psnr(x[i : i + 1], truth[i : i + 1])), float(ssim(x[i : i + 1], truth[i : i + 1]))
+                line[j].text(0.02, 0.02, f"{p:.1f} dB  {s:.3f}", color="#ffd34d", fontsize=7.5, transform=line[j].transAxes)
+        if truth is not None:
+            line[-1].imshow(magnitude(truth[i : i + 1])[0, 0].numpy(), cmap="gray", vmin=0, vmax=1)
+            below = axes[2 * i + 1]
+            for j, e in enumerate(errors.values(), 1):
+                scale = below[j].imshow(e[i, 0].numpy(), cmap="inferno", vmin=0, vmax=top)
+            below[0].axis("off")
+            below[0].text(0.95, 0.5, "|error|", ha="right", va="center", fontsize=8)
+            below[-1].axis("off")
+    for j, name in enumerate(["Measurement", *(label(m) for m in methods), *(["Truth"] if truth is not None else [])]):
+        axes[0][j].set_title(name, fontsize=8.5)
+    if scale is not None:
+        fig.colorbar(scale, ax=axes[:, -1], shrink=0.5, label="absolute error")
+    return fig
+
+
+def curves(log: list[dict[str, Any]]) -> Figure:
+    """How training went: loss parts, solver steps, residuals and gradient, validation."""
+    fig, axes = plt.subplots(2, 2, figsize=(10, 6.4), layout="constrained")
+    step = [r["step"] for r in log]
+
+    def smooth(v: list[float]) -> np.ndarray:
+        a, n = np.array(v, dtype=float), max(1, len(v) // 60)
+        return np.convolve(np.pad(a, (n // 2, n - 1 - n // 2), "edge"), np.ones(n) / n, "valid")
+
+    for part in log[0]["parts"] if log else ():
+        values = [max(r["parts"][part], 1e-12) for r in log]
+        (line,) = axes[0, 0].semilogy(step, smooth(values), label=part)
+        axes[0, 0].semilogy(step, values, alpha=0.2, lw=0.6, color=line.get_color())
+    axes[0, 0].set(title="Loss parts", xlabel="step")
+    axes[0, 0].legend()
+    for key, name in (("forward", "forward: evaluations of f"), ("adjoint", "adjoint: vector–Jacobian products")):
+        axes[0, 1].plot(step, smooth([r[key] for r in log]), label=name)
+    axes[0, 1].set(title="Solver steps to tolerance, mean of the batch", xlabel="step", ylim=(0, None))
+    axes[0, 1].legend()
+    for key, name in (("residual", "forward residual"), ("adjoint_residual", "adjoint residual"), ("gradient", "gradient norm")):
+        axes[1, 0].semilogy(step, [max(r[key], 1e-12) for r in log], label=name, lw=0.9)
+    axes[1, 0].set(title="Largest relative residual of the batch, gradient norm", xlabel="step")
+    axes[1, 0].legend()
+    valid = [(r["step"], r["validation"]) for r in log if r.get("validation")]
+    for key in valid[0][1] if valid else ():
+        axes[1, 1].plot([s for s, _ in valid], [v[key] for _, v in valid], "o-", ms=3, label=key)
+    axes[1, 1].set(title="Validation" if valid else "Validation: no data named", xlabel="step")
+    if valid:
+        axes[1, 1].legend()
+    for a in axes.flat:
+        a.grid(alpha=0.3)
+    return fig
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The lines of ``log.jsonl``; of a step that was run twice (after an interruption), the later line."""
+    path = folder / "log.jsonl"
+    rows: dict[int, dict[str, Any]] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the last line of a run that was killed
+        rows[row["step"]] = row
+    return [rows[k] for k in sorted(rows)]
+
+
+def save_png(fig: Figure, path: Path) -> bytes:
+    buffer = io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=120)
+    plt.close(fig)
+    path.write_bytes(buffer.getvalue())
+    return buffer.getvalue()
+
+
+PAGE = jinja2.Environment(autoescape=True).from_string(
+    """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ title }}</title>
+<style>
+:root { color-scheme: light dark; --line: #8884; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { line-height: 1.2; } table { border-collapse: collapse; margin: 1rem 0; }
+th, td { padding: .35rem .9rem; border-bottom: 1px solid var(--line); text-align: right; }
+th:first-child, td:first-child { text-align: left; }
+tr.best { font-weight: 700; } img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
+pre { overflow-x: auto; padding: .8rem; border: 1px solid var(--line); border-radius: 6px; font-size: .85rem; }
+figure { margin: 1.5rem 0; overflow-x: auto; } figcaption { opacity: .8; font-size: .9rem; }
+</style></head><body>
+<h1>{{ title }}</h1>
+{% for p in summary %}<p>{{ p }}</p>{% endfor %}
+{% if rows %}<table><thead><tr><th>method</th><th>PSNR (dB)</th><th>SSIM</th><th>setting</th></tr></thead><tbody>
+{% for r in rows %}<tr{% if r.best %} class="best"{% endif %}>
+<td>{{ r.name }}</td><td>{{ r.psnr }}</td><td>{{ r.ssim }}</td><td>{{ r.setting }}</td></tr>
+{% endfor %}</tbody></table><p><small>{{ conventions }}</small></p>{% endif %}
+{% for f in figures %}<figure><img src="data:image/png;base64,{{ f.data }}" alt="{{ f.alt }}">
+<figcaption>{{ f.alt }}</figcaption></figure>{% endfor %}
+{% if config %}<h2>Configuration</h2><pre>{{ config }}</pre>{% endif %}
+</body></html>
+"""
+)
+
+
+def page(
+    path: Path,
+    title: str,
+    summary: list[str],
+    figures: list[tuple[bytes, str]],
+    rows: list[dict[str, Any]] | None = None,
+    conventions: str = "",
+    config: str = "",
+) -> None:
+    """One self-contained HTML page; ``figures`` are (PNG bytes, description)."""
+    pictures = [{"data": base64.b64encode(data).decode(), "alt": alt} for data, alt in figures]
+    path.write_text(
+        PAGE.render(title=title, summary=summary, figures=pictures, rows=rows or [], conventions=conventions, config=config),
+        encoding="utf-8",
+    )

@@ -1,0 +1,242 @@
+"""The command line: thin; heavy imports happen inside the commands."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from .assessment.evaluate import Table
+    from .learning.train import Report
+
+app = typer.Typer(
+    name="equipoise",
+    help="Learn to reconstruct images from incomplete, noisy measurements alone.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_debug = False
+
+
+def _version(value: bool) -> None:
+    if value:
+        from . import __version__
+
+        typer.echo(f"equipoise {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    global _debug
+    _debug = debug
+
+
+class Progress:
+    """A bar on a terminal; elsewhere a plain line now and then."""
+
+    def __init__(self, total: int, done: int = 0):
+        import time
+
+        from rich.console import Console
+
+        self.total, self.clock, self.started, self.first = total, time.perf_counter, time.perf_counter(), done
+        self.console = Console()
+        self.bar: Any = None
+        if self.console.is_terminal:
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self.bar = Bar(
+                BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"), console=self.console
+            )
+            self.task = self.bar.add_task("", total=total, completed=done)
+            self.bar.start()
+
+    def __call__(self, r: Report) -> None:
+        parts = "  ".join(f"{k} {v:.2e}" for k, v in r.parts.items())
+        text = (
+            f"{parts}  forward {r.forward:.0f} its, residual {r.residual:.0e}  adjoint {r.adjoint:.0f} its, residual "
+            f"{r.adjoint_residual:.0e}  {r.images_per_second:.1f} images/s"
+        )
+        if r.validation:
+            text += "  validation " + " ".join(f"{k} {v:.4g}" for k, v in r.validation.items())
+        if self.bar is not None:
+            self.bar.update(self.task, completed=r.step, description=text)
+            if r.skipped:
+                self.bar.print(f"step {r.step} skipped: {r.skipped}")
+            return
+        every = max(1, self.total // 20)
+        if r.step % every == 0 or r.step == self.total or r.skipped or r.validation:
+            if self.first == 0 or self.first >= r.step:
+                self.first = min(self.first, r.step - 1) if self.first else 0
+            pace = (self.clock() - self.started) / max(1, r.step - self.first)
+            left = pace * (self.total - r.step)
+            print(
+                f"step {r.step}/{self.total}  {text}  {left:.0f} s left" + (f"  SKIPPED: {r.skipped}" if r.skipped else ""),
+                flush=True,
+            )
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+
+def _print_table(table: Table) -> None:
+    width = max(len(r["name"]) for r in table.lines())
+    typer.echo(f"{'method':<{width}}  {'PSNR (dB)':>14}  {'SSIM':>17}  {'misfit':>9}  setting")
+    for r in table.lines():
+        typer.echo(f"{r['name']:<{width}}  {r['psnr']:>14}  {r['ssim']:>17}  {r['misfit']:>9}  {r['setting']}")
+
+
+@app.command()
+def demo(
+    kind: Annotated[str, typer.Argument(help="ct or mri")] = "ct",
+    out: Annotated[Optional[Path], typer.Option(help="Folder to write to; default runs/demo-KIND.")] = None,  # noqa: UP045
+    steps: Annotated[Optional[int], typer.Option(min=1, help="Training steps, instead of the demo's own.")] = None,  # noqa: UP045
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+) -> None:
+    """The whole story in minutes, no download: measurements in, pictures and a page out.
+
+    Example: equipoise demo ct
+    """
+    from .demo import demo as run_demo
+    from .demo import demo_config
+
+    config = demo_config(kind, out, steps, seed)
+    typer.echo(
+        f"Making {config.data.count} phantoms, measuring them, and throwing the images away; then {config.learning.steps} training "
+        "steps on the measurements alone."
+    )
+    progress = Progress(config.learning.steps)
+    try:
+        table = run_demo(config, typer.echo, progress)
+    finally:
+        progress.close()
+    typer.echo(f"\n{len(table.names)} phantoms that training did not see (classical methods tuned on these very images):")
+    _print_table(table)
+    typer.echo(f"\nPictures and page: {config.folder}/report.html, grid.png, curves.html; scores: {config.folder}/results.json")
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file; examples are in configs/")],
+    overrides: Annotated[Optional[list[str]], typer.Argument(help="such as learning.steps=500 data.path=my/folder")] = None,  # noqa: UP045
+) -> None:
+    """Train from measurements alone, or continue where it was interrupted.
+
+    Example: equipoise train configs/ct64.yaml learning.steps=500
+    """
+    from .config import load_config
+    from .runs import train_run
+
+    settings = load_config(config, overrides)
+    stopped: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        if stopped:
+            raise KeyboardInterrupt
+        stopped.append(number)
+        typer.echo("stopping after this step; the checkpoint is kept (once more: at once)", err=True)
+
+    old = signal.signal(signal.SIGINT, stop), signal.signal(signal.SIGTERM, stop)
+    progress = Progress(settings.learning.steps)
+    try:
+        finished = train_run(settings, typer.echo, progress, lambda: bool(stopped))
+    finally:
+        progress.close()
+        signal.signal(signal.SIGINT, old[0])
+        signal.signal(signal.SIGTERM, old[1])
+    if not finished:
+        typer.echo(f"interrupted; the same command continues: equipoise train {config} {' '.join(overrides or [])}".rstrip())
+        raise typer.Exit(130)
+    typer.echo(f"trained: {settings.folder}/model.safetensors; how it went: {settings.folder}/curves.html")
+
+
+@app.command()
+def reconstruct(
+    run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
+    data: Annotated[Path, typer.Argument(help="Measurements, or images to be measured first.")],
+    out: Annotated[Path, typer.Argument(help="New folder for the images.")],
+) -> None:
+    """Reconstruct DATA into the folder OUT: images in the input's kind, a preview, residual and status of each.
+
+    Example: equipoise reconstruct runs/demo-ct my_sinograms/ out/
+    """
+    from . import runs
+
+    runs.reconstruct(runs.load_run(run), data, out, typer.echo)
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
+    data: Annotated[
+        Path | None, typer.Argument(help="Images (or measurements) to score on; none: what the run's configuration names.")
+    ] = None,
+) -> None:
+    """Score a run against FBP or zero-filled, least squares and TV, per image and on average.
+
+    Example: equipoise evaluate runs/ct64 ../shared/data/ct/val.h5
+    """
+    from . import runs
+
+    loaded = runs.load_run(run)
+    table = runs.evaluate(loaded, data)
+    scores = table.scores["equipoise"]
+    width = max(len(n) for n in table.names)
+    methods = [m for m in table.scores if "psnr" in table.scores[m]]
+    if methods:
+        typer.echo(f"{'PSNR (dB)':<{width}}  " + "  ".join(f"{m:>13}" for m in methods) + "  residual  status")
+        assert table.solve is not None
+        from .assessment.evaluate import solve_rows
+
+        for i, row in enumerate(solve_rows(table.solve, table.names)):
+            values = "  ".join(f"{table.scores[m]['psnr'][i]:13.2f}" for m in methods)
+            typer.echo(f"{row['name']:<{width}}  {values}  {row['residual']:.1e}   {row['status']}")
+        typer.echo("")
+    else:
+        for name, misfit in zip(table.names, scores["misfit"]):
+            typer.echo(f"{name:<{width}}  misfit {misfit:.2e}")
+    _print_table(table)
+    name = Path(data).name.split(".")[0] if data else "phantoms"
+    typer.echo(f"\nsaved: {loaded.folder}/evaluation-{name}/results.json, grid.png, report.html")
+
+
+@app.command()
+def pretrain(
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("denoiser.safetensors"),
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 4000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+) -> None:
+    """Train the denoiser that models start from, on synthetic images alone (dead leaves and phantoms).
+
+    Example: equipoise pretrain --out denoiser.safetensors
+    """
+    if out.exists():
+        raise UserError(f"{out}: exists; nothing was written. Name another file with --out")
+    from .learning.pretrain import pretrain as run_pretrain
+
+    scores = run_pretrain(out, steps=steps, seed=seed, say=typer.echo)
+    typer.echo(f"wrote {out}: {scores}")
+
+
+def main() -> None:
+    """Entry point: errors that are the user's to mend are one paragraph, exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        if _debug:
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)

@@ -1,0 +1,1 @@
+"""``y = A x + noise``: operators, groups, files, phantoms."""

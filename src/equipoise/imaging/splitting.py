@@ -1,0 +1,64 @@
+"""Parts of a measurement: what some views or lines of it measure, as an operator of their own."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def split(physics: Any, y: Tensor, parts: int, k: int) -> tuple[Any, Tensor, Any, Tensor]:
+    """Splits measurements into ``parts`` interleaved parts: (operator, y) without part ``k``, and of part ``k`` alone.
+
+    Views, where the physics has ``views``; otherwise the sampled lines of its ``mask`` (a fully sampled centre is never
+    left out), or its sampled points, if they are not lines.
+
+    Raises:
+        TypeError: the physics has neither views nor a mask.
+    """
+    if hasattr(physics, "views"):
+        n = y.shape[-2]
+        if parts > n:
+            raise ValueError(f"cannot split {n} views into {parts} parts; lower parts")
+        inside = [i for i in range(n) if i % parts != k]
+        outside = [i for i in range(n) if i % parts == k]
+        return physics.views(inside), y[:, :, inside], physics.views(outside), y[:, :, outside]
+    if not isinstance(getattr(physics, "mask", None), Tensor) or physics.mask.ndim < 2:
+        raise TypeError(f"{type(physics).__name__} cannot be split: it has neither views nor a mask; set its weight to 0")
+    left = _left_out(physics.mask, parts, k)
+    out = []
+    for chosen in (1 - left, left):
+        part = copy.copy(physics)
+        part._buffers, part._modules = dict(physics._buffers), dict(physics._modules)
+        part._buffers["mask"] = physics.mask * chosen
+        out += [part, y * chosen]
+    return tuple(out)
+
+
+def _left_out(mask: Tensor, parts: int, k: int) -> Tensor:
+    """1 where a sample of ``mask`` (…, H, W) belongs to part ``k``, 0 elsewhere."""
+    plane = mask.reshape(-1, *mask.shape[-2:])[0] != 0
+    for dim in (0, 1):
+        lines = plane.any(dim)
+        if bool((plane.all(dim) == lines).all()):
+            chosen = _every(lines, parts, k).to(mask)
+            return chosen if dim == 0 else chosen[:, None]
+    flat = torch.zeros(plane.numel(), device=mask.device, dtype=mask.dtype)
+    flat[plane.flatten().nonzero()[:, 0][k::parts]] = 1
+    return flat.reshape(plane.shape)
+
+
+def _every(lines: Tensor, parts: int, k: int) -> Tensor:
+    """Every ``parts``-th sampled line, from the ``k``-th, outside the fully sampled run around the middle."""
+    middle = len(lines) // 2
+    low = high = middle
+    while low > 0 and bool(lines[low - 1]):
+        low -= 1
+    while high < len(lines) and bool(lines[high]):
+        high += 1
+    free = [i for i in lines.nonzero()[:, 0].tolist() if not (low <= i < high and high - low > 2)]
+    chosen = torch.zeros_like(lines)
+    chosen[free[k::parts]] = True
+    return chosen

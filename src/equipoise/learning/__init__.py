@@ -1,0 +1,1 @@
+"""θ: objectives, the training loop, checkpoints."""

@@ -1,0 +1,1 @@
+"""``x̂ = f*_θ(y)``: denoisers, steps, contraction, the model."""

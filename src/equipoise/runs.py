@@ -1,0 +1,332 @@
+"""A run and its folder: started, continued, loaded, used.
+
+runs/NAME/
+  config.yaml              what was asked for, with every default written out
+  log.jsonl                one line a step
+  checkpoint.safetensors   the state to continue from (and the one before it)
+  model.safetensors        the trained weights: the running average
+  curves.html, curves.png  how training went
+  results.json             after `equipoise evaluate` or `equipoise demo`
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from . import build
+from .assessment import report
+from .assessment.baselines import classical
+from .assessment.evaluate import Table, solve_rows
+from .config import Config, dump, parse
+from .equilibrium import Equilibrium, Stop
+from .errors import UserError
+from .imaging.data import Measurements, write_images
+from .learning import checkpoint
+from .learning.train import Report, Trainer, train
+from .reconstruction.model import EquilibriumReconstructor
+
+MODEL = "model.safetensors"
+ABOUT = """This folder is a run of Equipoise.
+
+config.yaml: what was asked for, every default written out. log.jsonl: one line a training step. checkpoint.safetensors:
+the state to continue from. model.safetensors: the trained weights. curves.html: how training went.
+
+  equipoise train {folder}/config.yaml        continues, if it was interrupted
+  equipoise reconstruct {folder} DATA OUT     reconstructs DATA (images to be measured, or measurements)
+  equipoise evaluate {folder} DATA            scores it against classical methods
+"""
+
+
+@dataclass
+class Run:
+    """A trained model with the physics it was trained for."""
+
+    folder: Path
+    config: Config
+    physics: Any
+    model: EquilibriumReconstructor
+    noise: float
+
+    def solve(self, y: Tensor, batch: int = 16) -> Equilibrium:
+        """The equilibria for y (N, …), in the model's units, batch by batch."""
+        parts = []
+        with torch.no_grad():
+            for some in y.split(batch):
+                parts.append(self.model.equilibrium(some, self.physics))
+        longest = max((len(p.trace) for p in parts), default=0)
+        traces = [torch.cat([p.trace, p.trace[-1:].expand(longest - len(p.trace), -1)]) for p in parts]
+        return Equilibrium(
+            torch.cat([p.value for p in parts]),
+            torch.cat([p.residual for p in parts]),
+            torch.cat([p.steps for p in parts]),
+            torch.cat([p.status for p in parts]),
+            torch.cat(traces, 1),
+        )
+
+
+def _difference(a: Any, b: Any, at: str = "") -> list[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return [d for k in a.keys() | b.keys() for d in _difference(a.get(k), b.get(k), f"{at}.{k}" if at else k)]
+    return [] if a == b else [f"{at}: {b!r} then, {a!r} now"]
+
+
+def _check_same(config: Config, saved: dict[str, Any], folder: Path) -> None:
+    now, then = config.model_dump(mode="json"), dict(saved)
+    for tree in (now, then):
+        tree.pop("out", None)
+        tree["learning"] = {k: v for k, v in tree["learning"].items() if k not in ("checkpoint_every", "validate_every")}
+    if changes := _difference(now, then):
+        raise UserError(
+            f"{folder} holds a run with another configuration ({'; '.join(sorted(changes))}); nothing was changed. "
+            "Name another run (name=… or out=…), or move that folder away"
+        )
+
+
+def train_run(
+    config: Config,
+    say: Callable[[str], None] = print,
+    on_report: Callable[[Report], None] = lambda r: None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Trains what ``config`` describes in its folder, or continues there. True when it is trained to the end.
+
+    Raises:
+        UserError: bad data, or the folder holds another run or something else.
+    """
+    folder = config.folder
+    saved = None
+    if folder.exists():
+        if not folder.is_dir():
+            raise UserError(f"{folder}: is a file; name another run folder with out=…")
+        saved, remark = checkpoint.load_latest(folder)
+        if remark:
+            say(f"{remark}; going on from the one before")
+        if saved is None and any(folder.iterdir()) and not (folder / "config.yaml").exists():
+            raise UserError(f"{folder}: is not empty and no run of Equipoise; nothing was written. Name another with out=…")
+        if saved is not None:
+            _check_same(config, saved.state["config"], folder)
+
+    physics = build.build_physics(config.physics, config.data.size, config.seed)
+    problem = build.build_problem(config, physics)
+    for note in getattr(problem.source, "notes", []):
+        say(f"note: {note}")
+    build.set_noise(physics, problem.noise)
+    model = build.build_model(config.model, _channels(physics), config.seed)
+    trainer = Trainer(model, physics, problem.y, build.build_objective(config.objective), config.learning, config.seed)
+    if saved is not None:
+        trainer.restore(saved)
+        if trainer.step >= config.learning.steps and (folder / MODEL).exists():
+            say(f"{folder}: already trained for {trainer.step} steps")
+            return True
+        say(f"{folder}: continuing at step {trainer.step}")
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(dump(config))
+    (folder / "README.txt").write_text(ABOUT.format(folder=folder))
+    validate = _validator(config, physics, trainer)
+    problem.truth = None  # from here on there is no image anywhere
+    state = {"config": config.model_dump(mode="json"), "noise": problem.noise, "versions": versions()}
+    finished = train(trainer, folder, state, on_report, interrupted, validate)
+    write_curves(folder, config)
+    if finished:
+        checkpoint.write(folder / MODEL, trainer.averaged(), {**state, "step": trainer.step})
+    return finished
+
+
+def _channels(physics: Any) -> int:
+    return 2 if physics.measurement_shape[0] == 2 else 1
+
+
+def versions() -> dict[str, str]:
+    import deepinv
+
+    from . import __version__
+
+    return {
+        "equipoise": __version__,
+        "torch": torch.__version__,
+        "deepinv": deepinv.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _validator(config: Config, physics: Any, trainer: Trainer) -> Callable[[], dict[str, float]] | None:
+    if config.data.validation is None:
+        return None
+    held = build.build_problem(config, physics, config.data.validation, config.seed + 1000)
+    evaluator = build.build_model(config.model, _channels(physics))
+    evaluator.stop = Stop(config.model.test_rtol, config.model.test_max_steps)
+
+    def validate() -> dict[str, float]:
+        evaluator.load_state_dict(trainer.averaged())
+        table = Table({}, [])
+        with torch.no_grad():
+            solved = evaluator.equilibrium(held.y, physics)
+        table.add("equipoise", solved.value, held.y, physics, held.truth)
+        scores = table.scores["equipoise"]
+        out = {k: sum(v) / len(v) for k, v in scores.items() if k in ("psnr", "misfit")}
+        return out | {"unsolved": float((~solved.converged).float().mean())}
+
+    return validate
+
+
+def write_curves(folder: Path, config: Config) -> None:
+    log = report.read_log(folder)
+    if not log:
+        return
+    png = report.save_png(report.curves(log), folder / "curves.png")
+    last = log[-1]
+    skipped = sum(1 for r in log if r.get("skipped"))
+    words = [
+        f"{last['step']} of {config.learning.steps} steps; the last solve took {last['forward']:.0f} evaluations forward and "
+        f"{last['adjoint']:.0f} backward; {skipped} steps were skipped.",
+        f"Command: {' '.join(['equipoise', *sys.argv[1:]])}",
+    ]
+    report.page(
+        folder / "curves.html",
+        f"Training of {config.name}",
+        words,
+        [(png, "Loss parts, solver steps, residuals, validation")],
+        config=dump(config),
+    )
+
+
+def load_run(folder: str | Path) -> Run:
+    """The trained model of a run folder, ready to reconstruct.
+
+    Raises:
+        UserError: no run there, or its files are damaged.
+    """
+    folder = Path(folder)
+    config_file = folder / "config.yaml"
+    if not config_file.is_file():
+        raise UserError(f"{folder}: no run of Equipoise there (no config.yaml); train one with: equipoise train CONFIG")
+    config = parse(yaml.safe_load(config_file.read_text()), str(config_file))
+    config.out = folder
+    if (folder / MODEL).exists():
+        saved = checkpoint.read(folder / MODEL)
+        weights = saved.tensors
+    else:
+        latest, _ = checkpoint.load_latest(folder)
+        if latest is None:
+            raise UserError(f"{folder}: not trained yet; run: equipoise train {config_file}")
+        saved = latest
+        weights = {k.removeprefix("average."): v for k, v in saved.tensors.items() if k.startswith("average.")}
+    physics = build.build_physics(config.physics, config.data.size, config.seed)
+    build.set_noise(physics, saved.state["noise"])
+    model = build.build_model(config.model, _channels(physics))
+    model.load_state_dict(weights, strict=(folder / MODEL).exists())
+    model.stop = Stop(config.model.test_rtol, config.model.test_max_steps)
+    model.eval()
+    return Run(folder, config, physics, model, saved.state["noise"])
+
+
+def reconstruct(run: Run, data: str | Path, out: str | Path, say: Callable[[str], None] = print) -> Equilibrium:
+    """Reconstructs ``data`` into the new folder ``out``: images in the input's kind, ``preview.png``, ``report.json``."""
+    out = Path(out)
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        raise UserError(f"{out}: exists and is not empty; nothing was written. Name a new folder, or empty this one")
+    problem = build.build_problem(run.config, run.physics, Path(data))
+    solved = run.solve(problem.y)
+    x: Tensor = solved.value  # type: ignore[assignment]
+    names = problem.source.names
+    native = x * run.config.data.peak if isinstance(problem.source, Measurements) else x
+    paths = write_images(problem.source, native, out)
+    report.save_png(report.grid(problem.y, {"equipoise": x}, problem.truth, names), out / "preview.png")
+    table = Table({}, names)
+    table.add("equipoise", x, problem.y, run.physics, None)
+    rows = solve_rows(solved, names)
+    for row, misfit in zip(rows, table.scores["equipoise"]["misfit"]):
+        row["misfit"] = misfit
+    about = {
+        "run": str(run.folder),
+        "data": str(data),
+        "measured": "the images in DATA were measured with the run's operator and noise first"
+        if problem.truth is not None
+        else "DATA",
+        "images": rows,
+    }
+    (out / "report.json").write_text(json.dumps(about, indent=1))
+    for row in rows:
+        say(
+            f"{row['name']}: residual {row['residual']:.1e} after {row['steps']} steps, {row['status']}, misfit {row['misfit']:.1e}"
+        )
+    say(f"wrote {len(paths)} file(s), preview.png and report.json to {out}")
+    return solved
+
+
+def evaluate(run: Run, data: str | Path | None = None, problem: build.Problem | None = None, folder: Path | None = None) -> Table:
+    """Scores the run, its start and the classical methods on the same measurements; writes the table and pictures."""
+    problem = build.build_problem(run.config, run.physics, data and Path(data)) if problem is None else problem
+    p = run.config.physics
+    about = {
+        "data": str(data) if data else "phantoms",
+        "images": len(problem.y),
+        "size": run.config.data.size,
+        "physics": p.model_dump(
+            mode="json", include={"kind", "noise"} | ({"angles"} if p.kind == "parallel_beam" else {"acceleration", "center"})
+        ),
+        "seed": run.config.seed,
+        "tuning": "window, iterations and weight of the classical methods are the best on these very images"
+        if problem.truth is not None
+        else "defaults",
+    }
+    table = Table(about, problem.source.names)
+    for name, (x, setting) in classical(problem.y, run.physics, problem.truth).items():
+        table.add(name, x, problem.y, run.physics, problem.truth, setting)
+    start = build.build_model(run.config.model, _channels(run.physics), run.config.seed)
+    start.stop = run.model.stop
+    with torch.no_grad():
+        before = Run(run.folder, run.config, run.physics, start, run.noise).solve(problem.y)
+    table.add("untrained", before.value, problem.y, run.physics, problem.truth, f"denoiser: {run.config.model.denoiser}")
+    solved = run.solve(problem.y)
+    late = int((~solved.converged).sum())
+    setting = (
+        f"{float(solved.steps.float().mean()):.0f} evaluations; {late} of {len(problem.y)} not converged"
+        if late
+        else f"{float(solved.steps.float().mean()):.0f} evaluations"
+    )
+    table.add("equipoise", solved.value, problem.y, run.physics, problem.truth, setting)
+    table.solve = solved
+    if folder is None:
+        folder = run.folder / f"evaluation-{Path(data).name.split('.')[0] if data else 'phantoms'}"
+    folder.mkdir(parents=True, exist_ok=True)
+    table.save(folder)
+    picture = report.save_png(report.grid(problem.y, table.images, problem.truth, problem.source.names), folder / "grid.png")
+    figures = [(picture, "Measurement, every method and the truth; error maps on one scale under each row")]
+    if (curves := run.folder / "curves.png").exists():
+        figures.append((curves.read_bytes(), "Training: loss parts, solver steps, residuals, validation"))
+    report.page(
+        folder / "report.html",
+        f"{run.config.name}: {len(problem.y)} images that training did not see" if data is None else f"{run.config.name} on {data}",
+        _words(table),
+        figures,
+        table.lines(),
+        table.as_json()["conventions"],
+        dump(run.config),
+    )
+    return table
+
+
+def _words(table: Table) -> list[str]:
+    mean = {m: sum(s["psnr"]) / len(s["psnr"]) for m, s in table.scores.items() if "psnr" in s}
+    words = [
+        "Trained from measurements alone: no clean image of this problem was used. "
+        "The denoiser it starts from was trained on synthetic images."
+    ]
+    if mean:
+        rest = ", ".join(f"{report.label(m)} {v:.2f}" for m, v in mean.items() if m != "equipoise")
+        words.append(f"Equipoise reaches {mean['equipoise']:.2f} dB on average; {rest} dB.")
+        words.append(f"In the classical methods' favour: {table.problem['tuning']}.")
+    words.append(f"Command: equipoise {' '.join(sys.argv[1:])}")
+    return words

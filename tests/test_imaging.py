@@ -1,0 +1,298 @@
+"""Laws of the operators and the groups."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import deepinv
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import equipoise as eq
+from equipoise.imaging.linear import conjugate_gradients, proximal_l2
+from equipoise.imaging.mri import cartesian_mask
+from equipoise.imaging.phantoms import KINDS, dead_leaves, phantoms
+from equipoise.imaging.splitting import split
+from equipoise.imaging.tomography import WINDOWS
+
+
+def psnr(a, b):
+    return float((-10 * ((a - b) ** 2).flatten(1).mean(1).log10()).mean())
+
+
+def scans(size=33):
+    return [
+        eq.ParallelBeam(size, 12),
+        eq.ParallelBeam((size, size + 5), torch.tensor([0.0, 13.0, 45.0, 90.0, 171.0]), detectors=40, pixel=0.3),
+        eq.FanBeam(size, 15, source_distance=60.0, detector_distance=40.0),
+        eq.FanBeam(size, 15, source_distance=60.0, detector_distance=40.0, curved=True),
+    ]
+
+
+class TestTomography:
+    @settings(max_examples=25, deadline=None)
+    @given(
+        h=st.integers(1, 24), w=st.integers(1, 24), views=st.integers(1, 9), detectors=st.integers(1, 40), seed=st.integers(0, 99)
+    )
+    def test_adjoint(self, h, w, views, detectors, seed):
+        rng = torch.Generator().manual_seed(seed)
+        physics = eq.ParallelBeam((h, w), torch.rand(views, generator=rng) * 360, detectors)
+        x = torch.randn(2, 1, h, w, generator=rng, dtype=torch.float64)
+        y = torch.randn(2, 1, views, detectors, generator=rng, dtype=torch.float64)
+        left, right = (physics.A(x) * y).sum(), (x * physics.A_adjoint(y)).sum()
+        scale = physics.A(x).norm() * y.norm() + x.norm() * physics.A_adjoint(y).norm()
+        assert abs(left - right) <= 1e-13 * scale + 1e-300
+
+    @pytest.mark.parametrize("physics", scans(), ids=lambda p: type(p).__name__)
+    def test_fan_and_parallel_adjoint_and_derivative(self, physics):
+        g = physics.geometry
+        x = torch.randn(1, 1, g.height, g.width, dtype=torch.float64, requires_grad=True)
+        y = torch.randn(1, *physics.measurement_shape, dtype=torch.float64)
+        gap = ((physics.A(x) * y).sum() - (x * physics.A_adjoint(y)).sum()).abs()
+        assert gap < 1e-12 * physics.A(x).norm() * y.norm()
+        (grad,) = torch.autograd.grad((physics.A(x) * y).sum(), x)
+        assert torch.allclose(grad, physics.A_adjoint(y), rtol=1e-13, atol=1e-13)
+
+    def test_gradcheck(self):
+        physics = eq.ParallelBeam(5, 3)
+        x = torch.randn(2, 1, 5, 5, dtype=torch.float64, requires_grad=True)
+        y = torch.randn(2, *physics.measurement_shape, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradcheck(physics.A, x, check_forward_ad=True)
+        assert torch.autograd.gradgradcheck(lambda x: physics.A(x).square(), x)
+        assert torch.autograd.gradcheck(physics.A_adjoint, y)
+
+    def test_agrees_with_scikit_image(self):
+        """On an odd grid, whose centre is a pixel for both."""
+        transform = pytest.importorskip("skimage.transform")
+        i, j = np.mgrid[:65, :65]
+        image = np.exp(-((i - 40) ** 2 + (j - 25) ** 2) / 72) + 0.5 * np.exp(-((i - 20) ** 2 + (j - 36) ** 2) / 200)
+        angles = torch.arange(0, 180, 7.5)
+        theirs = transform.radon(image, theta=angles.numpy(), circle=True).T  # the image vanishes outside the circle
+        ours = eq.ParallelBeam(65, angles, detectors=65).A(torch.from_numpy(image)[None, None])[0, 0].numpy()
+        assert np.linalg.norm(ours - theirs) < 0.01 * np.linalg.norm(theirs)
+
+    def test_agrees_with_the_analytic_sinogram_of_a_gaussian(self):
+        """∫ exp(−r²/2s²) along a line at distance t is √(2π) s exp(−t²/2s²), in the unit of ``pixel``."""
+        line = torch.arange(64, dtype=torch.float64) - 31.5
+        s, x0, y0 = 5.0, 7.3, -4.1  # columns right, rows down
+        image = torch.exp(-((line[None] - x0) ** 2 + (line[:, None] - y0) ** 2) / (2 * s * s))
+        physics = eq.ParallelBeam(64, 24, pixel=0.5)
+        theta = torch.deg2rad(physics.angles.double())
+        t = torch.arange(physics.geometry.detectors) - (physics.geometry.detectors - 1) / 2
+        centre = x0 * theta.cos() - y0 * theta.sin()
+        exact = 0.5 * (2 * torch.pi) ** 0.5 * s * torch.exp(-((t[None] - centre[:, None]) ** 2) / (2 * s * s))
+        assert (physics.A(image[None, None])[0, 0] - exact).norm() < 0.005 * exact.norm()
+
+    @pytest.mark.parametrize("window", WINDOWS)
+    def test_fbp_inverts_many_views(self, window):
+        x = phantoms(2, 64)
+        for physics in (
+            eq.ParallelBeam(64, 180, pixel=0.7),
+            eq.FanBeam(64, 360, 100.0, 80.0),
+            eq.FanBeam(64, 360, 100.0, 80.0, curved=True),
+        ):
+            out = physics.fbp(physics.A(x), window)
+            assert psnr(out, x) > (34 if window == "ramp" else 27)
+            assert float(out.mean() / x.mean()) == pytest.approx(1, abs=0.01)
+        with pytest.raises(ValueError, match="window must be one of"):
+            physics.fbp(physics.A(x), "boxcar")
+        with pytest.raises(ValueError, match="evenly over 360"):
+            eq.FanBeam(16, torch.linspace(0, 90, 10), 100.0, 80.0).fbp(torch.zeros(1, 1, 10, 23))
+
+    def test_norm_and_normalize(self):
+        physics = eq.ParallelBeam(16, 8)
+        dense = physics.A(torch.eye(256).reshape(256, 1, 16, 16)).flatten(1)
+        assert physics.norm() == pytest.approx(float(torch.linalg.matrix_norm(dense, 2)), rel=1e-3)
+        before = physics.A(torch.ones(1, 1, 16, 16))
+        assert physics.normalize().norm() == pytest.approx(1, rel=1e-3)
+        assert torch.allclose(physics.A(torch.ones(1, 1, 16, 16)), before * physics.gain)
+
+    @pytest.mark.parametrize("direct", [True, False])
+    def test_proximal_map_and_its_derivatives(self, direct, monkeypatch):
+        """x = argmin γ/2 ‖Ax − y‖² + ½‖x − z‖² satisfies its normal equation; gradcheck in z, y and γ."""
+        monkeypatch.setattr("equipoise.imaging.tomography.DIRECT_RAYS", 4096 if direct else 0)
+        physics = eq.ParallelBeam(6, 4, normalize=True)
+        z = torch.randn(2, 1, 6, 6, dtype=torch.float64, requires_grad=True)
+        y = torch.randn(2, *physics.measurement_shape, dtype=torch.float64, requires_grad=True)
+        gamma = torch.tensor(30.0, dtype=torch.float64, requires_grad=True)
+        x = physics.prox_l2(z, y, gamma, tol=1e-13)
+        assert (gamma * physics.A_adjoint(physics.A(x) - y) + x - z).norm() < 1e-9
+        assert torch.autograd.gradcheck(lambda *a: physics.prox_l2(*a, tol=1e-14), (z, y, gamma))
+
+    def test_conjugate_gradients_reports(self):
+        M = torch.diag(torch.linspace(1, 9, 20, dtype=torch.float64))
+        b = torch.randn(3, 20, dtype=torch.float64)
+        b[1] = 0
+        r = conjugate_gradients(lambda v: v @ M, b, tol=1e-10)
+        assert (r.residual < 1e-10).all()
+        assert torch.allclose(r.value @ M, b)
+        assert r.iterations <= 21
+
+    def test_copies_share_the_matrix(self):
+        physics = eq.ParallelBeam(16, 8)
+        for other in (copy.deepcopy(physics), eq.ParallelBeam(16, 8)):
+            assert other.matrix is physics.matrix
+        assert pickle.loads(pickle.dumps(physics.matrix)) is physics.matrix
+
+    def test_views_are_part_of_the_scan(self):
+        physics, x = eq.ParallelBeam(16, 8, normalize=True), torch.rand(2, 1, 16, 16)
+        assert torch.allclose(physics.views([1, 4]).A(x), physics.A(x)[:, :, [1, 4]], atol=1e-6)
+
+    def test_bad_input(self):
+        physics = eq.ParallelBeam(16, 8)
+        with pytest.raises(ValueError, match=r"x must have shape \(B, 1, 16, 16\)"):
+            physics.A(torch.zeros(1, 1, 16, 17))
+        with pytest.raises(ValueError, match=r"y must have shape \(B, 1, 8, 23\)"):
+            physics.A_adjoint(torch.zeros(1, 1, 9, 23))
+        with pytest.raises(ValueError, match="at least 1 view"):
+            eq.ParallelBeam(16, 0)
+        with pytest.raises(ValueError, match="source_distance"):
+            eq.FanBeam(16, 8, 5.0, 5.0)
+
+    def test_deepinv_takes_it(self):
+        physics = eq.ParallelBeam(16, 8, normalize=True, noise_model=deepinv.physics.GaussianNoise(0.01))
+        x = torch.rand(1, 1, 16, 16)
+        assert physics(x).shape == (1, 1, 8, 23)
+        assert float(physics.adjointness_test(x)) < 1e-3
+        assert physics.A_dagger(physics.A(x)).shape == x.shape
+
+
+class TestGroups:
+    GROUPS = [
+        eq.Rotations(),
+        eq.Rotations(multiples=90),
+        eq.Reflections(),
+        eq.Shifts(),
+        eq.Shifts(subpixel=True),
+        eq.Rotations(multiples=90) * eq.Reflections(),
+    ]
+
+    @pytest.mark.parametrize("group", GROUPS, ids=lambda g: type(g).__name__)
+    def test_inverse_norm_and_one_draw_a_sample(self, group):
+        torch.manual_seed(0)
+        x = phantoms(8, 64)
+        params = group.get_params(x)
+        assert all(len(p) == 8 for p in params.values())
+        moved = group.transform(x, **params)
+        back = group.inverse(moved, **params)
+        assert psnr(back, x) > 45
+        assert float(moved.norm() / x.norm()) == pytest.approx(1, abs=1e-3)
+        alone = group.transform(x[3:4], **{k: p[3:4] for k, p in params.items()})
+        assert torch.allclose(alone, moved[3:4], atol=1e-6)
+
+    def test_quarter_turns_are_exact(self):
+        x = torch.rand(4, 2, 15, 15)
+        out = eq.Rotations().transform(x, theta=torch.tensor([0.0, 90.0, 180.0, -90.0]))
+        for i, k in enumerate((0, 1, 2, -1)):
+            assert torch.equal(out[i], torch.rot90(x[i], k, (-2, -1)))
+
+    def test_direction_and_composition(self):
+        x = phantoms(3, 64).double()
+        turn = lambda x, a: eq.Rotations().transform(x, theta=torch.tensor([a]))  # noqa: E731
+        assert psnr(turn(turn(x, 20.0), 25.0), turn(x, 45.0)) > 40
+        ndimage = pytest.importorskip("scipy.ndimage")
+        i, j = np.mgrid[:65, :65]
+        bump = np.exp(-((i - 40) ** 2 + (j - 25) ** 2) / 72)
+        theirs = ndimage.rotate(bump, 33, reshape=False, order=3)
+        assert np.abs(turn(torch.from_numpy(bump)[None, None], 33.0)[0, 0].numpy() - theirs).max() < 2e-3
+
+    def test_turning_the_image_turns_the_views(self):
+        """A T_g x is A x with its views renamed: rotation by a multiple of the spacing commutes with the scan."""
+        physics = eq.ParallelBeam(64, 12)
+        i, j = torch.meshgrid(torch.arange(64.0) - 31.5, torch.arange(64.0) - 31.5, indexing="ij")
+        x = torch.exp(-((i - 6) ** 2 + (j + 9) ** 2) / 50)[None, None]
+        y, moved = physics.A(x), physics.A(eq.Rotations().transform(x, theta=torch.tensor([15.0])))
+        later = torch.cat([y[:, :, 1:], y[:, :, :1].flip(-1)], 2)
+        earlier = torch.cat([y[:, :, -1:].flip(-1), y[:, :, :-1]], 2)
+        assert min(float((moved - later).norm()), float((moved - earlier).norm())) < 0.01 * float(y.norm())
+
+    def test_shifts(self):
+        x = torch.rand(2, 1, 8, 8)
+        out = eq.Shifts().transform(x, shift_x=torch.tensor([1.0, 0.0]), shift_y=torch.tensor([0.0, -2.0]))
+        assert torch.equal(out[0], x[0].roll(1, -1))
+        assert torch.equal(out[1], x[1].roll(-2, -2))
+
+    def test_seeds(self):
+        x = torch.rand(4, 1, 8, 8)
+        torch.manual_seed(5)
+        a = eq.Rotations()(x)
+        torch.manual_seed(5)
+        assert torch.equal(a, eq.Rotations()(x))
+        g = [eq.Rotations(rng=torch.Generator().manual_seed(3)) for _ in range(2)]
+        assert torch.equal(g[0](x), g[1](x))
+        assert eq.Rotations(n_trans=3)(x).shape == (12, 1, 8, 8)
+
+    def test_differentiable(self):
+        x = torch.randn(2, 1, 6, 6, dtype=torch.float64, requires_grad=True)
+        theta = torch.tensor([33.0, -71.0], dtype=torch.float64)
+        assert torch.autograd.gradcheck(lambda x: eq.Rotations().transform(x, theta=theta), x)
+
+    def test_in_deepinv_loss(self):
+        physics = eq.ParallelBeam(16, 8, normalize=True)
+        loss = deepinv.loss.EILoss(eq.Rotations(), apply_noise=False)
+        x = torch.rand(2, 1, 16, 16)
+        assert float(loss(x_net=x, physics=physics, model=lambda y, p: p.A_dagger(y))) > 0
+
+
+class TestMRI:
+    @settings(max_examples=30, deadline=None)
+    @given(n=st.integers(16, 128), acceleration=st.floats(1, 8), seed=st.integers(0, 20))
+    def test_mask(self, n, acceleration, seed):
+        mask = cartesian_mask(n, n, acceleration, 0.06, seed)
+        assert int(mask[0].sum()) == round(n / acceleration)
+        assert torch.equal(mask, mask[:1].expand(n, n))
+        assert mask[0, n // 2] == 1
+        assert torch.equal(mask, cartesian_mask(n, n, acceleration, 0.06, seed))
+
+    def test_too_much_centre(self):
+        with pytest.raises(ValueError, match="lower one of them"):
+            cartesian_mask(64, 64, 8, 0.5)
+
+
+class TestSplitting:
+    def test_parts_cover_everything_once(self):
+        tomography, x = eq.ParallelBeam(16, 10, normalize=True), torch.rand(2, 1, 16, 16)
+        mask = cartesian_mask(32, 32, 4, 0.1)
+        mri, z = deepinv.physics.MRI(mask=mask, img_size=(32, 32)), torch.randn(2, 2, 32, 32)
+        points = deepinv.physics.Inpainting(img_size=(1, 16, 16), mask=0.5)
+        for physics, image in ((tomography, x), (mri, z), (points, x)):
+            y = physics.A(image)
+            left = 0
+            for k in range(3):
+                seen, y_seen, out, y_out = split(physics, y, 3, k)
+                assert torch.allclose(seen.A(image), y_seen, atol=1e-5)
+                assert torch.allclose(out.A(image), y_out, atol=1e-5)
+                assert float(y_seen.square().sum() + y_out.square().sum()) == pytest.approx(float(y.square().sum()), rel=1e-4)
+                left += int((y_out != 0).sum())
+            total = int((y != 0).sum())
+            assert left <= total
+            assert left >= 0.5 * total
+        assert torch.equal(mri.mask[0, 0], mask)  # the physics itself is untouched
+
+    def test_what_cannot_be_split(self):
+        with pytest.raises(TypeError, match="cannot be split"):
+            split(deepinv.physics.Denoising(), torch.zeros(1, 1, 4, 4), 2, 0)
+
+
+class TestPhantoms:
+    def test_range_looks_and_seeds(self):
+        for images in (phantoms(8, 48, 3, KINDS), dead_leaves(3, 48, 3)):
+            assert images.min() >= 0
+            assert images.max() <= 1
+            assert images.flatten(1).std(1).min() > 0.05
+        assert torch.equal(phantoms(2, 32, 1), phantoms(4, 32, 1)[:2])
+        assert not torch.equal(phantoms(1, 32, 1), phantoms(1, 32, 2))
+        with pytest.raises(ValueError, match="kinds must be"):
+            phantoms(1, 32, 0, ("elbow",))
+
+
+def test_proximal_l2_matches_dense_algebra():
+    A = torch.randn(5, 7, dtype=torch.float64)
+    d, y = torch.randn(2, 7, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)
+    out = proximal_l2(lambda x: x @ A.T, lambda y: y @ A, d, y, 0.3, 1e-13)
+    exact = torch.linalg.solve(A.T @ A + 0.3 * torch.eye(7), (y @ A + 0.3 * d).T).T
+    assert torch.allclose(out, exact)
