@@ -238,7 +238,7 @@ def reconstruct(run: Run, data: str | Path, out: str | Path, say: Callable[[str]
         raise UserError(f"{out}: exists and is not empty; nothing was written. Name a new folder, or empty this one")
     problem = build.build_problem(run.config, run.physics, Path(data))
     solved = run.solve(problem.y)
-    x: Tensor = solved.value  # type: ignore[assignment]
+    x: Tensor = solved.value
     names = problem.source.names
     native = x * run.config.data.peak if isinstance(problem.source, Measurements) else x
     paths = write_images(problem.source, native, out)

@@ -128,7 +128,11 @@ class SystemMatrix:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Sparse CSR tensor support")  # in beta; products are all we use
                 self._ready[key] = torch.sparse_csr_tensor(
-                    torch.from_numpy(m.indptr), torch.from_numpy(m.indices), torch.from_numpy(m.data).to(dtype), m.shape
+                    torch.from_numpy(m.indptr),
+                    torch.from_numpy(m.indices),
+                    torch.from_numpy(m.data).to(dtype),
+                    m.shape,
+                    check_invariants=False,
                 ).to(device)
         return self._ready[key]
 

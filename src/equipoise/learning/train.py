@@ -91,6 +91,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         gradient = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), s.clip))
+        loss, parts = loss.detach(), {k: v.detach() for k, v in parts.items()}
 
         why = self._trouble(loss, solved, gradient)
         if not why:

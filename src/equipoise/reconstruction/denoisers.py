@@ -29,11 +29,13 @@ class ConvDenoiser(Denoiser):
             raise ValueError(f"layers must be at least 2, got {layers}")
         self.config = {"in_channels": in_channels, "channels": channels, "layers": layers}
         widths = [in_channels, *[channels] * (layers - 1), in_channels]
-        self.convolutions = nn.ModuleList(nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths))
+        convolutions = [nn.Conv2d(a, b, 3, padding=1) for a, b in pairwise(widths)]
+        self.convolutions = nn.ModuleList(convolutions)
         self.noise = nn.Parameter(torch.zeros(channels))
         with torch.no_grad():
-            self.convolutions[-1].weight.mul_(0.1)
-        self.to(memory_format=torch.channels_last)
+            convolutions[-1].weight.mul_(0.1)
+        for convolution in convolutions:
+            convolution.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, sigma: float | Tensor = 0.05) -> Tensor:
         """x (B, C, H, W) in [0, 1] plus noise of standard deviation ``sigma`` (a number, or (B,))."""
@@ -85,4 +87,4 @@ def load_denoiser(path: str | Path | None = None) -> ConvDenoiser:
     with safe_open(str(path), "pt") as f:
         denoiser = ConvDenoiser(**json.loads(f.metadata()["config"]))
         denoiser.load_state_dict({k: f.get_tensor(k) for k in f.keys()})  # noqa: SIM118
-    return denoiser.to(memory_format=torch.channels_last)
+    return denoiser
