@@ -73,7 +73,9 @@ def main() -> None:
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--rate", type=float, default=0.9)
     p.add_argument("--rtol", type=float, default=1e-3)
-    p.add_argument("--backward", type=int, default=50, help="deepinv's backward iterations: their number is fixed (its default: 50)")
+    p.add_argument(
+        "--backward", type=int, default=50, help="deepinv's backward iterations: their number is fixed (its default: 50)"
+    )
     p.add_argument("--ours-alone", action="store_true", help="for measuring peak memory: /usr/bin/time -v python …")
     a = p.parse_args()
 

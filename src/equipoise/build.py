@@ -59,12 +59,22 @@ def build_gradient(config: ModelConfig) -> Any:
     return {"jacobian_free": JacobianFree, "neumann": Neumann, "phantom": Phantom, "unrolled": Unrolled}[config.gradient]()
 
 
-def build_model(config: ModelConfig, channels: int, seed: int = 0) -> EquilibriumReconstructor:
-    """The reconstructor as it is trained: failures are counted in the log rather than warned about one by one."""
+MIN_STRENGTH = 1e-4  # of the proximal step: keeps its inner problem well conditioned where there is no noise
+
+
+def build_model(config: ModelConfig, channels: int, noise: float, seed: int = 0) -> EquilibriumReconstructor:
+    """The reconstructor as it is trained: failures are counted in the log rather than warned about one by one.
+
+    ``noise`` is the standard deviation of the noise in y. A prior of standard deviation σ against noise of standard
+    deviation s asks for λ = (s/σ)² in argmin ½‖A u − y‖²/s² + ½‖u − D(x)‖²/σ².
+    """
     denoiser = build_denoiser(config, channels, seed)
     step: Step
     if config.step == "proximal":
-        step = ProximalStep(denoiser, config.strength, config.sigma)
+        strength = config.strength
+        if strength is None:
+            strength = max(MIN_STRENGTH, (noise / max(config.sigma, 1e-6)) ** 2)
+        step = ProximalStep(denoiser, strength, config.sigma)
     else:
         step = GradientStep(denoiser, config.step_size, config.sigma)
     solver = {"anderson": Anderson, "picard": Picard, "broyden": Broyden}[config.solver]()

@@ -50,9 +50,9 @@ class Model(Strict):
     """The learned step and how its equilibrium is found and differentiated."""
 
     step: Literal["proximal", "gradient"] = Field("proximal", description="which learned step")
-    strength: float = Field(0.02, gt=0, description="λ of the proximal step")
+    strength: float | None = Field(None, gt=0, description="λ of the proximal step; none: (noise / sigma)², noise against prior")
     step_size: float = Field(1.0, gt=0, lt=2, description="η of the gradient step")
-    sigma: float = Field(0.05, ge=0, description="noise level that the denoiser is told")
+    sigma: float = Field(0.02, ge=0, description="noise level that the denoiser is told")
     denoiser: str = Field("shipped", description='"shipped", "random", or a .safetensors file made by `equipoise pretrain`')
     channels: int = Field(32, ge=1, description="width of a random denoiser")
     layers: int = Field(6, ge=2, description="depth of a random denoiser")
@@ -71,9 +71,9 @@ class Model(Strict):
 class Objective(Strict):
     """What is minimised: the sum of these terms; a weight of 0 leaves one out."""
 
-    consistency: float = Field(1.0, ge=0, description="weight of the measurement consistency")
-    floor: float = Field(0.01, ge=0, description="δ: the misfit is counted in the image, down to this variance; 0: plain misfit")
-    equivariance: float = Field(0.1, ge=0, description="α, the weight of the equivariance term")
+    consistency: float = Field(0.1, ge=0, description="weight of the measurement consistency")
+    floor: float = Field(1e-3, ge=0, description="δ: the misfit is counted in the image, down to this variance; 0: plain misfit")
+    equivariance: float = Field(0.2, ge=0, description="α, the weight of the equivariance term")
     splitting: float = Field(1.0, ge=0, description="weight of the measurement-splitting term")
     parts: int = Field(5, ge=2, description="splitting: into how many parts; one is left out and predicted")
     group: Literal["rotations", "quarter_turns", "reflections", "shifts"] = Field(

@@ -19,14 +19,12 @@ CONFIGS = {
         "name": "demo-ct",
         "data": {"size": 64, "count": 240},
         "physics": {"kind": "parallel_beam", "angles": 20, "noise": 0.002},
-        "model": {"sigma": 0.02, "strength": 0.002},
         "learning": {"steps": 150, "batch": 8},
     },
     "mri": {
         "name": "demo-mri",
         "data": {"size": 64, "count": 240},
         "physics": {"kind": "mri", "acceleration": 4.0, "noise": 0.0005},
-        "model": {"sigma": 0.02, "strength": 0.002},
         "learning": {"steps": 150, "batch": 8},
     },
 }

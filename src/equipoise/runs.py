@@ -121,7 +121,7 @@ def train_run(
     for note in getattr(problem.source, "notes", []):
         say(f"note: {note}")
     build.set_noise(physics, problem.noise)
-    model = build.build_model(config.model, _channels(physics), config.seed)
+    model = build.build_model(config.model, _channels(physics), problem.noise, config.seed)
     trainer = Trainer(model, physics, problem.y, build.build_objective(config.objective), config.learning, config.seed)
     if saved is not None:
         trainer.restore(saved)
@@ -164,7 +164,7 @@ def _validator(config: Config, physics: Any, trainer: Trainer) -> Callable[[], d
     if config.data.validation is None:
         return None
     held = build.build_problem(config, physics, config.data.validation, config.seed + 1000)
-    evaluator = build.build_model(config.model, _channels(physics))
+    evaluator = build.build_model(config.model, _channels(physics), held.noise)
     evaluator.stop = Stop(config.model.test_rtol, config.model.test_max_steps)
 
     def validate() -> dict[str, float]:
@@ -224,7 +224,7 @@ def load_run(folder: str | Path) -> Run:
         weights = {k.removeprefix("average."): v for k, v in saved.tensors.items() if k.startswith("average.")}
     physics = build.build_physics(config.physics, config.data.size, config.seed)
     build.set_noise(physics, saved.state["noise"])
-    model = build.build_model(config.model, _channels(physics))
+    model = build.build_model(config.model, _channels(physics), saved.state["noise"])
     model.load_state_dict(weights, strict=(folder / MODEL).exists())
     model.stop = Stop(config.model.test_rtol, config.model.test_max_steps)
     model.eval()
@@ -284,7 +284,7 @@ def evaluate(run: Run, data: str | Path | None = None, problem: build.Problem | 
     table = Table(about, problem.source.names)
     for name, (x, setting) in classical(problem.y, run.physics, problem.truth).items():
         table.add(name, x, problem.y, run.physics, problem.truth, setting)
-    start = build.build_model(run.config.model, _channels(run.physics), run.config.seed)
+    start = build.build_model(run.config.model, _channels(run.physics), run.noise, run.config.seed)
     start.stop = run.model.stop
     with torch.no_grad():
         before = Run(run.folder, run.config, run.physics, start, run.noise).solve(problem.y)

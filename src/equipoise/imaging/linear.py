@@ -31,7 +31,8 @@ def conjugate_gradients(M: Operator, b: Tensor, x0: Tensor | None = None, tol: f
     with torch.no_grad():
         x = torch.zeros_like(b) if x0 is None else x0.detach().clone()
         r = b - M(x) if x0 is not None else b.clone()
-        goal = tol * tol * _dot(b, b)
+        # Below the rounding of b there is nothing to gain, and directions are noise.
+        goal = max(tol, 4 * torch.finfo(b.dtype).eps) ** 2 * _dot(b, b)
         p, rr = r.clone(), _dot(r, r)
         k = 0
         while k < max_iter and bool((rr > goal).any()):

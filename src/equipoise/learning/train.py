@@ -101,7 +101,7 @@ class Trainer:
                 self.average[name].lerp_(p.detach(), 1 - decay)
         self.skipped = self.skipped + 1 if why else 0
         self.step += 1
-        if self.skipped > PATIENCE:
+        if self.skipped >= PATIENCE:
             raise UserError(
                 f"step {self.step}: {PATIENCE} steps in a row were skipped ({why}); the last checkpoint holds the state before. "
                 "Raise objective.contraction, or lower learning.lr or model.sigma"

@@ -52,7 +52,10 @@ class ConvDenoiser(Denoiser):
 
 
 class ComplexDenoiser(Denoiser):
-    """A real denoiser applied to the real and the imaginary part of (B, 2, H, W), each as an image of its own."""
+    """A real denoiser applied to the real and the imaginary part of (B, 2, H, W), each as an image of its own.
+
+    They lie in [−1, 1], the denoiser knows [0, 1]: D_c(x, σ) = 2 D((x + 1) / 2, σ / 2) − 1.
+    """
 
     def __init__(self, denoiser: nn.Module):
         super().__init__()
@@ -62,7 +65,8 @@ class ComplexDenoiser(Denoiser):
         b, c = x.shape[:2]
         if isinstance(sigma, Tensor) and sigma.numel() == b:
             sigma = sigma.flatten().repeat_interleave(c)
-        return self.denoiser(x.reshape(b * c, 1, *x.shape[2:]), sigma).reshape(x.shape)
+        parts = self.denoiser(x.reshape(b * c, 1, *x.shape[2:]) / 2 + 0.5, sigma / 2)
+        return (2 * parts - 1).reshape(x.shape)
 
 
 def shipped_path() -> Path:
