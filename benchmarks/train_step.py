@@ -95,9 +95,8 @@ def main() -> None:
         our_loss(model, ours, y, theta).backward()
         optimizer.step()
 
-    print(
-        f"{a.size}², {a.views} views, batch {a.batch}, contraction about {a.rate}, rtol {a.rtol:g}, {torch.get_num_threads()} threads"
-    )
+    threads = torch.get_num_threads()
+    print(f"{a.size}², {a.views} views, batch {a.batch}, contraction about {a.rate}, rtol {a.rtol:g}, {threads} threads")
     our_time = timed(our_step, a.repeats)
     g = gradient(our_loss(model, ours, y, theta), net)
     reference = eq.EquilibriumReconstructor(

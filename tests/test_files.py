@@ -126,6 +126,11 @@ class TestHdf5AndNpy:
             assert np.array_equal(f["hu"][0], hounsfield(0))
         with h5py.File(tmp_path / "b.h5", "w") as f:
             f["other"] = [1]
+        with h5py.File(tmp_path / "c.h5", "w") as f:
+            f["hu"] = np.zeros((2, 8, 8))
+            f["patient"] = [b"A"]
+        with pytest.raises(UserError, match="2 slices, but 'patient' names 1"):
+            read_images(tmp_path / "c.h5")
         with pytest.raises(UserError, match=r"no dataset 'hu'.*it has \['other'\]"):
             read_images(tmp_path / "b.h5")
 
@@ -136,6 +141,8 @@ class TestHdf5AndNpy:
         m = read_measurements(tmp_path, (1, 20, 91))
         assert m.names == ["stack_000", "stack_001", "stack_002", "zone"]
         assert torch.equal(m.values[3], m.values[0])
+        np.save(tmp_path / "zone.npy", y[:, None])  # (B, 1, views, detectors), as the library makes them
+        assert torch.equal(read_measurements(tmp_path / "zone.npy", (1, 20, 91)).values, torch.from_numpy(y)[:, None])
         k = np.random.default_rng(0).normal(size=(4, 8)) + 1j
         np.save(tmp_path / "k.npy", k)
         assert np.allclose(read_measurements(tmp_path / "k.npy", (2, 4, 8)).values[0, 1], k.imag)
@@ -149,6 +156,12 @@ class TestHdf5AndNpy:
         np.save(tmp_path / "y.npy", bad)
         with pytest.raises(UserError, match=r"y.npy: 1 of 1820 values are NaN or infinite, the first at index \(3, 7\)"):
             read_measurements(tmp_path, (1, 20, 91))
+        np.save(tmp_path / "y.npy", np.zeros((20, 91), dtype=complex))
+        with pytest.raises(UserError, match="complex numbers, but this geometry measures real ones"):
+            read_measurements(tmp_path, (1, 20, 91))
+        np.save(tmp_path / "y.npy", np.zeros((8, 20, 91), dtype=complex))
+        with pytest.raises(UserError, match="several coils"):
+            read_measurements(tmp_path, (2, 20, 91))
         (tmp_path / "y.npy").write_bytes(b"not numpy at all")
         with pytest.raises(UserError, match=r"y.npy: cannot be read as .npy"):
             read_measurements(tmp_path, (1, 20, 91))

@@ -150,6 +150,9 @@ class TestTomography:
             physics.A_adjoint(torch.zeros(1, 1, 9, 23))
         with pytest.raises(ValueError, match="at least 1 view"):
             eq.ParallelBeam(16, 0)
+        with pytest.raises(ValueError, match="whole number of views"):
+            eq.ParallelBeam(16, torch.tensor(20))
+        assert eq.ParallelBeam(16, np.int64(6)).measurement_shape[1] == 6
         with pytest.raises(ValueError, match="source_distance"):
             eq.FanBeam(16, 8, 5.0, 5.0)
 
@@ -183,6 +186,16 @@ class TestGroups:
         assert float(moved.norm() / x.norm()) == pytest.approx(1, abs=1e-3)
         alone = group.transform(x[3:4], **{k: p[3:4] for k, p in params.items()})
         assert torch.allclose(alone, moved[3:4], atol=1e-6)
+
+    def test_products_and_multiples(self):
+        x = torch.rand(4, 1, 16, 16)
+        product = eq.Rotations(multiples=90) * eq.Shifts()
+        assert torch.allclose(product.identity(x), x, atol=1e-6)
+        torch.manual_seed(0)
+        drawn = eq.Rotations(limit=15, multiples=5).get_params(torch.zeros(600, 1, 2, 2))["theta"]
+        assert sorted(set(drawn.tolist())) == [-15, -10, -5, 0, 5, 10]
+        with pytest.raises(ValueError, match="different kinds"):
+            (eq.Shifts() * eq.Shifts())(x)
 
     def test_quarter_turns_are_exact(self):
         x = torch.rand(4, 2, 15, 15)

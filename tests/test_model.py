@@ -50,7 +50,7 @@ def test_two_pass_ei_gradient_through_the_model(tiny, which):
         return (physics.A(x) - y).square().sum() + (reconstruct(physics.A(moved)) - moved).square().sum()
 
     def unrolled(y):
-        x, f = physics.A_adjoint(y).detach(), step.bind(y, physics)
+        x, f = step.start(y, physics).detach(), step.bind(y, physics)
         for _ in range(1500):
             x = f(x)
         return x
@@ -79,6 +79,32 @@ def test_an_image_does_not_depend_on_its_batchmates(tiny):
     together = model(y, physics)
     for i in range(3):
         assert (model(y[i : i + 1], physics) - together[i]).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_physics_that_take_whole_batches(stacked):
+    """A mask for each sample, or a list of measurements, and one sample that is done at once."""
+    torch.manual_seed(0)
+    mask = (torch.rand(3, 1, 16, 16) < 0.7).float()
+    if stacked:
+        one = [eq.ParallelBeam(16, n, normalize=True) for n in (5, 8)]
+        physics = deepinv.physics.StackedLinearPhysics(one)
+        x = torch.rand(3, 1, 16, 16)
+    else:
+        physics = deepinv.physics.MRI(mask=mask, img_size=(16, 16))
+        x = torch.rand(3, 2, 16, 16)
+    x[0] = 0
+    y = physics.A(x)
+
+    class Half(torch.nn.Module):
+        def forward(self, x, sigma):
+            return 0.5 * x
+
+    model = eq.EquilibriumReconstructor(eq.GradientStep(Half(), step_size=0.3), stop=eq.Stop(1e-5, 200))
+    r = model.equilibrium(y, physics)
+    assert r.converged.all()
+    assert int(r.steps[0]) < int(r.steps[1])
+    assert eq.MeasurementConsistency()(x_net=r.value, y=y, physics=physics).shape == (3,)
 
 
 def test_mri_proximal_step_is_the_minimiser():

@@ -68,6 +68,8 @@ class TestConfig:
             ("learning: {setps: 5}", [], r"learning.setps: unknown key \(value 5\); allowed here are batch, checkpoint_every"),
             ("learning: {steps: many}", [], r"learning.steps: .*integer.*got 'many'"),
             ("learning: {steps: 0}", [], r"learning.steps: .*greater than or equal to 1, got 0"),
+            ("learning: {steps: true}", [], "steps must be a number, not True"),
+            ("learning: {lr: .inf}", [], "learning.lr: .*finite number"),
             ("model: {step: newton}", [], r"model.step: .*'proximal' or 'gradient', got 'newton'"),
             ("data: {path: nowhere.h5}", [], r"data.path: nowhere.h5 does not exist"),
             ("a: [", [], "not YAML"),
@@ -145,6 +147,24 @@ class TestTraining:
             runs.train_run(tiny(tmp_path), say=lambda s: None)
         assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
+    def test_a_folder_with_a_file_of_that_name_is_refused(self, tmp_path):
+        (tmp_path / "config.yaml").write_text("mine: true  # and commented")
+        with pytest.raises(UserError, match="no run of Equipoise; nothing was written"):
+            runs.train_run(tiny(tmp_path), say=lambda s: None)
+        assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
+
+    def test_what_cannot_be_trained_is_told_before_anything_is_written(self, tmp_path):
+        config = tiny(tmp_path / "run")
+        config.objective.parts = 7
+        with pytest.raises(UserError, match=r"objective.parts=7: cannot split 6 views into 7 parts"):
+            runs.train_run(config, say=lambda s: None)
+        config = tiny(tmp_path / "run")
+        (tmp_path / "d.safetensors").write_bytes(b"cut short")
+        config.model.denoiser = str(tmp_path / "d.safetensors")
+        with pytest.raises(UserError, match="not a denoiser made by `equipoise pretrain`, or it is cut short"):
+            runs.train_run(config, say=lambda s: None)
+        assert not (tmp_path / "run").exists()
+
     def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(self, tmp_path):
         folder = tmp_path / "run"
         runs.train_run(tiny(folder), say=lambda s: None)
@@ -218,8 +238,18 @@ class TestUse:
             assert 5 < entry["psnr"] < 60
         assert 'src="data:image/png;base64' in (run / "evaluation-phantoms" / "report.html").read_text()
 
+    def test_evaluation_is_not_of_the_training_data(self, run):
+        loaded = runs.load_run(run)
+        trained_on = build.build_problem(loaded.config, loaded.physics)
+        scored_on = runs.unseen_phantoms(loaded, 6)
+        assert not torch.allclose(trained_on.truth, scored_on.truth)
+        loaded.config.data.path = Path("somewhere.h5")
+        with pytest.raises(UserError, match="name the data to score on"):
+            runs.evaluate(loaded)
+
     def test_damaged_model(self, run, tmp_path):
-        (tmp_path / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
+        for name in ("config.yaml", "README.txt"):
+            (tmp_path / name).write_bytes((run / name).read_bytes())
         (tmp_path / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes()[:200])
         with pytest.raises(UserError, match="cut short or damaged"):
             runs.load_run(tmp_path)
@@ -271,3 +301,8 @@ class TestCommandLine:
         for name in ("grid.png", "report.html", "curves.html", "model.safetensors"):
             assert (tmp_path / "demo" / name).stat().st_size > 0
         assert "Total variation" in r.stdout
+        (tmp_path / "demo" / "thesis.tex").write_text("precious")
+        r = equipoise("demo", "mri", "--steps", "1", "--out", tmp_path / "demo")
+        assert r.returncode == 2
+        assert "holds thesis.tex beside an earlier demo; nothing was written" in r.stderr
+        assert (tmp_path / "demo" / "results.json").exists()

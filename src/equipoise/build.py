@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from .imaging.data import Images, Measurements, kind_of, read_images, read_measu
 from .imaging.groups import Group, Reflections, Rotations, Shifts
 from .imaging.mri import cartesian_mask
 from .imaging.phantoms import phantoms, smooth_phase
+from .imaging.splitting import split
 from .imaging.tomography import ParallelBeam
 from .learning.objectives import Equivariance, MeasurementConsistency, Splitting
 from .reconstruction.contraction import JacobianPenalty
@@ -41,8 +43,11 @@ def build_physics(config: PhysicsConfig, size: int, seed: int = 0) -> Any:
     return physics
 
 
-def build_denoiser(config: ModelConfig, channels: int, seed: int = 0) -> torch.nn.Module:
-    if config.denoiser == "random":
+def build_denoiser(config: ModelConfig, channels: int, seed: int = 0, shape: dict[str, int] | None = None) -> torch.nn.Module:
+    """The denoiser to start from; with ``shape``, one of that shape whose weights are loaded later."""
+    if shape is not None:
+        denoiser = ConvDenoiser(**shape)
+    elif config.denoiser == "random":
         torch.manual_seed(seed)
         denoiser = ConvDenoiser(1, config.channels, config.layers)
     else:
@@ -50,7 +55,20 @@ def build_denoiser(config: ModelConfig, channels: int, seed: int = 0) -> torch.n
             denoiser = load_denoiser(None if config.denoiser == "shipped" else config.denoiser)
         except FileNotFoundError as error:
             raise UserError(f"model.denoiser: {error}") from error
+        except Exception as error:  # safetensors has its own errors, and a header may hold anything
+            raise UserError(
+                f"model.denoiser: {config.denoiser} is not a denoiser made by `equipoise pretrain`, or it is cut short "
+                f"({type(error).__name__}: {error}); make one with: equipoise pretrain --out FILE"
+            ) from error
     return ComplexDenoiser(denoiser) if channels == 2 else denoiser
+
+
+def denoiser_config(model: EquilibriumReconstructor) -> dict[str, int]:
+    """The shape of a model's denoiser, for its checkpoint."""
+    denoiser = model.step.denoiser
+    inner = denoiser.denoiser if isinstance(denoiser, ComplexDenoiser) else denoiser
+    assert isinstance(inner, ConvDenoiser)
+    return inner.config
 
 
 def build_gradient(config: ModelConfig) -> Any:
@@ -62,21 +80,23 @@ def build_gradient(config: ModelConfig) -> Any:
 MIN_STRENGTH = 1e-4  # of the proximal step: keeps its inner problem well conditioned where there is no noise
 
 
-def build_model(config: ModelConfig, channels: int, noise: float, seed: int = 0) -> EquilibriumReconstructor:
+def build_model(
+    config: ModelConfig, channels: int, noise: float, seed: int = 0, denoiser: dict[str, int] | None = None
+) -> EquilibriumReconstructor:
     """The reconstructor as it is trained: failures are counted in the log rather than warned about one by one.
 
     ``noise`` is the standard deviation of the noise in y. A prior of standard deviation σ against noise of standard
     deviation s asks for λ = (s/σ)² in argmin ½‖A u − y‖²/s² + ½‖u − D(x)‖²/σ².
     """
-    denoiser = build_denoiser(config, channels, seed)
+    D = build_denoiser(config, channels, seed, denoiser)
     step: Step
     if config.step == "proximal":
         strength = config.strength
         if strength is None:
             strength = max(MIN_STRENGTH, (noise / max(config.sigma, 1e-6)) ** 2)
-        step = ProximalStep(denoiser, strength, config.sigma)
+        step = ProximalStep(D, strength, config.sigma)
     else:
-        step = GradientStep(denoiser, config.step_size, config.sigma)
+        step = GradientStep(D, config.step_size, config.sigma)
     solver = {"anderson": Anderson, "picard": Picard, "broyden": Broyden}[config.solver]()
     stop = Stop(config.rtol, config.max_steps)
     return EquilibriumReconstructor(step, solver, stop, build_gradient(config), on_failure="ignore")
@@ -91,12 +111,20 @@ def build_group(name: str) -> Group:
     }[name]()
 
 
-def build_objective(config: ObjectiveConfig) -> dict[str, Any]:
-    """Name → loss; what is weighted zero is left out."""
+def build_objective(config: ObjectiveConfig, physics: Any, y: Tensor) -> dict[str, Any]:
+    """Name → loss; what is weighted zero is left out.
+
+    Raises:
+        UserError: nothing is left, or the measurements cannot be split.
+    """
     losses: dict[str, Any] = {}
     if config.consistency:
         losses["consistency"] = MeasurementConsistency(config.consistency, config.floor)
     if config.splitting:
+        try:
+            split(physics, y[:1], config.parts, 0)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"objective.parts={config.parts}: {error}, or set objective.splitting=0") from error
         losses["splitting"] = Splitting(config.parts, config.splitting, config.floor)
     if config.equivariance:
         losses["equivariance"] = Equivariance(build_group(config.group), config.equivariance, config.renoise, config.stop_gradient)
@@ -142,14 +170,17 @@ def build_problem(config: Config, physics: Any, path: Any = None, seed: int | No
         seed: of the phantoms and the noise, instead of the configuration's.
     """
     d, seed = config.data, config.seed if seed is None else seed
-    path = d.path if path is None else path
     kind = d.kind
-    if path is None:
+    if path is None and d.path is None:
         if kind not in ("auto", "phantoms"):
             raise UserError(f"data.path: missing, but data.kind is {kind!r}; name a folder or a file")
         kind = "phantoms"
-    elif kind in ("auto", "phantoms"):
-        kind = "measurements" if kind_of(path) == "npy" else "images"
+    elif path is not None or kind in ("auto", "phantoms"):  # what data.kind says is about data.path alone
+        path = Path(d.path if path is None else path)  # type: ignore[arg-type]
+        npy = kind_of(path) == "npy"
+        kind = ("images" if kind == "images" else "measurements") if npy else "images"
+    else:
+        path = d.path
     if kind == "measurements":
         found = read_measurements(path, tuple(physics.measurement_shape))
         y = found.values * (physics.gain / d.peak)

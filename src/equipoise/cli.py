@@ -182,7 +182,7 @@ def reconstruct(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
     data: Annotated[
-        Path | None, typer.Argument(help="Images (or measurements) to score on; none: what the run's configuration names.")
+        Path | None, typer.Argument(help="Images or measurements to score on; none: data.validation, or new phantoms.")
     ] = None,
 ) -> None:
     """Score a run against FBP or zero-filled, least squares and TV, per image and on average.
@@ -203,14 +203,14 @@ def evaluate(
 
         for i, row in enumerate(solve_rows(table.solve, table.names)):
             values = "  ".join(f"{table.scores[m]['psnr'][i]:13.2f}" for m in methods)
-            typer.echo(f"{row['name']:<{width}}  {values}  {row['residual']:.1e}   {row['status']}")
+            residual = "not finite" if row["residual"] is None else f"{row['residual']:.1e}"
+            typer.echo(f"{row['name']:<{width}}  {values}  {residual:>9}  {row['status']}")
         typer.echo("")
     else:
         for name, misfit in zip(table.names, scores["misfit"]):
             typer.echo(f"{name:<{width}}  misfit {misfit:.2e}")
     _print_table(table)
-    name = Path(data).name.split(".")[0] if data else "phantoms"
-    typer.echo(f"\nsaved: {loaded.folder}/evaluation-{name}/results.json, grid.png, report.html")
+    typer.echo(f"\nsaved: {table.folder}/results.json, grid.png, report.html")
 
 
 @app.command()
@@ -235,7 +235,7 @@ def main() -> None:
     """Entry point: errors that are the user's to mend are one paragraph, exit code 2."""
     try:
         app()
-    except UserError as error:
+    except (UserError, OSError) as error:  # OSError: a path that is a file, a full disk, missing rights
         if _debug:
             raise
         typer.echo(f"error: {error}", err=True)

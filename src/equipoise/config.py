@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .errors import UserError
 
 
 class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_default=True)
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, tree: Any) -> Any:
+        """pydantic would take ``steps: true`` for 1."""
+        for key, value in tree.items() if isinstance(tree, dict) else ():
+            field = cls.model_fields.get(key)
+            if isinstance(value, bool) and field is not None and field.annotation is not bool:
+                raise ValueError(f"{key} must be {'a number' if 'int' in str(field.annotation) else 'a value'}, not {value}")
+        return tree
 
 
 class Data(Strict):
@@ -26,6 +37,11 @@ class Data(Strict):
     peak: float = Field(1.0, gt=0, description="the value of x that counts as 1 in measurements from files")
     count: int = Field(200, ge=1, description="how many phantoms, if there is no path")
     validation: Path | None = Field(None, description="images to score on while training; never trained on")
+
+    @field_validator("path", "validation", mode="before")
+    @classmethod
+    def _name(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value  # a folder named 20240101
 
 
 class Physics(Strict):
@@ -146,23 +162,14 @@ def _override(tree: dict[str, Any], text: str) -> None:
         tree[last] = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise UserError(f"{text!r}: the value is not YAML: {error}") from error
-    if isinstance(tree[last], str):  # YAML 1.1 reads 1e-4 as a string
-        try:
-            tree[last] = float(tree[last])
-        except ValueError:
-            pass
+    tree[last] = _numbers(tree[last])
 
 
 def _numbers(tree: Any) -> Any:
     """YAML 1.1 takes 1e-4 (without a point) for a string; nobody who writes it does."""
     if isinstance(tree, dict):
         return {k: _numbers(v) for k, v in tree.items()}
-    if isinstance(tree, str):
-        try:
-            return float(tree)
-        except ValueError:
-            return tree
-    return tree
+    return float(tree) if isinstance(tree, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", tree) else tree
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:

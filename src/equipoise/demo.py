@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
-
-from . import build, runs
+from . import runs
 from .assessment.evaluate import Table
 from .config import Config, parse
 from .errors import UserError
@@ -18,17 +15,23 @@ CONFIGS = {
     "ct": {
         "name": "demo-ct",
         "data": {"size": 64, "count": 240},
-        "physics": {"kind": "parallel_beam", "angles": 20, "noise": 0.002},
-        "learning": {"steps": 150, "batch": 8},
+        "physics": {"kind": "parallel_beam", "angles": 12, "noise": 0.001},
+        "model": {"sigma": 0.015},
+        "learning": {"steps": 80, "batch": 8, "warmup": 10},
     },
     "mri": {
         "name": "demo-mri",
-        "data": {"size": 64, "count": 240},
-        "physics": {"kind": "mri", "acceleration": 4.0, "noise": 0.0005},
-        "learning": {"steps": 150, "batch": 8},
+        "data": {"size": 96, "count": 140},
+        "physics": {"kind": "mri", "acceleration": 4.0, "noise": 0.0002},
+        "model": {"sigma": 0.05},
+        "learning": {"steps": 35, "batch": 4, "warmup": 5},
     },
 }
 UNSEEN = 24  # phantoms that are reconstructed in the end, of another seed
+MADE = (
+    *("config.yaml", "README.txt", "log.jsonl", "checkpoint.safetensors", "checkpoint.previous.safetensors", "model.safetensors"),
+    *("curves.html", "curves.png", "results.json", "grid.png", "report.html"),
+)
 
 
 def demo_config(kind: str, out: Path | None, steps: int | None, seed: int) -> Config:
@@ -44,14 +47,21 @@ def demo_config(kind: str, out: Path | None, steps: int | None, seed: int) -> Co
 def demo(config: Config, say: Callable[[str], None] = print, on_report: Callable[[Report], None] = lambda r: None) -> Table:
     """Trains on measured phantoms, reconstructs unseen ones, writes tables, pictures and the page to the run folder."""
     folder = config.folder
-    if folder.exists() and any(folder.iterdir()):
-        if not (folder / "config.yaml").exists() or f"name: {config.name}\n" not in (folder / "config.yaml").read_text():
-            raise UserError(f"{folder}: is not empty and not an earlier demo; nothing was written. Name another folder with --out")
-        shutil.rmtree(folder)  # an earlier demo: made anew
+    if folder.exists() and (folder.is_file() or any(folder.iterdir())):
+        _clear(folder, config)
     runs.train_run(config, say, on_report)
-    run = runs.load_run(folder)
-    unseen = config.model_copy(deep=True)
-    unseen.data.count = UNSEEN
-    problem = build.build_problem(unseen, run.physics, seed=config.seed + 500_000)
-    torch.manual_seed(config.seed)
-    return runs.evaluate(run, problem=problem, folder=folder)
+    return runs.evaluate(runs.load_run(folder), folder=folder, count=UNSEEN)
+
+
+def _clear(folder: Path, config: Config) -> None:
+    """Removes what an earlier demo left, if that is all there is."""
+    mine = False
+    if folder.is_dir() and runs.is_run(folder):
+        earlier = runs.read_config(folder)
+        mine = (earlier.name, earlier.data, earlier.physics) == (config.name, config.data, config.physics)
+    others = sorted(p.name for p in folder.iterdir() if p.name not in MADE) if mine else []
+    if not mine or others:
+        what = f"holds {', '.join(others)} beside an earlier demo" if others else "is not empty and not an earlier demo"
+        raise UserError(f"{folder}: {what}; nothing was written. Name another folder with --out")
+    for name in MADE:
+        (folder / name).unlink(missing_ok=True)

@@ -36,7 +36,8 @@ from .learning.train import Report, Trainer, train
 from .reconstruction.model import EquilibriumReconstructor
 
 MODEL = "model.safetensors"
-ABOUT = """This folder is a run of Equipoise.
+MARK = "This folder is a run of Equipoise."
+ABOUT = """{mark}
 
 config.yaml: what was asked for, every default written out. log.jsonl: one line a training step. checkpoint.safetensors:
 the state to continue from. model.safetensors: the trained weights. curves.html: how training went.
@@ -111,8 +112,10 @@ def train_run(
         saved, remark = checkpoint.load_latest(folder)
         if remark:
             say(f"{remark}; going on from the one before")
-        if saved is None and any(folder.iterdir()) and not (folder / "config.yaml").exists():
-            raise UserError(f"{folder}: is not empty and no run of Equipoise; nothing was written. Name another with out=…")
+        if saved is None and any(folder.iterdir()):
+            if not is_run(folder):
+                raise UserError(f"{folder}: is not empty and no run of Equipoise; nothing was written. Name another with out=…")
+            _check_same(config, read_config(folder).model_dump(mode="json"), folder)
         if saved is not None:
             _check_same(config, saved.state["config"], folder)
 
@@ -122,25 +125,55 @@ def train_run(
         say(f"note: {note}")
     build.set_noise(physics, problem.noise)
     model = build.build_model(config.model, _channels(physics), problem.noise, config.seed)
-    trainer = Trainer(model, physics, problem.y, build.build_objective(config.objective), config.learning, config.seed)
+    losses = build.build_objective(config.objective, physics, problem.y)
+    trainer = Trainer(model, physics, problem.y, losses, config.learning, config.seed)
+    validate = _validator(config, physics, trainer)
     if saved is not None:
         trainer.restore(saved)
-        if trainer.step >= config.learning.steps and (folder / MODEL).exists():
+        if trainer.step >= config.learning.steps and _whole(folder / MODEL):
             say(f"{folder}: already trained for {trainer.step} steps")
             return True
         say(f"{folder}: continuing at step {trainer.step}")
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(dump(config))
-    (folder / "README.txt").write_text(ABOUT.format(folder=folder))
-    validate = _validator(config, physics, trainer)
+    (folder / "README.txt").write_text(ABOUT.format(mark=MARK, folder=folder))
     problem.truth = None  # from here on there is no image anywhere
-    state = {"config": config.model_dump(mode="json"), "noise": problem.noise, "versions": versions()}
+    state = {
+        "config": config.model_dump(mode="json"),
+        "noise": problem.noise,
+        "denoiser": build.denoiser_config(model),
+        "versions": versions(),
+    }
     finished = train(trainer, folder, state, on_report, interrupted, validate)
     write_curves(folder, config)
     if finished:
         checkpoint.write(folder / MODEL, trainer.averaged(), {**state, "step": trainer.step})
     return finished
+
+
+def is_run(folder: Path) -> bool:
+    """Whether the folder was made by :func:`train_run`."""
+    readme = folder / "README.txt"
+    return (folder / "config.yaml").is_file() and readme.is_file() and readme.read_text(errors="replace").startswith(MARK)
+
+
+def read_config(folder: Path) -> Config:
+    """The configuration of a run folder."""
+    path = folder / "config.yaml"
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML any more ({error}); restore it from the run's checkpoint or a backup") from error
+    return parse(tree, str(path))
+
+
+def _whole(path: Path) -> bool:
+    try:
+        checkpoint.read(path)
+    except UserError:
+        return False
+    return True
 
 
 def _channels(physics: Any) -> int:
@@ -211,10 +244,13 @@ def load_run(folder: str | Path) -> Run:
     config_file = folder / "config.yaml"
     if not config_file.is_file():
         raise UserError(f"{folder}: no run of Equipoise there (no config.yaml); train one with: equipoise train CONFIG")
-    config = parse(yaml.safe_load(config_file.read_text()), str(config_file))
+    config = read_config(folder)
     config.out = folder
     if (folder / MODEL).exists():
-        saved = checkpoint.read(folder / MODEL)
+        try:
+            saved = checkpoint.read(folder / MODEL)
+        except UserError as error:
+            raise UserError(f"{error}; make it anew from the checkpoint with: equipoise train {config_file}") from error
         weights = saved.tensors
     else:
         latest, _ = checkpoint.load_latest(folder)
@@ -224,8 +260,11 @@ def load_run(folder: str | Path) -> Run:
         weights = {k.removeprefix("average."): v for k, v in saved.tensors.items() if k.startswith("average.")}
     physics = build.build_physics(config.physics, config.data.size, config.seed)
     build.set_noise(physics, saved.state["noise"])
-    model = build.build_model(config.model, _channels(physics), saved.state["noise"])
-    model.load_state_dict(weights, strict=(folder / MODEL).exists())
+    model = build.build_model(config.model, _channels(physics), saved.state["noise"], denoiser=saved.state.get("denoiser"))
+    try:
+        model.load_state_dict(weights, strict=(folder / MODEL).exists())
+    except RuntimeError as error:
+        raise UserError(f"{config_file}: describes another model than the weights beside it; restore the file ({error})") from error
     model.stop = Stop(config.model.test_rtol, config.model.test_max_steps)
     model.eval()
     return Run(folder, config, physics, model, saved.state["noise"])
@@ -258,16 +297,36 @@ def reconstruct(run: Run, data: str | Path, out: str | Path, say: Callable[[str]
     }
     (out / "report.json").write_text(json.dumps(about, indent=1))
     for row in rows:
-        say(
-            f"{row['name']}: residual {row['residual']:.1e} after {row['steps']} steps, {row['status']}, misfit {row['misfit']:.1e}"
-        )
+        residual = "not finite" if row["residual"] is None else f"{row['residual']:.1e}"
+        say(f"{row['name']}: residual {residual} after {row['steps']} steps, {row['status']}, misfit {row['misfit']:.1e}")
     say(f"wrote {len(paths)} file(s), preview.png and report.json to {out}")
     return solved
 
 
-def evaluate(run: Run, data: str | Path | None = None, problem: build.Problem | None = None, folder: Path | None = None) -> Table:
-    """Scores the run, its start and the classical methods on the same measurements; writes the table and pictures."""
-    problem = build.build_problem(run.config, run.physics, data and Path(data)) if problem is None else problem
+def unseen_phantoms(run: Run, count: int) -> build.Problem:
+    """Phantoms of another seed than the run's, measured."""
+    config = run.config.model_copy(deep=True)
+    config.data = config.data.model_copy(update={"path": None, "kind": "phantoms", "count": count})
+    return build.build_problem(config, run.physics, seed=config.seed + 500_000)
+
+
+def evaluate(run: Run, data: str | Path | None = None, folder: Path | None = None, count: int = 24) -> Table:
+    """Scores the run, its start and the classical methods on the same measurements; writes the table and pictures.
+
+    Args:
+        data: images (measured here) or measurements. None: the configuration's ``data.validation``, or, for a run on
+            phantoms, ``count`` of another seed.
+        folder: where to; default: a folder in the run's, named after the data.
+
+    Raises:
+        UserError: there is no data to score on, or it cannot be read.
+    """
+    data = run.config.data.validation if data is None else Path(data)
+    if data is None and run.config.data.path is not None:
+        raise UserError(
+            f"{run.folder}: name the data to score on (what it was trained on would flatter it): equipoise evaluate RUN DATA"
+        )
+    problem = unseen_phantoms(run, count) if data is None else build.build_problem(run.config, run.physics, data)
     p = run.config.physics
     about = {
         "data": str(data) if data else "phantoms",
@@ -291,24 +350,24 @@ def evaluate(run: Run, data: str | Path | None = None, problem: build.Problem | 
     table.add("untrained", before.value, problem.y, run.physics, problem.truth, f"denoiser: {run.config.model.denoiser}")
     solved = run.solve(problem.y)
     late = int((~solved.converged).sum())
-    setting = (
-        f"{float(solved.steps.float().mean()):.0f} evaluations; {late} of {len(problem.y)} not converged"
-        if late
-        else f"{float(solved.steps.float().mean()):.0f} evaluations"
+    setting = f"{float(solved.steps.float().mean()):.0f} evaluations" + (
+        f"; {late} of {len(problem.y)} not converged" if late else ""
     )
     table.add("equipoise", solved.value, problem.y, run.physics, problem.truth, setting)
     table.solve = solved
     if folder is None:
-        folder = run.folder / f"evaluation-{Path(data).name.split('.')[0] if data else 'phantoms'}"
+        folder = _evaluation_folder(run.folder, data)
     folder.mkdir(parents=True, exist_ok=True)
+    table.folder = folder
     table.save(folder)
     picture = report.save_png(report.grid(problem.y, table.images, problem.truth, problem.source.names), folder / "grid.png")
     figures = [(picture, "Measurement, every method and the truth; error maps on one scale under each row")]
     if (curves := run.folder / "curves.png").exists():
         figures.append((curves.read_bytes(), "Training: loss parts, solver steps, residuals, validation"))
+    what = f"on {data}" if data is not None else f"on {len(problem.y)} phantoms that training did not see"
     report.page(
         folder / "report.html",
-        f"{run.config.name}: {len(problem.y)} images that training did not see" if data is None else f"{run.config.name} on {data}",
+        f"{run.config.name} {what}",
         _words(table),
         figures,
         table.lines(),
@@ -316,6 +375,17 @@ def evaluate(run: Run, data: str | Path | None = None, problem: build.Problem | 
         dump(run.config),
     )
     return table
+
+
+def _evaluation_folder(run: Path, data: Path | None) -> Path:
+    """Named after the data; other data of the same name gets a number."""
+    stem = "phantoms" if data is None else data.resolve().name.split(".")[0]
+    for k in range(1, 1000):
+        folder = run / (f"evaluation-{stem}" if k == 1 else f"evaluation-{stem}-{k}")
+        results = folder / "results.json"
+        if not results.exists() or json.loads(results.read_text())["problem"]["data"] == (str(data) if data else "phantoms"):
+            return folder
+    raise UserError(f"{run}: a thousand evaluations named {stem}; remove some")
 
 
 def _words(table: Table) -> list[str]:

@@ -25,12 +25,14 @@ class Table:
     scores: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
     solve: Equilibrium | None = None
+    folder: Path | None = None  #: where it was saved
 
     def add(self, method: str, x: Tensor, y: Tensor, physics: Any, truth: Tensor | None, setting: str = "") -> None:
         self.images[method], self.settings[method] = x.detach(), setting
         with torch.no_grad():
             r = (physics.A(x) - y).flatten(1)
-        row = {"misfit": (torch.linalg.vector_norm(r, dim=1) / torch.linalg.vector_norm(y.flatten(1), dim=1)).tolist()}
+        size = torch.linalg.vector_norm(y.flatten(1), dim=1).clamp_min(torch.finfo(y.dtype).tiny)
+        row = {"misfit": (torch.linalg.vector_norm(r, dim=1) / size).tolist()}
         if truth is not None:
             row |= {"psnr": psnr(x, truth).tolist(), "ssim": ssim(x, truth).tolist()}
         self.scores[method] = row
@@ -74,6 +76,6 @@ class Table:
 def solve_rows(solve: Equilibrium, names: list[str]) -> list[dict[str, Any]]:
     """Name, residual, steps and status of each image's equilibrium."""
     return [
-        {"name": n, "residual": float(r), "steps": int(k), "status": Status(int(s)).name}
+        {"name": n, "residual": float(r) if r.isfinite() else None, "steps": int(k), "status": Status(int(s)).name}
         for n, r, k, s in zip(names, solve.residual, solve.steps, solve.status)
     ]

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from .result import AdjointRecord, Equilibrium, OnFailure, State, Status, Stop, check_on_failure
-from .solve import FlatMap, Map, relative_residual, run
+from .solve import FlatMap, Map, change_and_size, relative_residual, run
 from .solvers import GMRES, Anderson, Solver
 from .still import standing_still
 
@@ -108,7 +108,7 @@ class Unrolled:
     """Ordinary backpropagation through ``steps`` Picard iterations from z0; no equilibrium is asked for.
 
     Memory: ``steps`` applications of f, or about 2√steps with ``checkpointing`` (and one more forward pass). ``solver``
-    and ``stop.max_steps`` have no effect; the record tells the residual of the last iteration, and whether it is ≤ rtol.
+    and ``stop.max_steps`` have no effect; the record tells the residual that the last iteration started from.
     """
 
     steps: int = 10
@@ -270,7 +270,8 @@ def _unroll(F: FlatMap, z: Tensor, steps: int, rtol: float, checkpointing: bool 
         rows = []
         for _ in range(n):
             fz = F(z)
-            rows.append(relative_residual(z.detach(), fz.detach())[0])
+            change, size = change_and_size(z.detach(), fz.detach())
+            rows.append(relative_residual(change, size, size))
             z = fz if damping == 1 else torch.lerp(z, fz, damping)
         return z, *rows
 
@@ -323,6 +324,9 @@ def fixed_point(
 ) -> Equilibrium:
     """Solve z = f(z) from ``z0``; the solution is differentiable with respect to everything f closes over.
 
+    It can be differentiated any number of times in reverse, and in forward mode (``torch.func.jvp``); what forward mode
+    gives has no reverse graph (use ``torch.autograd.functional.jvp`` for reverse over forward).
+
     Args:
         f: takes and returns a state like ``z0``. If it has ``restrict(index)``, samples that are done cost nothing.
         z0: (B, …) floating-point or complex, or a tuple of such that share B. No gradient flows to it (but see ``Unrolled``).
@@ -359,5 +363,7 @@ def fixed_point(
                 else:
                     result.value = _attach(F, result.value, gradient, result._adjoint, on_failure)
         result.value = F.unpack(result.value)
+    if isinstance(gradient, Unrolled):
+        stop = Stop(stop.rtol, gradient.steps)
     result.report(on_failure, stop)
     return result

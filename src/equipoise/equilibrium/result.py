@@ -25,7 +25,7 @@ class Stop:
     def __post_init__(self) -> None:
         if not (math.isfinite(self.rtol) and self.rtol >= 0):
             raise ValueError(f"rtol must be a finite number >= 0, got {self.rtol}; 1e-4 suits float32, 1e-10 float64")
-        if isinstance(self.max_steps, bool) or int(self.max_steps) != self.max_steps or self.max_steps < 1:
+        if isinstance(self.max_steps, bool) or self.max_steps % 1 != 0 or self.max_steps < 1:
             raise ValueError(f"max_steps must be an integer >= 1, got {self.max_steps}")
 
 

@@ -78,9 +78,10 @@ class FlatMap:
 
     def restrict(self, index: Tensor, values: Tensor) -> Callable[[Tensor], Tensor]:
         """The map on the samples ``index`` alone; ``values`` (B, N) fills the others in if f cannot leave them out."""
-        if hasattr(self.f, "restrict"):
+        restricted = getattr(self.f, "restrict", None)
+        if restricted is not None:
             inner = FlatMap.__new__(FlatMap)
-            inner.__dict__.update(self.__dict__, f=self.f.restrict(index))
+            inner.__dict__.update(self.__dict__, f=restricted(index))
             return inner
         full = values.clone()
 
@@ -101,11 +102,24 @@ def _take(state: Any, keep: Tensor) -> Any:
     return state
 
 
-def relative_residual(z: Tensor, fz: Tensor) -> tuple[Tensor, Tensor]:
-    """‖f(z) − z‖ / ‖f(z)‖, row by row (0 where both are zero, infinite where only f(z) is), and whether f(z) is finite."""
-    change, size = torch.linalg.vector_norm(fz - z, dim=1), torch.linalg.vector_norm(fz, dim=1)
-    finite = size.isfinite()
-    return torch.where(finite, torch.where(change == 0, change, change / size), torch.inf), finite
+def change_and_size(z: Tensor, fz: Tensor) -> tuple[Tensor, Tensor]:
+    """‖f(z) − z‖ and ‖f(z)‖, row by row; infinite where f(z) is not finite.
+
+    Rows are scaled to one first: squares of very small or large numbers would not be representable.
+    """
+    largest = fz.abs().amax(1, keepdim=True) if fz.shape[1] else fz.new_ones(len(fz), 1)
+    finite = largest.isfinite()
+    scale = torch.where(finite, largest.clamp_min(torch.finfo(fz.dtype).tiny), torch.ones_like(largest))
+    both = torch.stack([fz - z, fz]) / scale
+    norms = torch.where(finite[:, 0], torch.linalg.vector_norm(both, dim=2) * scale[:, 0], torch.inf)
+    return norms[0], norms[1]
+
+
+def relative_residual(change: Tensor, size: Tensor, largest: Tensor) -> Tensor:
+    """‖f(z) − z‖ / ‖f(z)‖; 0 where both are zero. A solution that is zero has no relative residual: what is below the
+    rounding of ``largest``, the largest ‖f(z)‖ met, is counted against that."""
+    size = torch.maximum(size, torch.finfo(size.dtype).eps * largest)
+    return torch.where(change.isfinite(), torch.where(change == 0, change, change / size), torch.inf)
 
 
 def run(F: FlatMap, z: Tensor, solver: Solver, stop: Stop) -> Equilibrium:
@@ -116,12 +130,15 @@ def run(F: FlatMap, z: Tensor, solver: Solver, stop: Stop) -> Equilibrium:
     status = torch.full((batch,), int(Status.MAX_STEPS), dtype=torch.long, device=device)
     last, trace = z.new_full((batch,), torch.inf), []
     active = torch.arange(batch, device=device)
-    best, best_residual = z, residual
+    best, best_residual, largest = z, residual, z.new_zeros(batch)
     f: Callable[[Tensor], Tensor] = F
     state = solver.init(z)
     for k in range(1, stop.max_steps + 1 if batch else 0):
         fz = f(z)
-        now, finite = relative_residual(z, fz)
+        change, size = change_and_size(z, fz)
+        finite = size.isfinite()
+        largest = torch.where(finite, torch.maximum(largest, size), largest)
+        now = relative_residual(change, size, largest)
         better = now < best_residual
         if bool(better.all()):
             best, best_residual = z, now
@@ -140,7 +157,7 @@ def run(F: FlatMap, z: Tensor, solver: Solver, stop: Stop) -> Equilibrium:
             keep = (~out).nonzero()[:, 0]
             if len(keep) == 0:
                 break
-            active, z, fz, best, best_residual = (t[keep] for t in (active, z, fz, best, best_residual))
+            active, z, fz, best, best_residual, largest = (t[keep] for t in (active, z, fz, best, best_residual, largest))
             state = _take(state, keep)
             f = F.restrict(active, value)
         z, state = solver.step(z, fz, state)

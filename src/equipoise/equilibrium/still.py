@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm as OldSpectralNorm
@@ -46,6 +47,11 @@ def standing_still() -> Iterator[None]:
                 raise RuntimeError(
                     f"{type(module).__name__} normalises over the batch here: a sample's fixed point would depend on its "
                     "batchmates and the statistics would change at every step; call .eval() on it, or use GroupNorm"
+                )
+            if isinstance(module, _InstanceNorm) and module.training and module.track_running_stats:
+                raise RuntimeError(
+                    f"{type(module).__name__} updates its running statistics at every call, so f would change while it is "
+                    "solved; call .eval() on it, or set track_running_stats=False"
                 )
             if parametrize.is_parametrized(module):
                 for name, parametrizations in module.parametrizations.items():  # type: ignore[union-attr, operator]

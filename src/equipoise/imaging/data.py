@@ -94,18 +94,14 @@ def kind_of(path: Path) -> str:
         for kind, suffixes in SUFFIXES.items():
             if name.endswith(suffixes):
                 return kind
-        with path.open("rb") as f:
-            if f.read(132)[128:] == b"DICM":
-                return "dicom"
+        if _has_dicom_mark(path):
+            return "dicom"
         raise UserError(f"{path}: unknown kind of file; known are {', '.join(s for v in SUFFIXES.values() for s in v)}")
     for kind, suffixes in SUFFIXES.items():
         if _files(path, suffixes):
             return kind
-    for p in sorted(path.iterdir()):
-        if p.is_file() and p.stat().st_size > 132:
-            with p.open("rb") as f:
-                if f.read(132)[128:] == b"DICM":
-                    return "dicom"
+    if _dicom_files(path):
+        return "dicom"
     raise UserError(
         f"{path}: no file in this folder can be read; expected some of {', '.join(s for v in SUFFIXES.values() for s in v)}"
     )
@@ -142,7 +138,12 @@ def _dicom_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     files = _files(path, SUFFIXES["dicom"])
-    return files or sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith("."))
+    return files or sorted(p for p in path.iterdir() if p.is_file() and p.name != "DICOMDIR" and _has_dicom_mark(p))
+
+
+def _has_dicom_mark(path: Path) -> bool:
+    with path.open("rb") as f:
+        return f.read(132)[128:] == b"DICM"
 
 
 def _read_dicom(path: Path, size: int | None) -> Images:
@@ -194,6 +195,8 @@ def _read_hdf5(path: Path, size: int | None) -> Images:
                     raise UserError(
                         f"{file}: no dataset 'hu' (Hounsfield units, slices × rows × columns); it has {sorted(f) or 'nothing'}"
                     )
+                if not isinstance(f["hu"], h5py.Dataset):
+                    raise UserError(f"{file}: 'hu' is a group, not a dataset of slices × rows × columns")
                 hu = f["hu"][()].astype(np.float32)
                 who = (
                     [p.decode() if isinstance(p, bytes) else str(p) for p in f["patient"][()]]
@@ -202,6 +205,8 @@ def _read_hdf5(path: Path, size: int | None) -> Images:
                 )
         except OSError as error:
             raise UserError(f"{file}: cannot be read as HDF5 ({error}); the file may be cut short: copy it again") from error
+        if hu.ndim == 3 and len(who) != len(hu):
+            raise UserError(f"{file}: {len(hu)} slices, but 'patient' names {len(who)}; it needs one for each slice")
         if hu.ndim != 3:
             raise UserError(f"{file}: 'hu' must be slices × rows × columns, got shape {hu.shape}")
         if shape and hu.shape[1:] != shape:
@@ -266,6 +271,8 @@ def _read_npy(path: Path, size: int | None) -> Images:
             values.append(_resize(one, size, str(file)))
             names.append(file.stem if array.ndim == 2 else f"{file.stem}_{i:03d}")
     shapes = {v.shape for v in values}
+    if not values:
+        raise UserError(f"{path}: holds no image (an empty array)")
     if len(shapes) > 1:
         raise UserError(f"{path}: images of different sizes: {sorted(shapes)}; put each size in a folder of its own")
     return Images(
@@ -296,9 +303,17 @@ def read_measurements(path: str | Path, shape: tuple[int, ...]) -> Measurements:
     for file in [path] if path.is_file() else _files(path, SUFFIXES["npy"]):
         array = _load_npy(file)
         if np.iscomplexobj(array):
+            if shape[0] != 2:
+                raise UserError(f"{file}: holds complex numbers, but this geometry measures real ones; save the real part")
+            if array.ndim > 2 and len(array) > 1:
+                raise UserError(
+                    f"{file}: shape {array.shape} looks like several coils; complex k-space is one coil here, rows × columns: "
+                    "combine the coils, or save each measurement as a file of its own"
+                )
             array = np.stack([array.real, array.imag], axis=-3)
         bare = _bare(shape)
         one = array.reshape(bare) if _bare(array.shape) == bare else array
+        one = one.reshape(-1, *bare) if one.ndim > len(bare) and _bare(one.shape[1:]) == bare else one
         stack = one[None] if one.shape == bare else one
         if stack.shape[1:] != bare:
             raise UserError(
@@ -309,6 +324,8 @@ def read_measurements(path: str | Path, shape: tuple[int, ...]) -> Measurements:
         for i, y in enumerate(stack):
             values.append(np.asarray(y, dtype=np.float32).reshape(shape))
             names.append(file.stem if len(stack) == 1 else f"{file.stem}_{i:03d}")
+    if not values:
+        raise UserError(f"{path}: holds no measurement (an empty array)")
     return Measurements(torch.from_numpy(np.stack(values)), names, path)
 
 

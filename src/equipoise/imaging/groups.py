@@ -33,6 +33,10 @@ class Group(Transform):
         """T_g⁻¹ for the ``params`` of ``get_params``: sample by sample."""
         return self.transform(x, **self.invert_params(params or self.get_params(x)))
 
+    def __mul__(self, other: Transform) -> Transform:
+        """First this group, then ``other``, each with its own draw for each sample."""
+        return Product(self, other) if isinstance(other, Group) else super().__mul__(other)
+
     @staticmethod
     def _match(x: Tensor, *params: Tensor) -> tuple[Tensor, ...]:
         """Repeats x or the parameters so that there is one of each per output."""
@@ -42,6 +46,29 @@ class Group(Transform):
         if len(x) == 0 or n % len(x):
             raise ValueError(f"a batch of {len(x)} needs 1 or a multiple of {len(x)} group parameters, got {n}")
         return x.repeat(n // len(x), *[1] * (x.ndim - 1)), *(p.to(x.device).expand(n) for p in params)
+
+
+class Product(Group):
+    """Two groups after each other: T_g = T_second T_first."""
+
+    def __init__(self, first: Group, second: Group):
+        super().__init__(first.n_trans * second.n_trans)
+        if self.n_trans > 1:
+            raise ValueError("a product of groups draws one move for each sample; set n_trans=1 on both and repeat the batch")
+        self.first, self.second = first, second
+
+    def _get_params(self, x: Tensor) -> dict[str, Tensor]:
+        a, b = self.first._get_params(x), self.second._get_params(x)
+        if shared := a.keys() & b.keys():
+            raise ValueError(f"both groups of this product move by {', '.join(sorted(shared))}; multiply different kinds of groups")
+        return a | b
+
+    def _transform(self, x: Tensor, **params: Any) -> Tensor:
+        return self.second._transform(self.first._transform(x, **params), **params)
+
+    def inverse(self, x: Tensor, batchwise: bool = True, **params: Any) -> Tensor:
+        params = params or self.get_params(x)
+        return self.first.inverse(self.second.inverse(x, **params), **params)
 
 
 def _shear(x: Tensor, amount: Tensor, dim: int) -> Tensor:
@@ -67,8 +94,9 @@ class Rotations(Group):
     """Rotations about the image's centre, counter-clockwise in degrees (parameter ``theta``).
 
     Multiples of 90° are exact; what is left, at most 45°, is three shears, each a shift of every line by the Fourier
-    shift theorem (Unser, Thévenaz and Yaroslavsky, IEEE TIP 1995): it keeps the norm, and the negative angle undoes it.
-    What lies outside the inscribed circle wraps around. The cost is six FFTs along lines.
+    shift theorem (Unser, Thévenaz and Yaroslavsky, IEEE TIP 1995): it keeps the norm, and the negative angle undoes it,
+    up to the part of the image at the Nyquist frequency (which even sizes have, and band-limited images do not). What lies
+    outside the inscribed circle wraps around. The cost is six FFTs along lines.
 
     Args:
         limit: angles are drawn from [−limit, limit).
@@ -86,10 +114,12 @@ class Rotations(Group):
         self.limit, self.multiples = float(limit), multiples
 
     def _get_params(self, x: Tensor) -> dict[str, Tensor]:
-        theta = (2 * self._uniform(self.n_trans * len(x)) - 1) * self.limit
-        if self.multiples is not None:
-            theta = (theta / self.multiples).floor() * self.multiples
-        return {"theta": theta}
+        u = self._uniform(self.n_trans * len(x))
+        if self.multiples is None:
+            return {"theta": (2 * u - 1) * self.limit}
+        low = math.ceil(-self.limit / self.multiples)
+        high = math.ceil(self.limit / self.multiples)  # exclusive, so that ±180° is drawn once
+        return {"theta": ((low + u * (high - low)).floor()) * self.multiples}
 
     def _transform(self, x: Tensor, theta: Tensor | None = None, **kwargs: Any) -> Tensor:
         theta = torch.zeros(1) if theta is None else torch.as_tensor(theta).flatten()

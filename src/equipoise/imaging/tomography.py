@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -108,7 +109,6 @@ class SystemMatrix:
         forward = joseph(geometry)
         self._host = (forward, forward.T.tocsr())
         self._ready: dict[tuple[bool, torch.dtype, torch.device], Tensor] = {}
-        self._spectrum: tuple[Tensor, Tensor] | None = None
         self._spectra: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
 
     def __deepcopy__(self, memo: dict) -> SystemMatrix:
@@ -137,15 +137,12 @@ class SystemMatrix:
         return self._ready[key]
 
     def spectrum(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-        """M Mᵀ = Q diag(s) Qᵀ: Q (rays, rays) and s (rays,), computed once in float64."""
-        if self._spectrum is None:
-            m = self._host[0].astype(np.float64)
-            s, Q = torch.linalg.eigh(torch.from_numpy((m @ m.T).toarray()))
-            self._spectrum = Q, s.clamp_min(0)
+        """M Mᵀ = Q diag(s) Qᵀ: Q (rays, rays) and s (rays,), found in float64, once per precision."""
         key = (dtype, device)
         if key not in self._spectra:
-            Q, s = self._spectrum
-            self._spectra[key] = Q.to(device, dtype), s.to(device, dtype)
+            m = self._host[0].astype(np.float64)
+            s, Q = torch.linalg.eigh(torch.from_numpy((m @ m.T).toarray()))
+            self._spectra[key] = Q.to(device, dtype), s.clamp_min(0).to(device, dtype)
         return self._spectra[key]
 
     def product(self, x: Tensor, transpose: bool) -> Tensor:
@@ -192,10 +189,12 @@ def _size(size: int | Sequence[int]) -> tuple[int, int]:
 
 
 def _angles(angles: int | Tensor | Sequence[float], span: float) -> tuple[float, ...]:
-    if isinstance(angles, int) and not isinstance(angles, bool):
+    if isinstance(angles, Integral) and not isinstance(angles, bool):
         if angles < 1:
             raise ValueError(f"angles must be at least 1 view, got {angles}")
-        return tuple(span * i / angles for i in range(angles))
+        return tuple(span * i / int(angles) for i in range(int(angles)))
+    if isinstance(angles, (bool, float)) or getattr(angles, "ndim", 1) == 0:
+        raise ValueError(f"angles must be a whole number of views or a sequence of degrees, got {angles!r}")
     values = torch.as_tensor(angles, dtype=torch.float64).flatten()
     if len(values) == 0 or not bool(values.isfinite().all()):
         raise ValueError(f"angles must be finite degrees, at least one, got {values.tolist()}")
@@ -286,7 +285,8 @@ class _Tomography(LinearPhysics):
         if y[0].numel() <= DIRECT_RAYS:
             Q, s = self.matrix.spectrum(z.dtype, z.device)
             r = (y - self.A(z)).flatten(1) @ Q
-            r = (r / (self.scale**2 * s + 1 / gamma)) @ Q.t()
+            inverse = 1 / gamma if not isinstance(gamma, Tensor) else 1 / gamma.reshape(-1, 1)
+            r = (r / (self.scale**2 * s + inverse)) @ Q.t()
             return z + self.A_adjoint(r.reshape(y.shape))
         return proximal_l2(self.A, self.A_adjoint, z, y, 1 / gamma, tol, max_iter)
 

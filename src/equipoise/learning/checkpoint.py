@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,8 @@ def _digest(tensors: dict[str, Tensor], state: str) -> str:
     return h.hexdigest()
 
 
-def write(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Writes to a temporary file, syncs it and renames it: a reader finds the old file or the new one, never half."""
+def _prepare(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> Path:
+    """Writes everything to a temporary file beside ``path``, synced."""
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     text = json.dumps(state, sort_keys=True)
     data = save(tensors, {"state": text, "sha256": _digest(tensors, text)})
@@ -45,7 +46,12 @@ def write(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None
         f.write(data)
         f.flush()
         os.fsync(f.fileno())
-    os.replace(temporary, path)
+    return temporary
+
+
+def write(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+    """Writes to a temporary file, syncs it and renames it: a reader finds the old file or the new one, never half."""
+    os.replace(_prepare(path, tensors, state), path)
 
 
 def read(path: Path) -> Checkpoint:
@@ -62,14 +68,19 @@ def read(path: Path) -> Checkpoint:
 
 
 def save_latest(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Writes the checkpoint of a run, and keeps the one before it."""
-    path = folder / FILE
+    """Writes the checkpoint of a run, and keeps the one before it if that is whole: at every moment there is one."""
+    path, previous = folder / FILE, folder / PREVIOUS
+    new = _prepare(path, tensors, state)
     if path.exists():
-        kept = folder / (PREVIOUS + f".{os.getpid()}.tmp")
-        kept.unlink(missing_ok=True)
-        os.link(path, kept)  # a second name for the old contents, so that there is a checkpoint at every moment
-        os.replace(kept, folder / PREVIOUS)
-    write(path, tensors, state)
+        try:
+            read(path)
+        except UserError:
+            pass  # damaged: what is kept is the one before
+        else:
+            kept = previous.with_name(previous.name + f".{os.getpid()}.tmp")
+            shutil.copyfile(path, kept)
+            os.replace(kept, previous)
+    os.replace(new, path)
 
 
 def load_latest(folder: Path) -> tuple[Checkpoint | None, str]:

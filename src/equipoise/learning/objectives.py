@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from deepinv.loss import Loss
 from torch import Tensor
 
+from ..equilibrium import Equilibrium
 from ..imaging.linear import solve_spd
 from ..imaging.splitting import split
 from ..reconstruction.model import EquilibriumReconstructor
@@ -17,9 +19,15 @@ def _mse(a: Tensor, b: Tensor) -> Tensor:
     return (a - b).abs().square().flatten(1).mean(1)
 
 
-def _solve(model: Any, y: Tensor, physics: Any, near: Tensor) -> Tensor:
-    """What the model makes of y; an equilibrium model starts at ``near``, where its answer should be."""
-    x: Tensor = model(y, physics, x0=near.detach()) if isinstance(model, EquilibriumReconstructor) else model(y, physics)
+def _solve(loss: Any, model: Any, y: Tensor, physics: Any, near: Tensor) -> Tensor:
+    """What the model makes of y; an equilibrium model starts at ``near``, where its answer should be, and its account
+    (without the graph) is left in ``loss.solved`` for the log."""
+    if not isinstance(model, EquilibriumReconstructor):
+        out: Tensor = model(y, physics)
+        return out
+    record = model.equilibrium(y, physics, x0=near.detach())
+    loss.solved = replace(record, value=None)
+    x: Tensor = record.value
     return x
 
 
@@ -40,6 +48,9 @@ class MeasurementConsistency(Loss):
 
     def forward(self, x_net: Tensor, y: Tensor, physics: Any, **kwargs: Any) -> Tensor:
         r = physics.A(x_net) - y
+        if not isinstance(r, Tensor):  # stacked physics: a list of measurements
+            total = sum(p.abs().square().flatten(1).sum(1) for p in r)
+            return self.weight * total / sum(p[0].numel() for p in r)
         if self.floor == 0:
             return self.weight * r.abs().square().flatten(1).mean(1)
 
@@ -66,11 +77,12 @@ class Equivariance(Loss):
     def __init__(self, group: Any, weight: float = 1.0, noise: bool = True, stop_gradient: bool = False):
         super().__init__()
         self.group, self.weight, self.noise, self.stop_gradient = group, weight, noise, stop_gradient
+        self.solved: Equilibrium | None = None
 
     def forward(self, x_net: Tensor, physics: Any, model: Any, **kwargs: Any) -> Tensor:
         moved = self.group(x_net)
         y = physics(moved) if self.noise else physics.A(moved)
-        again = _solve(model, y, physics, moved)
+        again = _solve(self, model, y, physics, moved)
         return self.weight * _mse(again, moved.detach() if self.stop_gradient else moved)
 
 
@@ -92,11 +104,12 @@ class Splitting(Loss):
             raise ValueError(f"parts must be at least 2, got {parts}")
         self.parts, self.weight = parts, weight
         self.misfit = MeasurementConsistency(weight, floor)
+        self.solved: Equilibrium | None = None
 
     def forward(self, x_net: Tensor, y: Tensor, physics: Any, model: Any, **kwargs: Any) -> Tensor:
         k = int(torch.randint(self.parts, ()))
         seen, y_seen, left, y_left = split(physics, y, self.parts, k)
-        return self.misfit(x_net=_solve(model, y_seen, seen, x_net), y=y_left, physics=left)
+        return self.misfit(x_net=_solve(self, model, y_seen, seen, x_net), y=y_left, physics=left)
 
 
 class Supervised(Loss):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..config import Learning
-from ..equilibrium import Equilibrium, Status
+from ..equilibrium import Status
 from ..errors import UserError
 from ..reconstruction.model import EquilibriumReconstructor
 from .checkpoint import Checkpoint, flatten_optimizer, restore_optimizer, save_latest
@@ -29,11 +29,11 @@ class Report:
     step: int
     loss: float
     parts: dict[str, float]
-    forward: float  #: evaluations of f in the first solve, mean over the batch
-    adjoint: float  #: vector–Jacobian products of its adjoint
-    residual: float  #: largest relative residual of the batch
+    forward: float  #: evaluations of f in a solve, mean over the step's solves and samples
+    adjoint: float  #: vector–Jacobian products in an adjoint solve, likewise
+    residual: float  #: largest relative residual
     adjoint_residual: float
-    unsolved: float  #: fraction of the samples whose equilibrium was not reached
+    unsolved: float  #: fraction of the samples' solves, forward and adjoint, that did not reach their tolerance
     gradient: float  #: norm, before clipping
     rate: float  #: learning rate
     images_per_second: float
@@ -93,7 +93,10 @@ class Trainer:
         gradient = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), s.clip))
         loss, parts = loss.detach(), {k: v.detach() for k, v in parts.items()}
 
-        why = self._trouble(loss, solved, gradient)
+        solves = [solved, *(s for s in (getattr(part, "solved", None) for part in self.losses.values()) if s is not None)]
+        adjoints = [s.adjoint for s in solves if s.adjoint is not None]
+        residual = torch.cat([s.residual for s in solves])
+        why = self._trouble(loss, residual, gradient)
         if not why:
             self.optimizer.step()
             decay = min(s.ema, (self.step + 1) / (self.step + 10))  # a young average follows quickly
@@ -104,30 +107,29 @@ class Trainer:
         if self.skipped >= PATIENCE:
             raise UserError(
                 f"step {self.step}: {PATIENCE} steps in a row were skipped ({why}); the last checkpoint holds the state before. "
-                "Raise objective.contraction, or lower learning.lr or model.sigma"
+                "Start another run (name=… or out=…) with a higher objective.contraction, or a lower learning.lr"
             )
-        adjoint = solved.adjoint
         return Report(
             step=self.step,
             loss=float(loss),
             parts={k: float(v) for k, v in parts.items()},
-            forward=float(solved.steps.float().mean()),
-            adjoint=float(adjoint.steps.float().mean()) if adjoint is not None else 0.0,
-            residual=float(solved.residual.max()),
-            adjoint_residual=float(adjoint.residual.max()) if adjoint is not None else 0.0,
-            unsolved=float((solved.status != Status.CONVERGED).float().mean()),
+            forward=float(torch.cat([s.steps for s in solves]).float().mean()),
+            adjoint=float(torch.cat([a.steps for a in adjoints]).float().mean()) if adjoints else 0.0,
+            residual=float(residual.max()),
+            adjoint_residual=max((float(a.residual.max()) for a in adjoints), default=0.0),
+            unsolved=float(torch.cat([s.status != Status.CONVERGED for s in (*solves, *adjoints)]).float().mean()),
             gradient=gradient,
             rate=learning_rate(self.step - 1, s),
             images_per_second=len(y) / (time.perf_counter() - started),
             skipped=why,
         )
 
-    def _trouble(self, loss: Tensor, solved: Equilibrium, gradient: float) -> str:
+    def _trouble(self, loss: Tensor, residual: Tensor, gradient: float) -> str:
         """Why this gradient must not be followed, or nothing."""
         if not math.isfinite(float(loss)) or not math.isfinite(gradient):
             return f"the loss is {float(loss):.3g} and the gradient's norm {gradient:.3g}"
-        if bool((solved.residual > 0.1).float().mean() > 0.5):
-            return f"most of the batch has no equilibrium: relative residuals up to {float(solved.residual.max()):.1g}"
+        if bool((residual > 0.1).float().mean() > 0.5):
+            return f"most of the batch has no equilibrium: relative residuals up to {float(residual.max()):.1g}"
         usual = self.history
         if usual and gradient > 30 * usual:
             return f"the gradient's norm {gradient:.3g} is far above the usual {usual:.3g}"

@@ -9,7 +9,7 @@ import torch
 from deepinv.physics import LinearPhysics, Physics
 from torch import Tensor, nn
 
-from ..imaging.linear import proximal_l2
+from ..imaging.linear import conjugate_gradients, proximal_l2
 
 
 class Positive(nn.Module):
@@ -28,8 +28,9 @@ class BoundStep:
 
     def __init__(self, step: Step, y: Tensor, physics: Physics):
         self.step, self.y, self.physics = step, y, physics
-        if any(isinstance(b, Tensor) and b.ndim > 1 and len(b) == len(y) > 1 for b in physics.buffers()):
-            self.restrict = None  # type: ignore[assignment]  # a mask per sample: the physics takes whole batches
+        per_sample = any(b.ndim > 1 and len(b) == len(y) > 1 for b in physics.buffers())
+        if per_sample or not isinstance(y, Tensor):  # such physics take whole batches
+            self.restrict = None  # type: ignore[assignment]
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.step(x, self.y, self.physics)
@@ -55,8 +56,10 @@ class Step(nn.Module):
         return BoundStep(self, y, physics)
 
     def start(self, y: Tensor, physics: Any) -> Tensor:
-        """Where a solve begins if nobody says: Aᵀy."""
-        return physics.A_adjoint(y)
+        """Where a solve begins if nobody says: two steps of conjugate gradients from zero, less than one denoiser costs."""
+        if not isinstance(physics, LinearPhysics):
+            return physics.A_adjoint(y)
+        return conjugate_gradients(lambda u: physics.A_adjoint(physics.A(u)), physics.A_adjoint(y), max_iter=2).value
 
 
 class GradientStep(Step):
