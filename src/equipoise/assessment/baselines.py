@@ -19,14 +19,13 @@ TV_WEIGHTS = (1e-4, 3e-5, 3e-4, 1e-3, 3e-3)
 
 def total_variation(y: Tensor, physics: Any, weight: float, iterations: int = 120, inner: int = 15) -> Tensor:
     """argmin ½‖A x − y‖² + weight · TV(x), ‖A‖ = 1: FISTA (Beck and Teboulle 2009) around deepinv's TV proximal map."""
-    channels = physics.A_adjoint(y).shape[1]
-    prox = [TVDenoiser(n_it_max=inner, tau=0.1) for _ in range(channels)]  # one each: they keep their warm starts
+    prox = TVDenoiser(n_it_max=inner, tau=0.1)  # it keeps its dual variable from call to call
     with torch.no_grad():
         x = z = physics.A_adjoint(y)
         t = 1.0
         for _ in range(iterations):
             v = z - physics.A_adjoint(physics.A(z) - y)
-            new = torch.cat([prox[c](v[:, c : c + 1], weight) for c in range(channels)], 1)
+            new = prox(v.reshape(-1, 1, *v.shape[2:]), weight).reshape(v.shape)  # each channel an image of its own
             t_new = (1 + (1 + 4 * t * t) ** 0.5) / 2
             z = new + (t - 1) / t_new * (new - x)
             x, t = new, t_new

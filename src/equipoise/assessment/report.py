@@ -86,10 +86,15 @@ def curves(log: list[dict[str, Any]]) -> Figure:
 
     def smooth(v: list[float]) -> np.ndarray:
         a, n = np.array(v, dtype=float), max(1, len(v) // 60)
-        return np.convolve(np.pad(a, (n // 2, n - 1 - n // 2), "edge"), np.ones(n) / n, "valid")
+        window = np.pad(a, (n // 2, n - 1 - n // 2), "edge")
+        return np.nanmean(np.lib.stride_tricks.sliding_window_view(window, n), axis=1) if np.isfinite(a).any() else a
 
     for part in log[0]["parts"] if log else ():
-        values = [max(r["parts"][part], 1e-12) for r in log]
+        values = [r["parts"][part] for r in log]
+        if max(values) <= 0:
+            axes[0, 0].plot([], [], label=f"{part}: 0 throughout")
+            continue
+        values = [v if v > 0 else float("nan") for v in values]
         (line,) = axes[0, 0].semilogy(step, smooth(values), label=part)
         axes[0, 0].semilogy(step, values, alpha=0.2, lw=0.6, color=line.get_color())
     axes[0, 0].set(title="Loss parts", xlabel="step")
@@ -103,13 +108,17 @@ def curves(log: list[dict[str, Any]]) -> Figure:
     axes[1, 0].set(title="Largest relative residual of the batch, gradient norm", xlabel="step")
     axes[1, 0].legend()
     valid = [(r["step"], r["validation"]) for r in log if r.get("validation")]
-    for key in valid[0][1] if valid else ():
-        axes[1, 1].plot([s for s, _ in valid], [v[key] for _, v in valid], "o-", ms=3, label=key)
-    axes[1, 1].set(title="Validation" if valid else "Validation: no data named", xlabel="step")
     if valid:
-        axes[1, 1].legend()
+        key, name = ("psnr", "PSNR (dB)") if "psnr" in valid[0][1] else ("misfit", "relative misfit ‖A x̂ − y‖ / ‖y‖")
+        axes[1, 1].plot([s for s, _ in valid], [v[key] for _, v in valid], "o-", ms=3, label=name)
     for a in axes.flat:
         a.grid(alpha=0.3)
+    axes[1, 1].set(title="Validation", xlabel="step")
+    if valid:
+        axes[1, 1].legend()
+    else:
+        axes[1, 1].axis("off")
+        axes[1, 1].text(0.5, 0.5, "no data.validation was named", ha="center", va="center", transform=axes[1, 1].transAxes)
     return fig
 
 
