@@ -77,6 +77,7 @@ def build_gradient(config: ModelConfig) -> Any:
     return {"jacobian_free": JacobianFree, "neumann": Neumann, "phantom": Phantom, "unrolled": Unrolled}[config.gradient]()
 
 
+PHANTOM_SEED = 77_000  # none of the phantoms that the shipped denoiser was trained on
 MIN_STRENGTH = 1e-4  # of the proximal step: keeps its inner problem well conditioned where there is no noise
 
 
@@ -187,7 +188,8 @@ def build_problem(config: Config, physics: Any, path: Any = None, seed: int | No
         return Problem(y, config.physics.noise * float(y.abs().max()), found, None)
     mri = isinstance(physics, MRI)
     if kind == "phantoms":
-        values = phantoms(d.count, d.size, seed, ("brain",) if mri else ("thorax", "abdomen", "head"))
+        looks = ("brain",) if mri else ("thorax", "abdomen", "head")
+        values = phantoms(d.count, d.size, PHANTOM_SEED + seed, looks)
         names = [f"phantom_{i:03d}" for i in range(d.count)]
         images = Images(values, names, names, "npy", config.folder, native_shape=(d.size, d.size))
     else:
