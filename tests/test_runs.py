@@ -198,7 +198,7 @@ class TestTraining:
         before = {k: v.clone() for k, v in model.state_dict().items()}
         assert "the loss is nan" in trainer.advance().skipped
         assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-        for _ in range(19):
+        for _ in range(18):
             trainer.advance()
         with pytest.raises(UserError, match="steps in a row were skipped"):
             trainer.advance()
