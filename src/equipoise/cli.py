@@ -123,7 +123,7 @@ def demo(
         table = run_demo(config, typer.echo, progress)
     finally:
         progress.close()
-    typer.echo(f"\n{len(table.names)} phantoms that training did not see (classical methods tuned on these very images):")
+    typer.echo(f"\n{len(table.names)} phantoms that training did not see (classical methods tuned on the first eight of them):")
     _print_table(table)
     typer.echo(f"\nPictures and page: {config.folder}/report.html, grid.png, curves.html; scores: {config.folder}/results.json")
 

@@ -336,7 +336,7 @@ def evaluate(run: Run, data: str | Path | None = None, folder: Path | None = Non
             mode="json", include={"kind", "noise"} | ({"angles"} if p.kind == "parallel_beam" else {"acceleration", "center"})
         ),
         "seed": run.config.seed,
-        "tuning": "window, iterations and weight of the classical methods are the best on these very images"
+        "tuning": "window, iterations and weight of the classical methods are the best for the first eight of these very images"
         if problem.truth is not None
         else "defaults",
     }
