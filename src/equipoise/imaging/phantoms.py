@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import numpy as np
 import torch
@@ -158,6 +157,3 @@ def smooth_phase(count: int, size: int, seed: int = 0, strength: float = 1.0) ->
     """Smooth random phases (count, size, size) in radians, for complex MRI images."""
     fields = [_texture(size, np.random.default_rng([seed, 2, i]), 5.0) for i in range(count)]
     return strength * torch.from_numpy(np.stack(fields)).float()
-
-
-Kind = Literal["thorax", "abdomen", "head", "brain"]

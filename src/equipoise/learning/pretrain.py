@@ -71,7 +71,8 @@ def pretrain(
         loss.backward()
         optimizer.step()
         schedule.step()
-        running = float(loss) if k == 0 else 0.99 * running + 0.01 * float(loss)
+        value = float(loss.detach())
+        running = value if k == 0 else 0.99 * running + 0.01 * value
         if (k + 1) % 200 == 0 or k + 1 == steps:
             say(f"step {k + 1}/{steps}  loss {running:.5f}  PSNR at sigma 0.05: {score(0.05):.2f} dB")
     scores = {f"psnr_sigma_{s}": round(score(s), 2) for s in (0.02, 0.05, 0.1)}
