@@ -27,6 +27,7 @@ from . import build
 from .assessment import report
 from .assessment.baselines import classical
 from .assessment.evaluate import Table, solve_rows
+from .assessment.metrics import CONVENTIONS
 from .config import Config, dump, parse
 from .equilibrium import Equilibrium, Stop
 from .errors import UserError
@@ -371,7 +372,7 @@ def evaluate(run: Run, data: str | Path | None = None, folder: Path | None = Non
         _words(table),
         figures,
         table.lines(),
-        table.as_json()["conventions"],
+        CONVENTIONS,
         dump(run.config),
     )
     return table

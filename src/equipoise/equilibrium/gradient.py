@@ -289,16 +289,13 @@ def _unroll(F: FlatMap, z: Tensor, steps: int, rtol: float, checkpointing: bool 
 
 def _primal(F: FlatMap) -> FlatMap:
     """F without the tangents of forward-mode differentiation."""
-    inner = FlatMap.__new__(FlatMap)
-    inner.__dict__.update(F.__dict__)
 
     def f(z: State) -> State:
         out = F.f(z)
         parts = [forward_ad.unpack_dual(part).primal for part in (out if isinstance(out, tuple) else (out,))]
         return tuple(parts) if isinstance(out, tuple) else parts[0]
 
-    inner.f = f
-    return inner
+    return F.of(f)
 
 
 def _tangent(F: FlatMap, z: Tensor, stop: Stop, on_failure: OnFailure) -> Tensor:

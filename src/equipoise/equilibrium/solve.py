@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import reduce
 from typing import Any
@@ -38,6 +39,12 @@ class FlatMap:
         self.shapes = [part.shape[1:] for part in parts]
         self.dtypes = [part.dtype for part in parts]
         self.dtype = reduce(torch.promote_types, self.dtypes, torch.float32).to_real()
+
+    def of(self, f: Callable[[Any], Any]) -> FlatMap:
+        """Another map on states of the same kind."""
+        other = copy.copy(self)
+        other.f = f
+        return other
 
     def pack(self, z: State) -> Tensor:
         """State → (B, N)."""
@@ -80,9 +87,7 @@ class FlatMap:
         """The map on the samples ``index`` alone; ``values`` (B, N) fills the others in if f cannot leave them out."""
         restricted = getattr(self.f, "restrict", None)
         if restricted is not None:
-            inner = FlatMap.__new__(FlatMap)
-            inner.__dict__.update(self.__dict__, f=restricted(index))
-            return inner
+            return self.of(restricted(index))
         full = values.clone()
 
         def scattered(z: Tensor) -> Tensor:

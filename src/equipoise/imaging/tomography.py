@@ -117,10 +117,6 @@ class SystemMatrix:
     def __reduce__(self) -> tuple:
         return system_matrix, (self.geometry,)
 
-    @property
-    def nonzeros(self) -> int:
-        return self._host[0].nnz
-
     def on(self, transpose: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
         key = (transpose, dtype, device)
         if key not in self._ready:
