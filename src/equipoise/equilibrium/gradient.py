@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from .result import AdjointRecord, Equilibrium, OnFailure, State, Status, Stop, check_on_failure
 from .solve import FlatMap, Map, change_and_size, relative_residual, run
 from .solvers import GMRES, Anderson, Solver
-from .still import standing_still
+from .still import standing_still, weights_once
 
 Linear = Callable[[Tensor], Tensor]
 
@@ -56,11 +56,11 @@ class Implicit:
         scale = torch.where((scale > 0) & scale.isfinite(), scale, torch.ones_like(scale))
         rhs = g / scale
         F = FlatMap(lambda u: vjp(u) + rhs, rhs)
-        result = run(F, rhs, self.solver, self.stop)
+        result, ahead = run(F, rhs, self.solver, self.stop)
         result.value = result.value * scale
         adjoint.record = result
         result.report(on_failure, self.stop, "adjoint")
-        return result.value
+        return ahead * scale  # nobody sees u itself, so the solver's last step is taken though its residual is not measured
 
 
 @dataclass(frozen=True)
@@ -245,8 +245,39 @@ def _without_graph(result: Equilibrium) -> Equilibrium:
     return Equilibrium(value, result.residual, result.steps, result.status, result.trace)
 
 
-def _attach(F: FlatMap, value: Tensor, gradient: Gradient, adjoint: AdjointRecord, on_failure: OnFailure) -> Tensor:
-    """``value`` (B, N) with the derivative that ``gradient`` gives it."""
+def _attach(F: FlatMap, result: Equilibrium, ahead: Tensor, gradient: Gradient, stop: Stop, on_failure: OnFailure) -> None:
+    """Gives the solution (packed) the derivative that ``gradient`` asks for.
+
+    The application of f that carries the graph is an evaluation like any other, so it is made one step ``ahead`` of the
+    iterate that converged. It measures the residual there; a sample that lost its tolerance by that step takes it back.
+    """
+    value = result.value.detach()
+    moved = (ahead != value).any(1)
+    call, closed = _apply(F, ahead, gradient, result._adjoint, on_failure)
+    if call is None:
+        return
+    change, size = change_and_size(ahead, call.out.detach())
+    residual = relative_residual(change, size, size)
+    lost = moved & ~(residual <= stop.rtol)
+    if bool(lost.any()):
+        moved = moved & ~lost
+        ahead = torch.where(moved[:, None], ahead, value)
+        call, closed = _apply(F, ahead, gradient, result._adjoint, on_failure)
+    if bool(moved.any()):
+        result.residual = torch.where(moved, residual, result.residual)
+        result.steps = result.steps + moved
+        row = torch.where(moved, residual, result.trace[-1])
+        at = int(result.steps.max()) - 1  # some may have been ahead of those that went on
+        rows = torch.arange(max(len(result.trace), at + 1), device=row.device)
+        trace = result.trace[rows.clamp_max(len(result.trace) - 1)]
+        result.trace = torch.where(moved & (rows[:, None] >= result.steps - 1), row, trace)
+    result.value = _Attach.apply(call, call.out, ahead, *closed)
+
+
+def _apply(
+    F: FlatMap, value: Tensor, gradient: Gradient, adjoint: AdjointRecord, on_failure: OnFailure
+) -> tuple[_Call | None, list[Tensor]]:
+    """One application of f with its graph, and the tensors it closes over; None if there is nothing to differentiate."""
     z = value.detach().clone().requires_grad_()
     first = (z * 1).grad_fn._sequence_nr()  # type: ignore[union-attr]
     # Inside torch.utils.checkpoint, saved tensors would be thrown away and the whole solve repeated for each adjoint
@@ -255,12 +286,11 @@ def _attach(F: FlatMap, value: Tensor, gradient: Gradient, adjoint: AdjointRecor
     with _Watch() as watch, keep:
         out = F(z)
     if out.grad_fn is None:
-        return value
+        return None, []
     closed, complete = _closed_over(out, z, watch.seen, first)
     if not closed and complete:
-        return value
-    call = _Call(gradient, F, z, out, adjoint, on_failure, complete)
-    return _Attach.apply(call, out, value, *closed)
+        return None, []
+    return _Call(gradient, F, z, out, adjoint, on_failure, complete), closed
 
 
 def _unroll(F: FlatMap, z: Tensor, steps: int, rtol: float, checkpointing: bool = False, damping: float = 1.0) -> Equilibrium:
@@ -305,9 +335,9 @@ def _tangent(F: FlatMap, z: Tensor, stop: Stop, on_failure: OnFailure) -> Tensor
         tangent = forward_ad.unpack_dual(F(forward_ad.make_dual(z, w))).tangent
         return torch.zeros_like(w) if tangent is None else tangent
 
-    result = run(FlatMap(step, z), torch.zeros_like(z), GMRES(), stop)
+    result, ahead = run(FlatMap(step, z), torch.zeros_like(z), GMRES(), stop)
     result.report(on_failure, stop, "tangent")
-    return result.value
+    return ahead
 
 
 def fixed_point(
@@ -347,18 +377,19 @@ def fixed_point(
         if isinstance(gradient, Unrolled):
             result = _unroll(F, start, gradient.steps, stop.rtol, gradient.checkpointing)
         elif forward_ad._current_level >= 0:
+            with weights_once():
+                result, _ = run(_primal(F), forward_ad.unpack_dual(start).primal, solver, stop)
             with torch.no_grad():
-                result = run(_primal(F), forward_ad.unpack_dual(start).primal, solver, stop)
                 tangent_stop = getattr(gradient, "stop", stop)
                 result.value = forward_ad.make_dual(result.value, _tangent(F, result.value, tangent_stop, on_failure))
         else:
-            with torch.no_grad():
-                result = run(F, start, solver, stop)
+            with weights_once():
+                result, ahead = run(F, start, solver, stop)
             if torch.is_grad_enabled() and len(start):
                 if isinstance(gradient, Phantom):
                     result.value = _unroll(F, result.value, gradient.steps, stop.rtol, damping=gradient.damping).value
                 else:
-                    result.value = _attach(F, result.value, gradient, result._adjoint, on_failure)
+                    _attach(F, result, ahead, gradient, stop, on_failure)
         result.value = F.unpack(result.value)
     if isinstance(gradient, Unrolled):
         stop = Stop(stop.rtol, gradient.steps)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .result import Equilibrium, OnFailure, State, Status, Stop, check_on_failure
 from .solvers import Anderson, Solver
-from .still import standing_still
+from .still import standing_still, weights_once
 
 #: z ↦ f(z). A map may offer ``restrict(index)``: the same map for some samples (``index``: (A,) int64) alone.
 Map = Callable[[Any], Any]
@@ -127,10 +127,15 @@ def relative_residual(change: Tensor, size: Tensor, largest: Tensor) -> Tensor:
     return torch.where(change.isfinite(), torch.where(change == 0, change, change / size), torch.inf)
 
 
-def run(F: FlatMap, z: Tensor, solver: Solver, stop: Stop) -> Equilibrium:
-    """The loop, on packed states (B, N). ``value`` is packed too."""
+def run(F: FlatMap, z: Tensor, solver: Solver, stop: Stop) -> tuple[Equilibrium, Tensor]:
+    """The loop, on packed states (B, N). ``value`` is packed too.
+
+    The second part of the answer is where each sample's solver would have gone next: one step better, for no further
+    evaluation, but not measured. It is ``value`` itself where the solve failed, had no step left, or began converged.
+    """
     batch, device = len(z), z.device
     value, residual = z.clone(), z.new_full((batch,), torch.inf)
+    ahead = value.clone()
     steps = torch.zeros(batch, dtype=torch.long, device=device)
     status = torch.full((batch,), int(Status.MAX_STEPS), dtype=torch.long, device=device)
     last, trace = z.new_full((batch,), torch.inf), []
@@ -159,14 +164,21 @@ def run(F: FlatMap, z: Tensor, solver: Solver, stop: Stop) -> Equilibrium:
             value[left], residual[left] = best[out], best_residual[out]
             status[active[done & finite]] = int(Status.CONVERGED)
             status[active[~finite]] = int(Status.NONFINITE)
+            if k == stop.max_steps:
+                ahead[left] = value[left]
+                break
+            z, state = solver.step(z, fz, state)
+            usable = done & finite & z.isfinite().all(1) & (k > 1)
+            ahead[left] = torch.where(usable[out, None], z[out], value[left])
             keep = (~out).nonzero()[:, 0]
             if len(keep) == 0:
                 break
-            active, z, fz, best, best_residual, largest = (t[keep] for t in (active, z, fz, best, best_residual, largest))
+            active, z, best, best_residual, largest = (t[keep] for t in (active, z, best, best_residual, largest))
             state = _take(state, keep)
             f = F.restrict(active, value)
-        z, state = solver.step(z, fz, state)
-    return Equilibrium(value, residual, steps, status, torch.stack(trace) if trace else z.new_zeros((0, batch)))
+        else:
+            z, state = solver.step(z, fz, state)
+    return Equilibrium(value, residual, steps, status, torch.stack(trace) if trace else z.new_zeros((0, batch))), ahead
 
 
 def solve(
@@ -192,9 +204,9 @@ def solve(
     """
     check_on_failure(on_failure)
     stop = Stop() if stop is None else stop
-    with torch.no_grad(), standing_still():
+    with standing_still(), weights_once():
         F = FlatMap(f, z0)
-        result = run(F, F.pack(z0), Anderson() if solver is None else solver, stop)
+        result, _ = run(F, F.pack(z0), Anderson() if solver is None else solver, stop)
         result.value = F.unpack(result.value)
     result.report(on_failure, stop)
     return result

@@ -122,7 +122,7 @@ class Anderson:
     shrink with the residual: an absolute one would tie the accuracy to the data's scale. Safeguarded (``GROWTH``).
     """
 
-    memory: int = 5
+    memory: int = 10
     ridge: float | None = None  #: relative; None: a few roundings of the state's precision
 
     def __post_init__(self) -> None:

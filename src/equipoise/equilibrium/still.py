@@ -16,6 +16,20 @@ from torch.nn.utils.spectral_norm import SpectralNorm as OldSpectralNorm
 
 
 @contextmanager
+def weights_once() -> Iterator[None]:
+    """Within it, every parametrized weight is computed once, for a scope without gradients.
+
+    A cache that the caller has open (``parametrize.cached``) is set aside: what is computed here carries no gradient.
+    """
+    outer, parametrize._cache = parametrize._cache, {}
+    try:
+        with parametrize.cached(), torch.no_grad():
+            yield
+    finally:
+        parametrize._cache = outer
+
+
+@contextmanager
 def standing_still() -> Iterator[None]:
     """Watches the modules that are called in its scope, and keeps the map they make from changing.
 
@@ -56,8 +70,7 @@ def standing_still() -> Iterator[None]:
             if parametrize.is_parametrized(module):
                 for name, parametrizations in module.parametrizations.items():  # type: ignore[union-attr, operator]
                     if any(part.training for part in parametrizations.modules()):
-                        with torch.no_grad():
-                            getattr(module, name)
+                        getattr(module, name)
                         evaluation_mode(parametrizations)
             for hook in module._forward_pre_hooks.values():
                 if isinstance(hook, OldSpectralNorm) and module.training:

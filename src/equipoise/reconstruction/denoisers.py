@@ -12,11 +12,21 @@ from deepinv.models import Denoiser
 from torch import Tensor, nn
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """x (B, C, H, W), the same values with the channels stored last: on CPUs, convolutions then take half the time, and
+    what follows keeps the layout. One channel makes no difference in memory, but the strides must tell."""
+    if x.ndim != 4 or x.device.type != "cpu":
+        return x
+    if x.shape[1] == 1:
+        return x.reshape(len(x), *x.shape[2:], 1).permute(0, 3, 1, 2)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
 class ConvDenoiser(Denoiser):
     """A small convolutional denoiser, ``D(x, σ) = x − R(x, σ)``, R ``layers`` convolutions of ``channels`` channels.
 
     The noise level enters as a learnt bias in proportion to σ. Activations are SiLU, so that the map has a smooth
-    Jacobian. Runs channels-last, which on CPUs is about twice as fast.
+    Jacobian.
 
     Args:
         in_channels: 1 for real images, 2 for complex ones (real and imaginary part).
@@ -34,18 +44,16 @@ class ConvDenoiser(Denoiser):
         self.noise = nn.Parameter(torch.zeros(channels))
         with torch.no_grad():
             convolutions[-1].weight.mul_(0.1)
-        for convolution in convolutions:
-            convolution.to(memory_format=torch.channels_last)
 
     def forward(self, x: Tensor, sigma: float | Tensor = 0.05) -> Tensor:
         """x (B, C, H, W) in [0, 1] plus noise of standard deviation ``sigma`` (a number, or (B,))."""
         if isinstance(sigma, Tensor):
             sigma = sigma.to(x).reshape(-1, 1, 1, 1)
-        h, last = x, len(self.convolutions) - 1
+        h, last = channels_last(x), len(self.convolutions) - 1
         for i, convolution in enumerate(self.convolutions):
             h = convolution(h)
             if i == 0:
-                h = h.contiguous(memory_format=torch.channels_last) + (10 * sigma) * self.noise[:, None, None]
+                h = h + (10 * sigma) * self.noise[:, None, None]
             if i < last:
                 h = nn.functional.silu(h)
         return x - h

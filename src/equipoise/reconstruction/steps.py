@@ -10,6 +10,7 @@ from deepinv.physics import LinearPhysics, Physics
 from torch import Tensor, nn
 
 from ..imaging.linear import conjugate_gradients, proximal_l2
+from .denoisers import channels_last
 
 
 class Positive(nn.Module):
@@ -48,8 +49,16 @@ class Step(nn.Module):
         if not sigma >= 0:
             raise ValueError(f"sigma must be >= 0, got {sigma}; it is the noise level the denoiser is told, for images in [0, 1]")
         self.denoiser, self.sigma = denoiser, float(sigma)
+        self.any_layout = True
 
     def denoise(self, x: Tensor) -> Tensor:
+        if self.any_layout:
+            try:
+                return self.denoiser(channels_last(x), self.sigma)
+            except RuntimeError as error:  # it takes a .view of an activation, which fails at once and does no harm
+                if "view size" not in str(error):
+                    raise
+                self.any_layout = False
         return self.denoiser(x, self.sigma)
 
     def bind(self, y: Tensor, physics: Physics) -> BoundStep:

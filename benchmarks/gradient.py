@@ -1,0 +1,282 @@
+"""The gradient of one equivariant-imaging loss, against torchdeq and deepinv, in one run.
+
+    pip install -e '.[bench]'
+    python benchmarks/gradient.py [--contraction 0.9 0.98] [--weights initial trained] [--rounds 9]
+
+Two passes: x̂ = f*(y), loss = |A x̂ − y|² + |T_g x̂ − f*(A T_g x̂)|², f = D(x − Aᵀ(A x − y)); gradient for the weights of
+D(x) = ρ (x − R(x)), R six convolutions of 32 channels, as PyTorch initialises them or as `equipoise pretrain` trained them;
+ρ is set so that the spectral radius of ∂f/∂x at the equilibrium is the one asked for. 64² CT, 20 views, batch 4 (real slices
+if ../shared/data is there). Every library has the same D, physics, rotation and float64 reference, is tried from loose
+tolerances to tight ones, and counts with its fastest setting whose gradient is within 2e-3. Times are medians of rounds in
+which the libraries take turns. "channels-last": the same setting, the user having converted the network by hand
+(ours does that by itself).
+
+Evaluations are of the whole batch (those on some samples count in proportion): forward + vector–Jacobian products.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib
+import time
+import warnings
+from itertools import pairwise, product
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import equipoise as eq
+from equipoise.reconstruction.contraction import measure
+
+solve_module, gradient_module = (importlib.import_module(f"equipoise.equilibrium.{name}") for name in ("solve", "gradient"))
+GOAL = 2e-3
+CT = Path(__file__).parents[2] / "shared" / "data" / "ct" / "train.h5"
+THETA = torch.tensor([33.0, -71.0, 140.0, 12.0])
+
+
+class Count(torch.autograd.Function):
+    """The identity; counts the samples that pass forward and backward."""
+
+    @staticmethod
+    def forward(ctx, x, counts):
+        ctx.counts = counts
+        counts[0] += len(x)
+        return x.clone()  # not a view: those do not keep a channels-last layout of one channel
+
+    @staticmethod
+    def backward(ctx, g):
+        ctx.counts[1] += len(g)
+        return g, None
+
+
+class Denoiser(nn.Module):
+    """D(x) = ρ (x − R(x)), counted; a plain PyTorch network, as anyone would write it."""
+
+    def __init__(self, rho: float, trained: bool):
+        super().__init__()
+        torch.manual_seed(0)
+        widths = [1, 32, 32, 32, 32, 32, 1]
+        layers = [[nn.Conv2d(a, b, 3, padding=1), nn.SiLU()] for a, b in pairwise(widths)]
+        self.R = nn.Sequential(*[layer for pair in layers for layer in pair][:-1])
+        self.rho, self.counts = rho, [0, 0]
+        if trained:
+            shipped = eq.load_denoiser()
+            for mine, its in zip(self.R[::2], shipped.convolutions):
+                mine.load_state_dict(its.state_dict())
+            with torch.no_grad():  # the noise level 0.02 is told by a bias
+                self.R[0].bias += 0.2 * shipped.noise
+
+    def forward(self, x, sigma=None):
+        x = Count.apply(x, self.counts)
+        return self.rho * (x - self.R(x))
+
+
+def images() -> torch.Tensor:
+    if not CT.is_file():
+        print(f"{CT} is not there: phantoms instead")
+        return eq.phantoms(4, 64)
+    import h5py
+
+    with h5py.File(CT) as file:
+        hu = torch.from_numpy(file["hu"][:40:10].astype("float32"))[:, None]
+    return nn.functional.avg_pool2d(((hu + 1000) / 2000).clip(0, 1), 4)
+
+
+def contracting(radius: float, trained: bool, physics, y) -> Denoiser:
+    """D with ρ such that ∂f/∂x has this spectral radius at the equilibrium (the largest over the batch)."""
+    net, found = Denoiser(0.8, trained), 0.0
+    for _ in range(6):
+        model = eq.EquilibriumReconstructor(eq.GradientStep(net), stop=eq.Stop(1e-4, 300), on_failure="ignore")
+        r = model.equilibrium(y, physics)
+        found = float(measure(model.step.bind(y, physics), r.value, 60, torch.Generator().manual_seed(0)).radius.max())
+        if abs(found - radius) < 1e-3:
+            break
+        net.rho *= radius / found
+    print(f"contraction {found:.3f}, {'trained' if trained else 'initial'} weights: ρ = {net.rho:.4f}")
+    return net
+
+
+def ei_gradient(reconstruct, physics, y, net) -> torch.Tensor:
+    rotations = eq.Rotations()
+    x = reconstruct(y)
+    moved = rotations.transform(x, theta=THETA.to(x))
+    again = reconstruct(physics.A(moved))
+    loss = (physics.A(x) - y).square().mean() + (again - moved).square().mean()
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(net.parameters()))])
+
+
+def ours(net, physics, solver, stop, adjoint_solver, adjoint_stop):
+    model = eq.EquilibriumReconstructor(
+        eq.GradientStep(net, step_size=1.0),
+        solver=solver,
+        stop=stop,
+        gradient=eq.Implicit(adjoint_solver, adjoint_stop),
+        on_failure="ignore",
+    )
+    return lambda y: model(y, physics)
+
+
+def torchdeq(net, physics, solver, f_tol, b_solver, b_tol):
+    from torchdeq import get_deq
+
+    deq = get_deq(
+        ift=True, f_solver=solver, b_solver=b_solver, f_tol=f_tol, b_tol=b_tol,
+        f_max_iter=400, b_max_iter=400, f_stop_mode="rel", b_stop_mode="rel",
+    ).train()  # fmt: skip
+
+    def reconstruct(y):
+        def f(x):
+            return net(x - physics.A_adjoint(physics.A(x) - y))
+
+        return deq(f, physics.A_adjoint(y).detach())[0][-1]
+
+    return reconstruct
+
+
+def deepinv(net, physics, tol, backward):
+    from deepinv.optim import PGD, DEQConfig, L2, PnP
+
+    model = PGD(
+        data_fidelity=L2(), prior=PnP(net), stepsize=1.0, sigma_denoiser=0.02, unfold=True, early_stop=True,
+        DEQ=DEQConfig(max_iter_backward=backward), thres_conv=tol, max_iter=600,
+    )  # fmt: skip
+    return lambda y: model(y, physics)
+
+
+class Outside:
+    """While active: the time spent in solves, and in f and its products within them."""
+
+    def __enter__(self):
+        self.solves, self.maps, self.inside = 0.0, 0.0, False
+        self.run, self.call = solve_module.run, solve_module.FlatMap.__call__
+
+        def run(*args):
+            start, self.inside = time.perf_counter(), True
+            out = self.run(*args)
+            self.solves, self.inside = self.solves + time.perf_counter() - start, False
+            return out
+
+        def call(F, z):
+            if not self.inside:
+                return self.call(F, z)
+            start = time.perf_counter()
+            out = self.call(F, z)
+            self.maps += time.perf_counter() - start
+            return out
+
+        solve_module.FlatMap.__call__ = call
+        solve_module.run = gradient_module.run = run
+        return self
+
+    def __exit__(self, *_):
+        solve_module.FlatMap.__call__ = self.call
+        solve_module.run = gradient_module.run = self.run
+
+
+FORWARD = (1e-2, 3e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
+BACKWARD = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
+
+
+def families(physics):
+    """(library, name, net → (forward tolerance, backward setting) → reconstruct, backward settings)"""
+    for solver in (eq.Anderson(5), eq.Anderson(), eq.Broyden()):
+
+        def make(net, tol, b_tol, solver=solver):
+            return ours(net, physics, solver, eq.Stop(tol, 400), eq.GMRES(), eq.Stop(b_tol, 400))
+
+        yield "equipoise", f"{type(solver).__name__}({solver.memory}), GMRES(20)", make, BACKWARD
+    for solver in ("broyden", "anderson", "fixed_point_iter"):
+
+        def make(net, tol, b_tol, solver=solver):
+            return torchdeq(net, physics, solver, tol, solver, b_tol)
+
+        yield "torchdeq", solver, make, BACKWARD
+
+    def make(net, tol, backward):
+        return deepinv(net, physics, tol, backward)
+
+    yield "deepinv", "PGD, backward steps", make, (20, 50, 100, 200)
+
+
+def best_settings(net, physics, y, reference, only, verbose):
+    """Per library: the setting that reaches the goal with the fewest evaluations."""
+    best: dict[str, tuple] = {}
+    for library, name, make, backwards in families(physics):
+        if not library.startswith(only):
+            continue
+        cheapest = float("inf")
+        for tol in FORWARD:
+            for b in backwards:
+                net.counts[:] = [0, 0]
+                g = ei_gradient(make(net, tol, b), physics, y, net).double()
+                error = float((g - reference).norm() / reference.norm())
+                forward, backward = (n / len(y) for n in net.counts)
+                label = f"{name} {tol:g}, {b:g}"
+                if verbose:
+                    print(f"    {library:<10}{label:<38} error {error:.1e}  evaluations {forward:.0f} + {backward:.0f}")
+                if error <= GOAL:
+                    if forward + backward < cheapest:
+                        cheapest = forward + backward
+                    if library not in best or forward + backward < sum(best[library][3:5]):
+                        best[library] = (label, lambda net, make=make, tol=tol, b=b: make(net, tol, b), error, forward, backward)
+                    break
+                if forward + backward > cheapest:
+                    break
+            if net.counts[0] / len(y) > cheapest or sum(net.counts) / len(y) > 1500:
+                break
+        if library not in best:
+            print(f"  {library:<10}{name}: no setting reached {GOAL:g}")
+    return best
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--contraction", type=float, nargs="+", default=[0.9, 0.98])
+    p.add_argument("--weights", nargs="+", choices=["initial", "trained"], default=["initial", "trained"])
+    p.add_argument("--rounds", type=int, default=9)
+    p.add_argument("--only", default="", help="the library whose name begins so")
+    p.add_argument("--verbose", action="store_true", help="print every setting")
+    a = p.parse_args()
+    warnings.filterwarnings("ignore")
+    physics = eq.ParallelBeam(64, 20, normalize=True)
+    y = physics.A(images())
+    tight = eq.Stop(1e-12, 5000)
+    for weights, contraction in product(a.weights, a.contraction):
+        net = contracting(contraction, weights == "trained", physics, y)
+        exact = copy.deepcopy(net).double()
+        reference = ei_gradient(ours(exact, physics, eq.Anderson(20), tight, eq.GMRES(60), tight), physics, y.double(), exact)
+        best = best_settings(net, physics, y, reference, a.only, a.verbose)
+        converted = copy.deepcopy(net).to(memory_format=torch.channels_last)
+        rows = {library: (*row, net) for library, row in best.items()}
+        rows |= {f"{k}, channels-last": (*row, converted) for k, row in best.items() if k != "equipoise"}
+        times: dict[str, list[float]] = {name: [] for name in rows}
+        for _ in range(a.rounds):  # in turns, so that what slows the machine slows all of them
+            for name, (_, make, *_, network) in rows.items():
+                start = time.perf_counter()
+                ei_gradient(make(network), physics, y, network)
+                times[name].append(time.perf_counter() - start)
+        median = {name: sorted(t)[len(t) // 2] for name, t in times.items()}
+        for name, (label, make, error, forward, backward, network) in rows.items():
+            line = f"  {name:<24}{label:<38}{median[name] * 1e3:6.0f} ms  error {error:.1e}  evaluations {forward:.0f} + {backward:.0f}"
+            if name == "equipoise":
+                with Outside() as o:
+                    start = time.perf_counter()
+                    ei_gradient(make(network), physics, y, network)
+                    total = time.perf_counter() - start
+                line += f"  outside f {(o.solves - o.maps) / total:.0%}"
+            print(line)
+        for suffix in ("", ", channels-last"):
+            peers = [
+                t for name, t in median.items() if name != "equipoise" and name.endswith(suffix) and bool(suffix) == ("," in name)
+            ]
+            if peers and "equipoise" in median:
+                print(
+                    f"  time over the best peer's{suffix}: {median['equipoise'] / min(peers):.2f}"
+                    + (" (goal 0.33)" if not suffix else "")
+                )
+
+
+if __name__ == "__main__":
+    main()
