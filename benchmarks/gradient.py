@@ -98,10 +98,10 @@ def contracting(radius: float, trained: bool, physics, y) -> Denoiser:
     return net
 
 
-def ei_gradient(reconstruct, physics, y, net) -> torch.Tensor:
+def ei_gradient(reconstruct, physics, y, net, theta=THETA) -> torch.Tensor:
     rotations = eq.Rotations()
     x = reconstruct(y)
-    moved = rotations.transform(x, theta=THETA.to(x))
+    moved = rotations.transform(x, theta=theta.to(x))
     again = reconstruct(physics.A(moved))
     loss = (physics.A(x) - y).square().mean() + (again - moved).square().mean()
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(net.parameters()))])
@@ -136,7 +136,7 @@ def torchdeq(net, physics, solver, f_tol, b_solver, b_tol):
 
 
 def deepinv(net, physics, tol, backward):
-    from deepinv.optim import PGD, DEQConfig, L2, PnP
+    from deepinv.optim import L2, PGD, DEQConfig, PnP
 
     model = PGD(
         data_fidelity=L2(), prior=PnP(net), stepsize=1.0, sigma_denoiser=0.02, unfold=True, early_stop=True,
@@ -181,18 +181,18 @@ BACKWARD = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
 
 def families(physics):
     """(library, name, net → (forward tolerance, backward setting) → reconstruct, backward settings)"""
-    for solver in (eq.Anderson(5), eq.Anderson(), eq.Broyden()):
+    for solver in (eq.Anderson(), eq.Broyden()):
 
         def make(net, tol, b_tol, solver=solver):
             return ours(net, physics, solver, eq.Stop(tol, 400), eq.GMRES(), eq.Stop(b_tol, 400))
 
         yield "equipoise", f"{type(solver).__name__}({solver.memory}), GMRES(20)", make, BACKWARD
-    for solver in ("broyden", "anderson", "fixed_point_iter"):
+    for solver, backward in (("broyden", "broyden"), ("anderson", "broyden"), ("fixed_point_iter", "fixed_point_iter")):
 
-        def make(net, tol, b_tol, solver=solver):
-            return torchdeq(net, physics, solver, tol, solver, b_tol)
+        def make(net, tol, b_tol, solver=solver, backward=backward):
+            return torchdeq(net, physics, solver, tol, backward, b_tol)
 
-        yield "torchdeq", solver, make, BACKWARD
+        yield "torchdeq", f"{solver}, {backward}", make, BACKWARD
 
     def make(net, tol, backward):
         return deepinv(net, physics, tol, backward)
@@ -208,6 +208,7 @@ def best_settings(net, physics, y, reference, only, verbose):
             continue
         cheapest = float("inf")
         for tol in FORWARD:
+            last = float("inf")
             for b in backwards:
                 net.counts[:] = [0, 0]
                 g = ei_gradient(make(net, tol, b), physics, y, net).double()
@@ -222,8 +223,9 @@ def best_settings(net, physics, y, reference, only, verbose):
                     if library not in best or forward + backward < sum(best[library][3:5]):
                         best[library] = (label, lambda net, make=make, tol=tol, b=b: make(net, tol, b), error, forward, backward)
                     break
-                if forward + backward > cheapest:
-                    break
+                if forward + backward > cheapest or error > 0.97 * last:
+                    break  # the adjoint is accurate enough: what is left is the forward solve's error
+                last = error
             if net.counts[0] / len(y) > cheapest or sum(net.counts) / len(y) > 1500:
                 break
         if library not in best:
@@ -259,7 +261,8 @@ def main() -> None:
                 times[name].append(time.perf_counter() - start)
         median = {name: sorted(t)[len(t) // 2] for name, t in times.items()}
         for name, (label, make, error, forward, backward, network) in rows.items():
-            line = f"  {name:<24}{label:<38}{median[name] * 1e3:6.0f} ms  error {error:.1e}  evaluations {forward:.0f} + {backward:.0f}"
+            line = f"  {name:<24}{label:<38}{median[name] * 1e3:6.0f} ms"
+            line += f"  error {error:.1e}  evaluations {forward:.0f} + {backward:.0f}"
             if name == "equipoise":
                 with Outside() as o:
                     start = time.perf_counter()
@@ -268,14 +271,10 @@ def main() -> None:
                 line += f"  outside f {(o.solves - o.maps) / total:.0%}"
             print(line)
         for suffix in ("", ", channels-last"):
-            peers = [
-                t for name, t in median.items() if name != "equipoise" and name.endswith(suffix) and bool(suffix) == ("," in name)
-            ]
+            others = [f"{name}{suffix}" for name in ("torchdeq", "deepinv")]
+            peers = [median[name] for name in others if name in median]
             if peers and "equipoise" in median:
-                print(
-                    f"  time over the best peer's{suffix}: {median['equipoise'] / min(peers):.2f}"
-                    + (" (goal 0.33)" if not suffix else "")
-                )
+                print(f"  time over the best peer's{suffix}: {median['equipoise'] / min(peers):.2f} (goal 0.33)")
 
 
 if __name__ == "__main__":

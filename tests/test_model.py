@@ -62,6 +62,36 @@ def test_two_pass_ei_gradient_through_the_model(tiny, which):
         assert (a - b).norm() <= 1e-9 * b.norm() + 1e-16
 
 
+def test_denoisers_are_given_channels_last_and_those_that_cannot_take_it_the_other(tiny):
+    _, physics, y = tiny
+    layouts = []
+
+    class Viewing(torch.nn.Module):
+        def __init__(self, flatten):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first = torch.nn.Conv2d(1, 4, 3, padding=1).double()
+            self.last = torch.nn.Conv2d(4, 1, 3, padding=1).double()
+            self.flatten = flatten
+
+        def forward(self, x, sigma):
+            h = self.first(x)
+            layouts.append(h.is_contiguous(memory_format=torch.channels_last))
+            return 0.5 * torch.tanh(self.last(self.flatten(h, len(h), -1).reshape(h.shape)))
+
+    strict, easy = (eq.GradientStep(Viewing(flatten)) for flatten in (torch.Tensor.view, torch.Tensor.reshape))
+    outs = [eq.EquilibriumReconstructor(step, stop=eq.Stop(1e-10, 200))(y, physics) for step in (easy, strict)]
+    assert layouts[0]
+    assert not layouts[-1]
+    assert (outs[0] - outs[1]).abs().max() < 1e-9
+
+    def broken(x, sigma):
+        raise RuntimeError("out of coffee")
+
+    with pytest.raises(RuntimeError, match="coffee"):
+        eq.GradientStep(broken).denoise(y)
+
+
 def test_the_fixed_point_is_one(tiny):
     denoiser, physics, y = tiny
     for step in steps(denoiser):

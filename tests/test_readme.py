@@ -1,15 +1,33 @@
-"""What the README shows runs."""
+"""What the README and docs/equilibrium.md show runs."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
 
 
-def test_the_example_runs(capsys):
-    (code,) = re.findall(r"<!-- run by tests/test_readme.py -->\n```python\n(.*?)```", README, re.S)
-    assert len([line for line in code.splitlines() if line.strip()]) <= 12
+def examples(path: str) -> list[str]:
+    return re.findall(r"<!-- run by tests/test_readme.py -->\n```python\n(.*?)```", (ROOT / path).read_text(), re.S)
+
+
+def lines(code: str) -> int:
+    return len([line for line in code.splitlines() if line.strip()])
+
+
+def test_the_readme(capsys):
+    (code,) = examples("README.md")
+    assert lines(code) <= 12
     exec(compile(code, "README.md", "exec"), {})
     assert "tensor([0, 0, 0, 0])" in capsys.readouterr().out  # all converged
+
+
+def test_the_equilibrium_page(capsys):
+    solving, two_passes = examples("docs/equilibrium.md")
+    exec(compile(solving, "docs/equilibrium.md", "exec"), {})
+    assert "tensor([0, 0, 0, 0])" in capsys.readouterr().out
+    assert lines(two_passes) <= 15
+    names: dict = {}
+    exec(compile(two_passes, "docs/equilibrium.md", "exec"), names)
+    assert names["W"].grad.norm() > 0

@@ -73,7 +73,7 @@ def denoiser_config(model: EquilibriumReconstructor) -> dict[str, int]:
 
 def build_gradient(config: ModelConfig) -> Any:
     if config.gradient == "implicit":
-        return Implicit(stop=Stop(config.adjoint_rtol, config.adjoint_max_steps))
+        return Implicit(stop=Stop(config.adjoint_rtol, config.adjoint_max_steps), inexact=config.adjoint_inexact)
     return {"jacobian_free": JacobianFree, "neumann": Neumann, "phantom": Phantom, "unrolled": Unrolled}[config.gradient]()
 
 

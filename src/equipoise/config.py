@@ -79,6 +79,7 @@ class Model(Strict):
         "implicit", description="how it is differentiated"
     )
     adjoint_rtol: float = Field(1e-2, gt=0, description="relative residual at which the adjoint solve stops")
+    adjoint_inexact: float = Field(0, ge=0, description="c: the adjoint's tolerance is at least c times the forward residual")
     adjoint_max_steps: int = Field(40, ge=1, description="most vector–Jacobian products in the adjoint solve")
     test_rtol: float = Field(1e-4, gt=0, description="relative residual at which a solve outside training stops")
     test_max_steps: int = Field(100, ge=1, description="most evaluations of f in a solve outside training")

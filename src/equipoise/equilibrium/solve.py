@@ -127,8 +127,8 @@ def relative_residual(change: Tensor, size: Tensor, largest: Tensor) -> Tensor:
     return torch.where(change.isfinite(), torch.where(change == 0, change, change / size), torch.inf)
 
 
-def run(F: FlatMap, z: Tensor, solver: Solver, stop: Stop) -> tuple[Equilibrium, Tensor]:
-    """The loop, on packed states (B, N). ``value`` is packed too.
+def run(F: FlatMap, z: Tensor, solver: Solver, stop: Stop, rtol: Tensor | None = None) -> tuple[Equilibrium, Tensor]:
+    """The loop, on packed states (B, N). ``value`` is packed too. ``rtol`` (B,) replaces ``stop.rtol``.
 
     The second part of the answer is where each sample's solver would have gone next: one step better, for no further
     evaluation, but not measured. It is ``value`` itself where the solve failed, had no step left, or began converged.
@@ -141,6 +141,7 @@ def run(F: FlatMap, z: Tensor, solver: Solver, stop: Stop) -> tuple[Equilibrium,
     last, trace = z.new_full((batch,), torch.inf), []
     active = torch.arange(batch, device=device)
     best, best_residual, largest = z, residual, z.new_zeros(batch)
+    rtol = torch.full_like(residual, stop.rtol) if rtol is None else rtol.to(residual)
     f: Callable[[Tensor], Tensor] = F
     state = solver.init(z)
     for k in range(1, stop.max_steps + 1 if batch else 0):
@@ -157,7 +158,7 @@ def run(F: FlatMap, z: Tensor, solver: Solver, stop: Stop) -> tuple[Equilibrium,
         last = last.index_copy(0, active, now)
         trace.append(last)
         steps[active] = k
-        done = (now <= stop.rtol) | ~finite
+        done = (now <= rtol) | ~finite
         if k == stop.max_steps or bool(done.any()):
             out = torch.ones_like(done) if k == stop.max_steps else done
             left = active[out]
@@ -173,7 +174,7 @@ def run(F: FlatMap, z: Tensor, solver: Solver, stop: Stop) -> tuple[Equilibrium,
             keep = (~out).nonzero()[:, 0]
             if len(keep) == 0:
                 break
-            active, z, best, best_residual, largest = (t[keep] for t in (active, z, best, best_residual, largest))
+            active, z, best, best_residual, largest, rtol = (t[keep] for t in (active, z, best, best_residual, largest, rtol))
             state = _take(state, keep)
             f = F.restrict(active, value)
         else:

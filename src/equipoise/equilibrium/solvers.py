@@ -73,34 +73,85 @@ class Picard:
         return (fz if self.damping == 1 else torch.lerp(z, fz, self.damping)), state
 
 
-# The residual may grow at an accelerated step by this factor over the smallest since the last restart; beyond it the
-# step is taken back, the memory cleared, and the next step is Picard's. Accelerated residuals are not monotone even
-# where they converge fast, so a factor near 1 would throw good steps away; safeguarding against the plain iteration is
-# from Zhang, O'Donoghue and Boyd, "Globally convergent type-I Anderson acceleration", SIAM J. Optim. 2020.
+# Two safeguards stand behind every accelerated step, after Zhang, O'Donoghue and Boyd, "Globally convergent type-I Anderson
+# acceleration", SIAM J. Optim. 2020, who fall back on the plain iteration too. Accelerated residuals are not monotone even
+# where they converge fast, so neither asks for a decrease at every step.
+# 1. Where the residual exceeds the smallest since the last restart by this factor, the step is taken back, the memory
+#    cleared, and the next step is Picard's.
 GROWTH = 2.0
+# 2. Every WINDOW evaluations, acceleration must have gained on Picard: where the residual fell less than it did over the last
+#    plain window (PROGRESS, as long as there was none), what was lost is taken back and the next PAUSE windows are plain,
+#    twice as many each time. For a contraction that bounds the waste to a fifth. Where the plain iteration makes the residual
+#    grow, it ends at once.
+WINDOW, PROGRESS, PAUSE = 10, 0.9, 5
 
 
 class Trust(NamedTuple):
-    """The last accepted evaluation, and how far the residual may grow from here."""
+    """The last accepted evaluation, and what the safeguards remember of a sample."""
 
     z: Tensor  # (B, N)
     fz: Tensor  # (B, N)
+    norm: Tensor  # (B,)  ‖g‖ there
     smallest: Tensor  # (B,)  ‖g‖, smallest since the last restart
     used: Tensor  # (B,)  bool: the step that led here used the memory
+    mark: tuple[Tensor, Tensor, Tensor]  # z, fz, norm where the window began
+    gain: Tensor  # (B,)  by which factor the residual fell in the last plain window
+    rest: Tensor  # (B,)  plain windows still to come
+    pause: Tensor  # (B,)  how many the next failure brings
+    resting: bool  # some sample has plain windows to come
 
     @classmethod
     def start(cls, z: Tensor) -> Trust:
-        return cls(z, z, z.new_full((len(z),), torch.inf), torch.zeros(len(z), dtype=torch.bool, device=z.device))
+        infinite = z.new_full((len(z),), torch.inf)
+        never = torch.zeros(len(z), dtype=torch.bool, device=z.device)
+        gain, rest, pause = (torch.full_like(infinite, value) for value in (PROGRESS, 0, PAUSE))
+        return cls(z, z, infinite, infinite, never, (z, z, infinite), gain, rest, pause, False)
 
-    def judge(self, z: Tensor, fz: Tensor) -> tuple[Tensor | None, Trust]:
-        """The samples to take back (None if there are none), and the trust after this evaluation."""
+    def first(self, z: Tensor, fz: Tensor) -> Trust:
+        norm = _norm(fz - z)
+        return self._replace(z=z, fz=fz, norm=norm, smallest=norm, mark=(z, fz, norm))
+
+    def judge(self, k: int, z: Tensor, fz: Tensor) -> tuple[Tensor | None, Tensor | None, Trust]:
+        """At evaluation ``k``: the samples to take back, those whose next step is Picard's (None if there are none), and
+        the trust after this evaluation."""
         norm = _norm(fz - z)
         bad = self.used & (norm > GROWTH * self.smallest)
-        if not bool(bad.any()):
-            return None, Trust(z, fz, torch.minimum(self.smallest, norm), torch.ones_like(self.used))
-        old = bad[:, None]
-        smallest = torch.where(bad, _norm(self.fz - self.z), torch.minimum(self.smallest, norm))
-        return bad, Trust(torch.where(old, self.z, z), torch.where(old, self.fz, fz), smallest, ~bad)
+        smallest = torch.minimum(self.smallest, norm)
+        back = bad if bool(bad.any()) else None
+        if back is not None:
+            z, fz = torch.where(bad[:, None], self.z, z), torch.where(bad[:, None], self.fz, fz)
+            norm = torch.where(bad, self.norm, norm)
+            smallest = torch.where(bad, norm, smallest)
+        new = self._replace(z=z, fz=fz, norm=norm, smallest=smallest)
+        if k % WINDOW == 0:
+            lost, new = new._window()
+            back = back | lost if back is not None else lost
+        plain = back
+        if new.resting:
+            plain = (new.rest > 0) if back is None else back | (new.rest > 0)
+        return back, plain, new._replace(used=torch.ones_like(bad) if plain is None else ~plain)
+
+    def _window(self) -> tuple[Tensor, Trust]:
+        z0, fz0, norm0 = self.mark
+        resting = self.rest > 0
+        fell = torch.where(resting, self.norm, torch.minimum(self.smallest, self.norm)) / norm0
+        failed = ~resting & ~(fell <= self.gain)
+        lost = failed & (self.norm > norm0)
+        z, fz = torch.where(lost[:, None], z0, self.z), torch.where(lost[:, None], fz0, self.fz)
+        norm = torch.where(lost, norm0, self.norm)
+        rest = torch.where(failed, self.pause, (self.rest - 1).clamp_min(0))
+        rest = torch.where(resting & (fell >= 1), 0, rest)
+        return lost, self._replace(
+            z=z,
+            fz=fz,
+            norm=norm,
+            smallest=torch.where(failed, norm, self.smallest),
+            mark=(z, fz, norm),
+            gain=torch.where(resting, fell, self.gain),
+            rest=rest,
+            pause=torch.where(failed, 2 * self.pause, self.pause),
+            resting=bool((rest > 0).any()),
+        )
 
 
 class AndersonState(NamedTuple):
@@ -119,7 +170,7 @@ class Anderson:
 
     (Walker and Ni, SIAM J. Numer. Anal. 2011, eq. 2.2). One evaluation a step; 2·memory·N numbers and one
     memory × memory Cholesky solve a sample. The ridge is relative to each difference's own size, because differences
-    shrink with the residual: an absolute one would tie the accuracy to the data's scale. Safeguarded (``GROWTH``).
+    shrink with the residual: an absolute one would tie the accuracy to the data's scale. Safeguarded (``Trust``).
     """
 
     memory: int = 10
@@ -138,20 +189,20 @@ class Anderson:
     def step(self, z: Tensor, fz: Tensor, state: AndersonState) -> tuple[Tensor, AndersonState]:
         trust, k, dF, dG, gram = state
         if k == 0:
-            return fz, AndersonState(Trust(z, fz, _norm(fz - z), trust.used), 1, dF, dG, gram)
+            return fz, AndersonState(trust.first(z, fz), 1, dF, dG, gram)
         g = fz - z
-        bad, after = trust.judge(z, fz)
+        back, plain, after = trust.judge(k, z, fz)
         slot = (k - 1) % self.memory
         torch.sub(fz, trust.fz, out=dF[:, slot])
         torch.sub(g, trust.fz - trust.z, out=dG[:, slot])
         row = _times(dG, dG[:, slot])
         gram[:, slot], gram[:, :, slot] = row, row
-        if bad is not None:
-            _clear(bad, dF, dG, gram)
+        if back is not None:
+            _clear(back, dF, dG, gram)
         gamma = self._gamma(gram, _times(dG, g))
         new = _combine(fz, dF, gamma)
-        if bad is not None:
-            new = torch.where(bad[:, None], after.fz, new)
+        if plain is not None:
+            new = torch.where(plain[:, None], after.fz, new)
         return new, AndersonState(after, k + 1, dF, dG, gram)
 
     def _gamma(self, gram: Tensor, rhs: Tensor) -> Tensor:
@@ -183,7 +234,7 @@ class Broyden:
 
     (Broyden 1965; the limited-memory form is Kelley's, "Solving Nonlinear Equations with Newton's Method", 2003). The
     first step is Picard's. One evaluation a step; 2·memory·N numbers. A full memory is cleared, and a short one does best:
-    on ill-conditioned problems a long one only carries rounding errors along. Safeguarded (``GROWTH``).
+    on ill-conditioned problems a long one only carries rounding errors along. Safeguarded (``Trust``).
     """
 
     memory: int = 10
@@ -198,9 +249,9 @@ class Broyden:
     def step(self, z: Tensor, fz: Tensor, state: BroydenState) -> tuple[Tensor, BroydenState]:
         trust, k, U, V = state
         if k == 0:
-            return fz, BroydenState(Trust(z, fz, _norm(fz - z), trust.used), 1, U, V)
+            return fz, BroydenState(trust.first(z, fz), 1, U, V)
         g = fz - z
-        bad, after = trust.judge(z, fz)
+        back, plain, after = trust.judge(k, z, fz)
         slot = (k - 1) % self.memory
         if slot == 0:
             U.zero_(), V.zero_()
@@ -211,11 +262,11 @@ class Broyden:
         safe = denominator.abs() > 1e-10 * _norm(s) * _norm(Hy)
         U[:, slot] = (s - Hy) * torch.where(safe, denominator.reciprocal(), torch.zeros_like(denominator))[:, None]
         V[:, slot] = sH
-        if bad is not None:
-            _clear(bad, U, V)
+        if back is not None:
+            _clear(back, U, V)
         new = z + _combine(g, U, _times(V, g))
-        if bad is not None:
-            new = torch.where(bad[:, None], after.fz, new)
+        if plain is not None:
+            new = torch.where(plain[:, None], after.fz, new)
         return new, BroydenState(after, k + 1, U, V)
 
 
