@@ -195,12 +195,11 @@ class Anderson:
         slot = (k - 1) % self.memory
         torch.sub(fz, trust.fz, out=dF[:, slot])
         torch.sub(g, trust.fz - trust.z, out=dG[:, slot])
-        row = _times(dG, dG[:, slot])
+        row, rhs = torch.bmm(dG, torch.stack([dG[:, slot], g], 2)).unbind(2)
         gram[:, slot], gram[:, :, slot] = row, row
         if back is not None:
-            _clear(back, dF, dG, gram)
-        gamma = self._gamma(gram, _times(dG, g))
-        new = _combine(fz, dF, gamma)
+            _clear(back, dF, dG, gram, rhs)
+        new = _combine(fz, dF, self._gamma(gram, rhs))
         if plain is not None:
             new = torch.where(plain[:, None], after.fz, new)
         return new, AndersonState(after, k + 1, dF, dG, gram)
@@ -272,10 +271,8 @@ class Broyden:
 
 class GMRESState(NamedTuple):
     k: int
-    z: Tensor  # (B, N) the last evaluation
-    g: Tensor  # (B, N)
-    Q: Tensor  # (B, m, N) orthonormal directions in the space of residuals
-    P: Tensor  # (B, m, N) the steps that produce them: g(z + P) = g(z) + Q
+    last: Tensor  # (B, 2N) z beside g(z), of the last evaluation
+    PQ: Tensor  # (B, m, 2N) steps P beside what they do, Q: g(z + P) = g(z) + Q; the Q are orthonormal
 
 
 @dataclass(frozen=True)
@@ -296,28 +293,26 @@ class GMRES:
 
     def init(self, z: Tensor) -> GMRESState:
         b, n = z.shape
-        return GMRESState(0, z, z, z.new_zeros(b, self.memory, n), z.new_zeros(b, self.memory, n))
+        return GMRESState(0, z, z.new_zeros(b, self.memory, 2 * n))
 
     def step(self, z: Tensor, fz: Tensor, state: GMRESState) -> tuple[Tensor, GMRESState]:
-        k, z_last, g_last, Q, P = state
+        k, last, PQ = state
         g = fz - z
+        here = torch.cat([z, g], 1)
         if k == 0:
-            return fz, GMRESState(1, z, g, Q, P)
-        slot = (k - 1) % self.memory
+            return fz, GMRESState(1, here, PQ)
+        slot, n = (k - 1) % self.memory, z.shape[1]
         if slot == 0:
-            Q.zero_(), P.zero_()
-        used = max(slot, 1)
-        p, q = z - z_last, g - g_last
-        length = _norm(q)
-        for _ in range(2):  # twice is enough (Giraud, Langou and Rozložník 2005)
-            c = _times(Q[:, :used], q)
-            p, q = _combine(p, P[:, :used], c), _combine(q, Q[:, :used], c)
-        new_length = _norm(q)
+            PQ.zero_()
+        pq = here - last
+        length = _norm(pq[:, n:])
+        if slot:
+            for _ in range(2):  # twice is enough (Giraud, Langou and Rozložník 2005)
+                pq = _combine(pq, PQ[:, :slot], _times(PQ[:, :slot, n:], pq[:, n:]))
+        new_length = _norm(pq[:, n:])
         # A direction that is all rounding error is no direction.
-        keep = new_length > 10 * torch.finfo(q.dtype).eps * length
+        keep = new_length > 10 * torch.finfo(pq.dtype).eps * length
         scale = torch.where(keep, _inverse(new_length), torch.zeros_like(length))[:, None]
-        torch.mul(q, scale, out=Q[:, slot])
-        torch.mul(p, scale, out=P[:, slot])
-        c = _times(Q[:, : slot + 1], g)
-        z_best, g_best = _combine(z, P[:, : slot + 1], c), _combine(g, Q[:, : slot + 1], c)
-        return z_best + g_best, GMRESState(k + 1, z, g, Q, P)
+        torch.mul(pq, scale, out=PQ[:, slot])
+        best = _combine(here, PQ[:, : slot + 1], _times(PQ[:, : slot + 1, n:], g))
+        return best[:, :n] + best[:, n:], GMRESState(k + 1, here, PQ)
