@@ -2,17 +2,15 @@
 
     python benchmarks/memory.py [--size 128] [--batch 4]
 
-Each figure is from a process of its own: the largest resident size while the gradient is taken, less the size just before it
-(Python, PyTorch, the system matrix). Loss and network are those of `benchmarks/gradient.py`; the solves, forward and adjoint,
-are kept from stopping early.
+Each figure is from a process of its own: the largest resident size while the gradient is taken (Linux resets that mark on
+request), less the size just before it (Python, PyTorch, the system matrix). Loss and network are those of
+`benchmarks/gradient.py`; the solves, forward and adjoint, are kept from stopping early.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
-import os
-import resource
 import subprocess
 import sys
 
@@ -33,10 +31,18 @@ def peak(how: str, steps: int, size: int, batch: int) -> None:
     with torch.no_grad():
         model.step.bind(y, physics)(physics.A_adjoint(y))  # buffers that PyTorch makes once
     gc.collect()
-    with open("/proc/self/statm") as file:
-        before = int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the high-water mark begins anew
+    before = memory("VmRSS")
     ei_gradient(lambda y: model(y, physics), physics, y, net, theta=torch.linspace(-90, 90, batch))
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before) / 1e6)
+    print(memory("VmHWM") - before)
+
+
+def memory(name: str) -> float:
+    """In MB: VmRSS, the resident size now; VmHWM, the largest since the mark was reset."""
+    with open("/proc/self/status") as file:
+        (line,) = [line for line in file if line.startswith(name)]
+    return int(line.split()[1]) * 1024 / 1e6
 
 
 def main() -> None:

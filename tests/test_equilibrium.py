@@ -406,6 +406,28 @@ class TestGradients:
         with pytest.raises(eq.EquilibriumError, match="adjoint"):
             loss.backward()
 
+    @pytest.mark.parametrize("solver", [eq.Picard(), eq.Anderson(), eq.GMRES(memory=5), eq.GMRES()], ids=repr)
+    def test_the_adjoint_is_as_good_as_its_record_says(self, solver):
+        """Where J is far from normal, one more step would make u worse."""
+        n = 20
+        J = torch.triu(torch.randn(n, n), 1)
+        J = 0.5 * torch.eye(n) + 50 * J / torch.linalg.matrix_norm(J, 2)
+        b, g = torch.randn(2, n, requires_grad=True), torch.randn(2, n)
+        z0 = torch.linalg.solve(torch.eye(n) - J, b.detach(), left=False)
+        gradient = eq.Implicit(solver, eq.Stop(1e-3, 3000))
+        r = eq.fixed_point(lambda z: z @ J + b, z0, gradient=gradient, stop=eq.Stop(1e-6))
+        (u,) = torch.autograd.grad(r.value, b, g)
+        fu = u @ J.T + g
+        assert r.adjoint.converged.all()
+        assert ((fu - u).norm(dim=1) <= 1.01 * r.adjoint.residual * fu.norm(dim=1)).all()
+
+    def test_a_solution_that_is_zero(self):
+        b = torch.zeros(2, 3, requires_grad=True)
+        r = eq.fixed_point(lambda z: 0.5 * z + b, torch.ones(2, 3), stop=eq.Stop(1e-6, 200))
+        assert r.converged.all()
+        r.value.sum().backward()
+        assert (b.grad - 2).abs().max() < 1e-3
+
     def test_second_derivatives(self):
         net, y = Imaging(4, 3), torch.randn(2, 3, requires_grad=True)
         stop = eq.Stop(1e-12, 300)
@@ -508,25 +530,31 @@ class TestStandingStill:
         assert layer.parametrizations.weight[0].training
         assert layer.parametrizations.weight.original.grad is not None
 
-    def test_weights_are_computed_once_a_solve(self):
+    def test_spectral_norm_that_is_read_and_not_called(self):
         layer = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 6)).train()
-        calls = []
-        layer.parametrizations.weight[0].register_forward_hook(lambda *_: calls.append(1))
-        r = eq.fixed_point(lambda z: 0.5 * torch.tanh(layer(z)), torch.randn(2, 6), stop=eq.Stop(1e-10, 100))
-        assert int(r.steps.max()) > 5
-        assert len(calls) == 2  # in the search, and with the graph
-        r.value.sum().backward()
-        alone = layer.parametrizations.weight.original.grad.clone()
-        layer.parametrizations.weight.original.grad = None
+        f = lambda z: 0.5 * torch.tanh(nn.functional.linear(z, layer.weight, layer.bias))  # noqa: E731
+        r = eq.fixed_point(f, torch.randn(2, 6), stop=eq.Stop(1e-10, 100))
         layer.eval()
-        with nn.utils.parametrize.cached():  # the caller's cache is not filled with weights that carry no gradient
-            for gradient in (eq.Implicit(), eq.Unrolled(steps=100)):
-                layer.parametrizations.weight.original.grad = None
-                start = torch.zeros(2, 6)
-                eq.fixed_point(
-                    lambda z: 0.5 * torch.tanh(layer(z)), start, stop=eq.Stop(1e-10, 100), gradient=gradient
-                ).value.sum().backward(retain_graph=True)
-                assert (layer.parametrizations.weight.original.grad - alone).norm() < 1e-3 * alone.norm()
+        fz = f(r.value)
+        assert ((fz - r.value).norm(dim=1) <= 1.1e-10 * fz.norm(dim=1)).all()
+        r.value.sum().backward()
+        assert layer.parametrizations.weight.original.grad.norm() > 0
+
+    def test_spectral_norm_stands_still_when_backward_is_differentiated(self):
+        layer = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 6)).train()
+        W = layer.parametrizations.weight.original
+        stop = eq.Stop(1e-12, 200)
+        r = eq.fixed_point(lambda z: 0.5 * torch.tanh(layer(z)) + 1, torch.randn(2, 6), stop=stop, gradient=eq.Implicit(stop=stop))
+        u = layer.parametrizations.weight[0]._u.clone()
+        (plain,) = torch.autograd.grad(r.value.square().sum(), W, retain_graph=True)
+        (again,) = torch.autograd.grad(r.value.square().sum(), W, create_graph=True)
+        assert torch.equal(u, layer.parametrizations.weight[0]._u)
+        assert (plain - again).norm() < 1e-9 * plain.norm()
+
+    def test_a_map_that_changed_is_noticed(self):
+        b = torch.ones(2, 3, requires_grad=True)
+        with pytest.raises(RuntimeError, match="f changed while it was solved"):
+            eq.fixed_point(lambda z: 0.5 * z + b + 1e-2 * torch.is_grad_enabled(), torch.zeros(2, 3), stop=eq.Stop(1e-6, 100))
 
     @pytest.mark.parametrize("module", [nn.Dropout(0.1), nn.BatchNorm1d(3)], ids=repr)
     def test_what_changes_f_is_refused(self, module):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .result import Equilibrium, OnFailure, State, Status, Stop, check_on_failure
 from .solvers import Anderson, Solver
-from .still import standing_still, weights_once
+from .still import standing_still
 
 #: z ↦ f(z). A map may offer ``restrict(index)``: the same map for some samples (``index``: (A,) int64) alone.
 Map = Callable[[Any], Any]
@@ -130,12 +130,13 @@ def relative_residual(change: Tensor, size: Tensor, largest: Tensor) -> Tensor:
 def run(F: FlatMap, z: Tensor, solver: Solver, stop: Stop, rtol: Tensor | None = None) -> tuple[Equilibrium, Tensor]:
     """The loop, on packed states (B, N). ``value`` is packed too. ``rtol`` (B,) replaces ``stop.rtol``.
 
-    The second part of the answer is where each sample's solver would have gone next: one step better, for no further
-    evaluation, but not measured. It is ``value`` itself where the solve failed, had no step left, or began converged.
+    The second part of the answer is where each sample's solver would go next (for GMRES its minimiser, which cannot be worse
+    than ``value``): mostly one step better, for no further evaluation, but not measured. It is ``value`` itself where the
+    solve failed, had no step left, or began converged.
     """
     batch, device = len(z), z.device
     value, residual = z.clone(), z.new_full((batch,), torch.inf)
-    ahead = value.clone()
+    ahead, met = value.clone(), z.new_zeros(batch)
     steps = torch.zeros(batch, dtype=torch.long, device=device)
     status = torch.full((batch,), int(Status.MAX_STEPS), dtype=torch.long, device=device)
     last, trace = z.new_full((batch,), torch.inf), []
@@ -162,15 +163,16 @@ def run(F: FlatMap, z: Tensor, solver: Solver, stop: Stop, rtol: Tensor | None =
         if k == stop.max_steps or bool(done.any()):
             out = torch.ones_like(done) if k == stop.max_steps else done
             left = active[out]
-            value[left], residual[left] = best[out], best_residual[out]
+            value[left], residual[left], met[left] = best[out], best_residual[out], largest[out]
             status[active[done & finite]] = int(Status.CONVERGED)
             status[active[~finite]] = int(Status.NONFINITE)
             if k == stop.max_steps:
                 ahead[left] = value[left]
                 break
             z, state = solver.step(z, fz, state)
-            usable = done & finite & z.isfinite().all(1) & (k > 1)
-            ahead[left] = torch.where(usable[out, None], z[out], value[left])
+            further = getattr(state, "best", z)
+            usable = done & finite & further.isfinite().all(1) & (k > 1)
+            ahead[left] = torch.where(usable[out, None], further[out], value[left])
             keep = (~out).nonzero()[:, 0]
             if len(keep) == 0:
                 break
@@ -179,7 +181,8 @@ def run(F: FlatMap, z: Tensor, solver: Solver, stop: Stop, rtol: Tensor | None =
             f = F.restrict(active, value)
         else:
             z, state = solver.step(z, fz, state)
-    return Equilibrium(value, residual, steps, status, torch.stack(trace) if trace else z.new_zeros((0, batch))), ahead
+    rows = torch.stack(trace) if trace else z.new_zeros((0, batch))
+    return Equilibrium(value, residual, steps, status, rows, _largest=met), ahead
 
 
 def solve(
@@ -205,7 +208,7 @@ def solve(
     """
     check_on_failure(on_failure)
     stop = Stop() if stop is None else stop
-    with standing_still(), weights_once():
+    with torch.no_grad(), standing_still():
         F = FlatMap(f, z0)
         result, _ = run(F, F.pack(z0), Anderson() if solver is None else solver, stop)
         result.value = F.unpack(result.value)

@@ -94,7 +94,7 @@ class Trust(NamedTuple):
     norm: Tensor  # (B,)  ‖g‖ there
     smallest: Tensor  # (B,)  ‖g‖, smallest since the last restart
     used: Tensor  # (B,)  bool: the step that led here used the memory
-    mark: tuple[Tensor, Tensor, Tensor]  # z, fz, norm where the window began
+    mark: tuple[Tensor, Tensor, Tensor, Tensor]  # z, fz, norm where the window began, and ``smallest`` there
     gain: Tensor  # (B,)  by which factor the residual fell in the last plain window
     rest: Tensor  # (B,)  plain windows still to come
     pause: Tensor  # (B,)  how many the next failure brings
@@ -105,11 +105,11 @@ class Trust(NamedTuple):
         infinite = z.new_full((len(z),), torch.inf)
         never = torch.zeros(len(z), dtype=torch.bool, device=z.device)
         gain, rest, pause = (torch.full_like(infinite, value) for value in (PROGRESS, 0, PAUSE))
-        return cls(z, z, infinite, infinite, never, (z, z, infinite), gain, rest, pause, False)
+        return cls(z, z, infinite, infinite, never, (z, z, infinite, infinite), gain, rest, pause, False)
 
     def first(self, z: Tensor, fz: Tensor) -> Trust:
         norm = _norm(fz - z)
-        return self._replace(z=z, fz=fz, norm=norm, smallest=norm, mark=(z, fz, norm))
+        return self._replace(z=z, fz=fz, norm=norm, smallest=norm, mark=(z, fz, norm, norm))
 
     def judge(self, k: int, z: Tensor, fz: Tensor) -> tuple[Tensor | None, Tensor | None, Trust]:
         """At evaluation ``k``: the samples to take back, those whose next step is Picard's (None if there are none), and
@@ -132,21 +132,22 @@ class Trust(NamedTuple):
         return back, plain, new._replace(used=torch.ones_like(bad) if plain is None else ~plain)
 
     def _window(self) -> tuple[Tensor, Trust]:
-        z0, fz0, norm0 = self.mark
+        z0, fz0, norm0, smallest0 = self.mark
         resting = self.rest > 0
-        fell = torch.where(resting, self.norm, torch.minimum(self.smallest, self.norm)) / norm0
+        fell = torch.where(resting, self.norm / norm0, self.smallest / smallest0)
         failed = ~resting & ~(fell <= self.gain)
         lost = failed & (self.norm > norm0)
         z, fz = torch.where(lost[:, None], z0, self.z), torch.where(lost[:, None], fz0, self.fz)
         norm = torch.where(lost, norm0, self.norm)
         rest = torch.where(failed, self.pause, (self.rest - 1).clamp_min(0))
         rest = torch.where(resting & (fell >= 1), 0, rest)
+        smallest = torch.where(failed | resting, norm, self.smallest)
         return lost, self._replace(
             z=z,
             fz=fz,
             norm=norm,
-            smallest=torch.where(failed, norm, self.smallest),
-            mark=(z, fz, norm),
+            smallest=smallest,
+            mark=(z, fz, norm, smallest),
             gain=torch.where(resting, fell, self.gain),
             rest=rest,
             pause=torch.where(failed, 2 * self.pause, self.pause),
@@ -273,6 +274,7 @@ class GMRESState(NamedTuple):
     k: int
     last: Tensor  # (B, 2N) z beside g(z), of the last evaluation
     PQ: Tensor  # (B, m, 2N) steps P beside what they do, Q: g(z + P) = g(z) + Q; the Q are orthonormal
+    best: Tensor  # (B, N) z̄
 
 
 @dataclass(frozen=True)
@@ -293,14 +295,14 @@ class GMRES:
 
     def init(self, z: Tensor) -> GMRESState:
         b, n = z.shape
-        return GMRESState(0, z, z.new_zeros(b, self.memory, 2 * n))
+        return GMRESState(0, z, z.new_zeros(b, self.memory, 2 * n), z)
 
     def step(self, z: Tensor, fz: Tensor, state: GMRESState) -> tuple[Tensor, GMRESState]:
-        k, last, PQ = state
+        k, last, PQ, _ = state
         g = fz - z
         here = torch.cat([z, g], 1)
         if k == 0:
-            return fz, GMRESState(1, here, PQ)
+            return fz, GMRESState(1, here, PQ, z)
         slot, n = (k - 1) % self.memory, z.shape[1]
         if slot == 0:
             PQ.zero_()
@@ -315,4 +317,4 @@ class GMRES:
         scale = torch.where(keep, _inverse(new_length), torch.zeros_like(length))[:, None]
         torch.mul(pq, scale, out=PQ[:, slot])
         best = _combine(here, PQ[:, : slot + 1], _times(PQ[:, : slot + 1, n:], g))
-        return best[:, :n] + best[:, n:], GMRESState(k + 1, here, PQ)
+        return best[:, :n] + best[:, n:], GMRESState(k + 1, here, PQ, best[:, :n])

@@ -16,25 +16,12 @@ from torch.nn.utils.spectral_norm import SpectralNorm as OldSpectralNorm
 
 
 @contextmanager
-def weights_once() -> Iterator[None]:
-    """Within it, every parametrized weight is computed once, for a scope without gradients.
-
-    A cache that the caller has open (``parametrize.cached``) is set aside: what is computed here carries no gradient.
-    """
-    outer, parametrize._cache = parametrize._cache, {}
-    try:
-        with parametrize.cached(), torch.no_grad():
-            yield
-    finally:
-        parametrize._cache = outer
-
-
-@contextmanager
-def standing_still() -> Iterator[None]:
+def standing_still(again: bool = False) -> Iterator[None]:
     """Watches the modules that are called in its scope, and keeps the map they make from changing.
 
     Spectral norm in training mode takes a power iteration at *every* call, so the map would drift during a solve: each
     parametrization takes its one step when it is first met, and is in evaluation mode from there to the end of the scope.
+    ``again``: the map is the one of an earlier scope, so nothing takes a step.
 
     Raises:
         RuntimeError: a module in training mode draws dropout masks or normalises over the batch.
@@ -67,15 +54,16 @@ def standing_still() -> Iterator[None]:
                     f"{type(module).__name__} updates its running statistics at every call, so f would change while it is "
                     "solved; call .eval() on it, or set track_running_stats=False"
                 )
-            if parametrize.is_parametrized(module):
-                for name, parametrizations in module.parametrizations.items():  # type: ignore[union-attr, operator]
-                    if any(part.training for part in parametrizations.modules()):
-                        getattr(module, name)
-                        evaluation_mode(parametrizations)
+            if isinstance(module, parametrize.ParametrizationList) and any(part.training for part in module.modules()):
+                if not again:
+                    with torch.no_grad():
+                        module.forward()
+                evaluation_mode(module)
             for hook in module._forward_pre_hooks.values():
                 if isinstance(hook, OldSpectralNorm) and module.training:
-                    with torch.no_grad():
-                        hook.compute_weight(module, do_power_iteration=True)
+                    if not again:
+                        with torch.no_grad():
+                            hook.compute_weight(module, do_power_iteration=True)
                     module.training = False
                     stack.callback(setattr, module, "training", True)
 

@@ -49,13 +49,13 @@ class Step(nn.Module):
         if not sigma >= 0:
             raise ValueError(f"sigma must be >= 0, got {sigma}; it is the noise level the denoiser is told, for images in [0, 1]")
         self.denoiser, self.sigma = denoiser, float(sigma)
-        self.any_layout = True
+        self.any_layout = True  #: the denoiser may be given images whose channels are stored last
 
     def denoise(self, x: Tensor) -> Tensor:
         if self.any_layout:
             try:
                 return self.denoiser(channels_last(x), self.sigma)
-            except RuntimeError as error:  # it takes a .view of an activation, which fails at once and does no harm
+            except RuntimeError as error:  # it takes a .view of an activation, as some networks do
                 if "view size" not in str(error):
                     raise
                 self.any_layout = False
