@@ -6,10 +6,10 @@
 Two passes: x̂ = f*(y), loss = |A x̂ − y|² + |T_g x̂ − f*(A T_g x̂)|², f = D(x − Aᵀ(A x − y)); gradient for the weights of
 D(x) = ρ (x − R(x)), R six convolutions of 32 channels, as PyTorch initialises them or as `equipoise pretrain` trained them;
 ρ is set so that the spectral radius of ∂f/∂x at the equilibrium is the one asked for. 64² CT, 20 views, batch 4 (real slices
-if ../shared/data is there). Every library has the same D, physics, rotation and float64 reference, is tried from loose
-tolerances to tight ones, solver by solver, and counts with its fastest setting whose gradient is within 2e-3. Times are
-medians of rounds in which the libraries take turns. "channels-last": the same setting, the user having converted the network
-by hand (ours does that by itself).
+if ../shared/data is there). Every library has the same D, physics, rotation and float64 reference; for each of its solvers
+the loosest tolerances whose gradient is within 2e-3 are sought, and it counts with its fastest one. Times are medians of
+rounds in which the libraries take turns. "channels-last": the same setting, the user having converted the network by hand
+(ours does that by itself).
 
 Evaluations are of the whole batch (those on some samples count in proportion): forward + vector–Jacobian products.
 """
@@ -22,8 +22,10 @@ import importlib
 import time
 import warnings
 from collections.abc import Callable
+from functools import cache
 from itertools import pairwise, product
 from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -150,41 +152,42 @@ def deepinv(net, physics, tol, backward, anderson):
 
 
 class Outside:
-    """While active: the time spent in solves, and in f and its products within them."""
+    """While active: the time spent in solves (``solves``), and in f and its products within them (``maps``)."""
 
     def __enter__(self):
-        self.solves, self.maps, self.inside = 0.0, 0.0, False
-        self.run, self.call = solve_module.run, solve_module.FlatMap.__call__
+        self.solves, self.maps, inside = 0.0, 0.0, False
+        run, call = self.originals = solve_module.run, solve_module.FlatMap.__call__
 
-        def run(*args):
-            start, self.inside = time.perf_counter(), True
-            out = self.run(*args)
-            self.solves, self.inside = self.solves + time.perf_counter() - start, False
+        def timed_run(*args):
+            nonlocal inside
+            start, inside = time.perf_counter(), True
+            out = run(*args)
+            self.solves, inside = self.solves + time.perf_counter() - start, False
             return out
 
-        def call(F, z):
-            if not self.inside:
-                return self.call(F, z)
+        def timed_call(F, z):
             start = time.perf_counter()
-            out = self.call(F, z)
-            self.maps += time.perf_counter() - start
+            out = call(F, z)
+            if inside:
+                self.maps += time.perf_counter() - start
             return out
 
-        solve_module.FlatMap.__call__ = call
-        solve_module.run = gradient_module.run = run
+        solve_module.FlatMap.__call__ = timed_call
+        solve_module.run = gradient_module.run = timed_run
         return self
 
     def __exit__(self, *_):
-        solve_module.FlatMap.__call__ = self.call
-        solve_module.run = gradient_module.run = self.run
+        run, solve_module.FlatMap.__call__ = self.originals
+        solve_module.run = gradient_module.run = run
 
 
-FORWARD = (1e-2, 3e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4, 3e-5, 1e-5, 3e-6, 1e-6)
-BACKWARD = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4)
+FORWARD = [10 ** -(2 + k / 5) for k in range(21)]  # loose to tight, down to 1e-6
+BACKWARD = [10 ** -(1 + k / 5) for k in range(16)]  # down to 1e-4
+BACKWARD_STEPS = [round(5 * 2 ** (k / 2)) for k in range(14)]  # up to 453
 
 
 def families(physics):
-    """(library, name, net → (forward tolerance, backward setting) → reconstruct, backward settings)"""
+    """(library, name, (net, forward tolerance, backward setting) → reconstruct, backward settings from loose to tight)"""
     for solver in (eq.Anderson(), eq.Broyden()):
 
         def make(net, tol, b_tol, solver=solver):
@@ -200,15 +203,15 @@ def families(physics):
 
     for anderson in (False, True):
 
-        def make(net, tol, backward, anderson=anderson):
-            return deepinv(net, physics, tol, backward, anderson)
+        def make(net, tol, steps, anderson=anderson):
+            return deepinv(net, physics, tol, steps, anderson)
 
-        yield "deepinv", f"PGD{', Anderson' * anderson}, backward steps", make, (10, 20, 50, 100, 200)
+        yield "deepinv", f"PGD{', Anderson' * anderson}, backward steps", make, BACKWARD_STEPS
 
 
 class Setting(NamedTuple):
     label: str
-    make: Callable
+    reconstruct: Callable  # net → y → x̂
     error: float
     forward: float
     backward: float
@@ -218,39 +221,50 @@ class Setting(NamedTuple):
         return self.forward + self.backward
 
 
-def best_settings(net, physics, y, reference, only, verbose):
-    """(library, family) → its setting that reaches the goal with the fewest evaluations."""
+def loosest(settings, reaches):
+    """The index of the first of ``settings``, ordered from loose to tight, that reaches the goal; None if the last does not."""
+    if not reaches(settings[-1]):
+        return None
+    low, high = 0, len(settings) - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if reaches(settings[middle]) else (middle + 1, high)
+    return high
+
+
+def best_settings(net, physics, y, reference, only, verbose) -> dict[tuple[str, str], Setting]:
+    """(library, family) → its setting that reaches the goal with the fewest evaluations.
+
+    The loosest forward tolerance is sought by bisection with the tightest backward setting, then the loosest backward setting
+    for it and for the three tolerances after it (for it alone, once that takes four times another family's evaluations).
+    """
     best: dict[tuple[str, str], Setting] = {}
     for library, name, make, backwards in families(physics):
         if not library.startswith(only):
             continue
-        cheapest, reached = float("inf"), float("inf")
-        limit = 2 * min((s.evaluations for (of, _), s in best.items() if of == library), default=float("inf"))
-        for tol in FORWARD:
-            last = float("inf")
-            for b in backwards:
-                net.counts[:] = [0, 0]
-                g = ei_gradient(make(net, tol, b), physics, y, net).double()
-                error = float((g - reference).norm() / reference.norm())
-                forward, backward = (n / len(y) for n in net.counts)
-                label = f"{name} {tol:g}, {b:g}"
-                if verbose:
-                    print(f"    {library:<10}{label:<42} error {error:.1e}  evaluations {forward:.0f} + {backward:.0f}")
-                stuck = error > 0.97 * last  # the adjoint is accurate enough: what is left is the forward solve's error
-                last = min(last, error)
-                if error <= GOAL:
-                    if forward + backward < cheapest:
-                        cheapest = forward + backward
-                        chosen = lambda net, make=make, tol=tol, b=b: make(net, tol, b)  # noqa: E731
-                        best[library, name] = Setting(label, chosen, error, forward, backward)
-                    break
-                if stuck or forward + backward > min(cheapest, limit):
-                    break
-            if forward > min(cheapest, limit, 800) or (tol <= 1e-3 and GOAL < 0.97 * reached < last):
-                break  # a tighter tolerance only costs more
-            reached = last
-        if (library, name) not in best:
-            print(f"  {library:<10}{name}: no setting reached {GOAL:g}" + " within twice the other's evaluations" * (limit < 1e9))
+
+        @cache
+        def attempt(tol, b, name=name, make=make, library=library):
+            net.counts[:] = [0, 0]
+            g = ei_gradient(make(net, tol, b), physics, y, net).double()
+            error = float((g - reference).norm() / reference.norm())
+            found = Setting(f"{name} {tol:.1e}, {b:.2g}", lambda net: make(net, tol, b), error, *(n / len(y) for n in net.counts))
+            if verbose:
+                print(f"    {library:<10}{found.label:<46} error {error:.1e}  {found.forward:.0f} + {found.backward:.0f}")
+            return found
+
+        first = loosest(FORWARD, lambda tol: attempt(tol, backwards[-1]).error <= GOAL)
+        if first is None:
+            print(f"  {library:<10}{name}: no setting reached {GOAL:g}")
+            continue
+        found = []
+        for tol in FORWARD[first : first + 4]:
+            at = loosest(backwards, lambda b, tol=tol: attempt(tol, b).error <= GOAL)
+            if at is not None:
+                found.append(attempt(tol, backwards[at]))
+            if found and best and found[0].evaluations > 4 * min(s.evaluations for s in best.values()):
+                break
+        best[library, name] = min(found, key=lambda setting: setting.evaluations)
     return best
 
 
@@ -283,18 +297,19 @@ def main() -> None:
         for _ in range(a.rounds):  # in turns, so that what slows the machine slows all of them
             for (_, setting, network), taken in zip(rows, times):
                 start = time.perf_counter()
-                ei_gradient(setting.make(network), physics, y, network)
+                ei_gradient(setting.reconstruct(network), physics, y, network)
                 taken.append(time.perf_counter() - start)
-        median = [sorted(taken)[len(taken) // 2] for taken in times]
         fastest: dict[str, float] = {}
-        for who in dict.fromkeys(row[0] for row in rows):
-            fastest[who], _, (_, setting, network) = min(t for t in zip(median, range(len(rows)), rows) if t[2][0] == who)
-            line = f"  {who:<24}{setting.label:<42}{fastest[who] * 1e3:6.0f} ms"
+        for (who, setting, network), taken in sorted(zip(rows, times), key=lambda row: median(row[1])):
+            if who in fastest:
+                continue
+            fastest[who] = median(taken)
+            line = f"  {who:<24}{setting.label:<46}{fastest[who] * 1e3:6.0f} ms"
             line += f"  error {setting.error:.1e}  evaluations {setting.forward:.0f} + {setting.backward:.0f}"
             if who == "equipoise":
                 with Outside() as o:
                     start = time.perf_counter()
-                    ei_gradient(setting.make(network), physics, y, network)
+                    ei_gradient(setting.reconstruct(network), physics, y, network)
                     total = time.perf_counter() - start
                 line += f"  outside f {(o.solves - o.maps) / total:.0%}"
             print(line)

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from .result import AdjointRecord, Equilibrium, OnFailure, State, Status, Stop, check_on_failure
-from .solve import FlatMap, Map, change_and_size, relative_residual, run
+from .solve import FlatMap, Map, Solved, change_and_size, relative_residual, run
 from .solvers import GMRES, Anderson, Solver
 from .still import standing_still
 
@@ -67,7 +67,7 @@ class Implicit:
         rhs = g / scale
         F = FlatMap(lambda u: vjp(u) + rhs, rhs)
         loose = (self.inexact * call.residual).clamp(self.stop.rtol, max(self.stop.rtol, 0.1)) if self.inexact else None
-        result, ahead = run(F, rhs, self.solver, self.stop, loose)
+        result, ahead, _ = run(F, rhs, self.solver, self.stop, loose)
         result.value = result.value * scale
         call.adjoint.record = result
         asked = self.stop if loose is None else Stop(float(loose.max()), self.stop.max_steps)
@@ -259,25 +259,26 @@ def _without_graph(result: Equilibrium) -> Equilibrium:
     return Equilibrium(value, result.residual, result.steps, result.status, result.trace)
 
 
-def _attach(F: FlatMap, result: Equilibrium, ahead: Tensor, gradient: Gradient, stop: Stop, on_failure: OnFailure) -> None:
+def _attach(F: FlatMap, solved: Solved, gradient: Gradient, stop: Stop, on_failure: OnFailure) -> None:
     """Gives the solution (packed) the derivative that ``gradient`` asks for.
 
     The application of f that carries the graph is an evaluation like any other, so it is made one step ``ahead`` of the
     iterate that converged. It measures the residual there; a sample that lost its tolerance by that step takes it back.
     """
+    result, ahead, largest = solved
     value = result.value.detach()
     applied = _apply(F, ahead, gradient, result, on_failure)
     if applied is None:
         return
     call, closed = applied
     moved = (ahead != value).any(1)
-    residual = _residual(ahead, call, result)
+    residual = relative_residual(*change_and_size(ahead, call.out.detach()), largest)
     lost = moved & ~(residual <= stop.rtol)
     if bool(lost.any()):
         moved = moved & ~lost
         ahead = torch.where(moved[:, None], ahead, value)
         call, closed = _apply(F, ahead, gradient, result, on_failure) or applied
-        now = _residual(ahead, call, result)
+        now = relative_residual(*change_and_size(ahead, call.out.detach()), largest)
         if bool((lost & ~(now <= 2 * stop.rtol + 100 * torch.finfo(now.dtype).eps)).any()):
             raise RuntimeError(
                 f"f changed while it was solved: at the solution its residual was {float(result.residual[lost].max()):.1e} and is "
@@ -293,11 +294,6 @@ def _attach(F: FlatMap, result: Equilibrium, ahead: Tensor, gradient: Gradient, 
         result.trace = torch.where(moved & (rows[:, None] >= result.steps - 1), row, trace)
     call.residual = result.residual
     result.value = _Attach.apply(call, call.out, ahead, *closed)
-
-
-def _residual(z: Tensor, call: _Call, result: Equilibrium) -> Tensor:
-    change, size = change_and_size(z, call.out.detach())
-    return relative_residual(change, size, size if result._largest is None else result._largest)
 
 
 def _apply(
@@ -361,7 +357,7 @@ def _tangent(F: FlatMap, z: Tensor, stop: Stop, on_failure: OnFailure) -> Tensor
         tangent = forward_ad.unpack_dual(F(forward_ad.make_dual(z, w))).tangent
         return torch.zeros_like(w) if tangent is None else tangent
 
-    result, ahead = run(FlatMap(step, z), torch.zeros_like(z), GMRES(), stop)
+    result, ahead, _ = run(FlatMap(step, z), torch.zeros_like(z), GMRES(), stop)
     result.report(on_failure, stop, "tangent")
     return ahead
 
@@ -404,17 +400,18 @@ def fixed_point(
             result = _unroll(F, start, gradient.steps, stop.rtol, gradient.checkpointing)
         elif forward_ad._current_level >= 0:
             with torch.no_grad():
-                result, _ = run(_primal(F), forward_ad.unpack_dual(start).primal, solver, stop)
+                result = run(_primal(F), forward_ad.unpack_dual(start).primal, solver, stop).result
                 tangent_stop = getattr(gradient, "stop", stop)
                 result.value = forward_ad.make_dual(result.value, _tangent(F, result.value, tangent_stop, on_failure))
         else:
             with torch.no_grad():
-                result, ahead = run(F, start, solver, stop)
+                solved = run(F, start, solver, stop)
+            result = solved.result
             if torch.is_grad_enabled() and len(start):
                 if isinstance(gradient, Phantom):
                     result.value = _unroll(F, result.value, gradient.steps, stop.rtol, damping=gradient.damping).value
                 else:
-                    _attach(F, result, ahead, gradient, stop, on_failure)
+                    _attach(F, solved, gradient, stop, on_failure)
         result.value = F.unpack(result.value)
     if isinstance(gradient, Unrolled):
         stop = Stop(stop.rtol, gradient.steps)

@@ -68,7 +68,6 @@ class Equilibrium:
     status: Tensor  #: (B,)  :class:`Status`
     trace: Tensor  #: (K, B) residual of each evaluation; a finished sample keeps its last
     _adjoint: AdjointRecord = field(default_factory=AdjointRecord, repr=False)
-    _largest: Tensor | None = field(default=None, repr=False)  # (B,) ‖f(z)‖, largest met: the size that rounding has
 
     @property
     def adjoint(self) -> Equilibrium | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -108,16 +108,19 @@ def _take(state: Any, keep: Tensor) -> Any:
 
 
 def change_and_size(z: Tensor, fz: Tensor) -> tuple[Tensor, Tensor]:
-    """‖f(z) − z‖ and ‖f(z)‖, row by row; infinite where f(z) is not finite.
-
-    Rows are scaled to one first: squares of very small or large numbers would not be representable.
-    """
+    """‖f(z) − z‖ and ‖f(z)‖, row by row; infinite where f(z) is not finite."""
+    change, size = (torch.linalg.vector_norm(row, dim=1) for row in (fz - z, fz))
+    info = torch.finfo(size.dtype)
+    safe = (size > info.tiny**0.5 / info.eps) & (torch.maximum(change, size) < info.max**0.5)
+    if bool(safe.all()):
+        return change, size
+    # Squares of very small or large numbers are not representable: such rows are scaled to one first.
     largest = fz.abs().amax(1, keepdim=True) if fz.shape[1] else fz.new_ones(len(fz), 1)
     finite = largest.isfinite()
-    scale = torch.where(finite, largest.clamp_min(torch.finfo(fz.dtype).tiny), torch.ones_like(largest))
-    both = torch.stack([fz - z, fz]) / scale
-    norms = torch.where(finite[:, 0], torch.linalg.vector_norm(both, dim=2) * scale[:, 0], torch.inf)
-    return norms[0], norms[1]
+    scale = torch.where(finite, largest.clamp_min(info.tiny), torch.ones_like(largest))
+    norms = torch.linalg.vector_norm(torch.stack([fz - z, fz]) / scale, dim=2) * scale[:, 0]
+    norms = torch.where(finite[:, 0], norms, torch.inf)
+    return torch.where(safe, change, norms[0]), torch.where(safe, size, norms[1])
 
 
 def relative_residual(change: Tensor, size: Tensor, largest: Tensor) -> Tensor:
@@ -127,13 +130,21 @@ def relative_residual(change: Tensor, size: Tensor, largest: Tensor) -> Tensor:
     return torch.where(change.isfinite(), torch.where(change == 0, change, change / size), torch.inf)
 
 
-def run(F: FlatMap, z: Tensor, solver: Solver, stop: Stop, rtol: Tensor | None = None) -> tuple[Equilibrium, Tensor]:
-    """The loop, on packed states (B, N). ``value`` is packed too. ``rtol`` (B,) replaces ``stop.rtol``.
+class Solved(NamedTuple):
+    """What the loop answers, on packed states.
 
-    The second part of the answer is where each sample's solver would go next (for GMRES its minimiser, which cannot be worse
-    than ``value``): mostly one step better, for no further evaluation, but not measured. It is ``value`` itself where the
-    solve failed, had no step left, or began converged.
+    ``ahead`` is where each sample's solver would go next (for GMRES its minimiser, which cannot be worse than ``value``):
+    mostly one step better, for no further evaluation, but not measured. It is ``value`` itself where the solve failed, had
+    no step left, or began converged.
     """
+
+    result: Equilibrium
+    ahead: Tensor  # (B, N)
+    largest: Tensor  # (B,) ‖f(z)‖, the largest met: what rounding is relative to
+
+
+def run(F: FlatMap, z: Tensor, solver: Solver, stop: Stop, rtol: Tensor | None = None) -> Solved:
+    """The loop, on packed states (B, N). ``rtol`` (B,) replaces ``stop.rtol``."""
     batch, device = len(z), z.device
     value, residual = z.clone(), z.new_full((batch,), torch.inf)
     ahead, met = value.clone(), z.new_zeros(batch)
@@ -182,7 +193,7 @@ def run(F: FlatMap, z: Tensor, solver: Solver, stop: Stop, rtol: Tensor | None =
         else:
             z, state = solver.step(z, fz, state)
     rows = torch.stack(trace) if trace else z.new_zeros((0, batch))
-    return Equilibrium(value, residual, steps, status, rows, _largest=met), ahead
+    return Solved(Equilibrium(value, residual, steps, status, rows), ahead, met)
 
 
 def solve(
@@ -210,7 +221,7 @@ def solve(
     stop = Stop() if stop is None else stop
     with torch.no_grad(), standing_still():
         F = FlatMap(f, z0)
-        result, _ = run(F, F.pack(z0), Anderson() if solver is None else solver, stop)
+        result = run(F, F.pack(z0), Anderson() if solver is None else solver, stop).result
         result.value = F.unpack(result.value)
     result.report(on_failure, stop)
     return result

@@ -18,7 +18,7 @@ class EquilibriumReconstructor(Reconstructor):
 
     Args:
         step: ``GradientStep``, ``ProximalStep``, …
-        solver: of the fixed-point equation; default ``Anderson(memory=5)``.
+        solver: of the fixed-point equation; default ``Anderson()``.
         stop: tolerance and the most evaluations of f; default ``Stop(rtol=1e-4, max_steps=100)``.
         gradient: ``Implicit()`` (default, exact), ``JacobianFree()``, …
         on_failure: "warn", "raise" or "ignore" when some sample has not converged.
