@@ -206,17 +206,16 @@ class Anderson:
         return new, AndersonState(after, k + 1, dF, dG, gram)
 
     def _gamma(self, gram: Tensor, rhs: Tensor) -> Tensor:
-        """(ΔG ΔGᵀ + ridge) γ = ΔG g, with every difference scaled to length one; in float64, it is small."""
+        """(ΔG ΔGᵀ + ridge) γ = ΔG g, in float64, for it is small; Cholesky's accuracy does not depend on the scales of ΔG."""
         ridge = 4 * torch.finfo(gram.dtype).eps if self.ridge is None else self.ridge
-        H = gram.double()
-        scale = _inverse(H.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt())
-        H = H * scale[:, :, None] * scale[:, None, :]
+        H = gram.to(torch.float64, copy=True)
+        size = H.diagonal(dim1=1, dim2=2)
         # A cleared column has a zero on the diagonal; one there makes its γ exactly zero.
-        H.diagonal(dim1=1, dim2=2).copy_(torch.ones_like(scale) * (1 + ridge))
+        size.copy_(torch.where(size > 0, size * (1 + ridge), 1.0))
         factor, info = torch.linalg.cholesky_ex(H)
-        gamma = torch.cholesky_solve((scale * rhs.double())[:, :, None], factor)[:, :, 0] * scale
+        gamma = torch.cholesky_solve(rhs.double()[:, :, None], factor)[:, :, 0]
         usable = (info == 0)[:, None] & gamma.isfinite().all(1, keepdim=True)
-        return torch.where(usable, gamma, torch.zeros_like(gamma)).to(rhs.dtype)
+        return torch.where(usable, gamma, 0.0).to(rhs.dtype)
 
 
 class BroydenState(NamedTuple):
