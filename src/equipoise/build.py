@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import deepinv.physics as deepinv
 import torch
-from deepinv.physics import MRI, GaussianNoise
+from deepinv.physics.functional import gaussian_blur
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from .config import Config
-from .config import Model as ModelConfig
-from .config import Objective as ObjectiveConfig
-from .config import Physics as PhysicsConfig
+from . import config as settings
 from .equilibrium import Anderson, Broyden, Implicit, JacobianFree, Neumann, Phantom, Picard, Stop, Unrolled
 from .errors import UserError
-from .imaging.data import Images, Measurements, kind_of, read_images, read_measurements
+from .imaging.data import Images, Stack, in_memory, read_images, read_kspace, read_measurements, split_by_patient
 from .imaging.groups import Group, Reflections, Rotations, Shifts
-from .imaging.mri import cartesian_mask
+from .imaging.mri import MASKS, acquisition, birdcage
+from .imaging.operators import from_file, prepared, select
 from .imaging.phantoms import phantoms, smooth_phase
+from .imaging.readers import Found, find
 from .imaging.splitting import split
-from .imaging.tomography import ParallelBeam
+from .imaging.tomography import FanBeam, ParallelBeam
 from .learning.objectives import Equivariance, MeasurementConsistency, Splitting
 from .reconstruction.contraction import JacobianPenalty
 from .reconstruction.denoisers import ComplexDenoiser, ConvDenoiser, load_denoiser
@@ -29,21 +32,49 @@ from .reconstruction.model import EquilibriumReconstructor
 from .reconstruction.steps import GradientStep, ProximalStep, Step
 
 
-def build_physics(config: PhysicsConfig, size: int, seed: int = 0) -> Any:
-    """The operator with ‖A‖ = 1. ``gain`` is what it was multiplied by, ``measurement_shape`` the shape of one y."""
+def build_physics(config: settings.Physics, size: int, seed: int = 0) -> Any:
+    """The operator with ‖A‖ = 1, which knows its ``gain``, ``image_shape`` and ``measurement_shape``."""
     try:
-        if config.kind == "parallel_beam":
-            angles = config.angles if isinstance(config.angles, int) else torch.tensor(config.angles)
-            return ParallelBeam(size, angles, config.detectors, config.pixel, normalize=True)
-        mask = cartesian_mask(size, size, config.acceleration, config.center, seed)
-    except ValueError as error:
+        return prepared(_operator(config, size, seed), size)
+    except (ValueError, ImportError) as error:
         raise UserError(f"physics: {error}") from error
-    physics = MRI(mask=mask, img_size=(size, size))
-    physics.gain, physics.measurement_shape = 1.0, (2, size, size)
-    return physics
 
 
-def build_denoiser(config: ModelConfig, channels: int, seed: int = 0, shape: dict[str, int] | None = None) -> torch.nn.Module:
+def _operator(c: settings.Physics, size: int, seed: int) -> Any:
+    rng, shape = torch.Generator().manual_seed(seed), (1, size, size)
+    match c:
+        case settings.ParallelBeam():
+            return ParallelBeam(size, _views(c.angles), c.detectors, c.pixel, offset=c.offset, normalize=True)
+        case settings.FanBeam():
+            distances = c.source_distance, c.detector_distance
+            options: dict[str, Any] = {"pitch": c.pitch, "curved": c.curved, "offset": c.offset, "normalize": True}
+            return FanBeam(size, _views(c.angles), *distances, c.detectors, c.pixel, **options)
+        case settings.MRI():
+            mask = MASKS[c.mask](size, size, c.acceleration, c.center, seed)
+            if c.coils == 1:
+                return deepinv.MRI(mask=mask, img_size=(size, size))
+            return deepinv.MultiCoilMRI(mask=mask, coil_maps=birdcage(c.coils, size, size), img_size=(size, size))
+        case settings.NonCartesianMRI():
+            return deepinv.NonCartesianMRI(
+                img_size=(2, size, size), trajectory=c.trajectory, num_shots=c.shots, num_samples_per_shot=c.samples
+            )
+        case settings.Inpainting():
+            return deepinv.Inpainting(shape, mask=(torch.rand(shape, generator=rng) < c.keep).float())
+        case settings.Blur():
+            return deepinv.BlurFFT(shape, filter=gaussian_blur(sigma=c.width))
+        case settings.SuperResolution():
+            return deepinv.Downsampling(img_size=shape, filter="bicubic", factor=c.factor)
+        case settings.CompressedSensing():
+            return deepinv.CompressedSensing(max(1, round(c.ratio * size * size)), shape, rng=rng)
+        case settings.Custom():
+            return from_file(c.file, size)
+
+
+def _views(angles: int | list[float]) -> int | Tensor:
+    return angles if isinstance(angles, int) else torch.tensor(angles)
+
+
+def build_denoiser(config: settings.Model, channels: int, seed: int = 0, shape: dict[str, int] | None = None) -> torch.nn.Module:
     """The denoiser to start from; with ``shape``, one of that shape whose weights are loaded later."""
     if shape is not None:
         denoiser = ConvDenoiser(**shape)
@@ -71,7 +102,7 @@ def denoiser_config(model: EquilibriumReconstructor) -> dict[str, int]:
     return inner.config
 
 
-def build_gradient(config: ModelConfig) -> Any:
+def build_gradient(config: settings.Model) -> Any:
     if config.gradient == "implicit":
         return Implicit(stop=Stop(config.adjoint_rtol, config.adjoint_max_steps), inexact=config.adjoint_inexact)
     return {"jacobian_free": JacobianFree, "neumann": Neumann, "phantom": Phantom, "unrolled": Unrolled}[config.gradient]()
@@ -82,7 +113,7 @@ MIN_STRENGTH = 1e-4  # of the proximal step: keeps its inner problem well condit
 
 
 def build_model(
-    config: ModelConfig, channels: int, noise: float, seed: int = 0, denoiser: dict[str, int] | None = None
+    config: settings.Model, channels: int, noise: float, seed: int = 0, denoiser: dict[str, int] | None = None
 ) -> EquilibriumReconstructor:
     """The reconstructor as it is trained: failures are counted in the log rather than warned about one by one.
 
@@ -112,7 +143,7 @@ def build_group(name: str) -> Group:
     }[name]()
 
 
-def build_objective(config: ObjectiveConfig, physics: Any, y: Tensor) -> dict[str, Any]:
+def build_objective(config: settings.Objective, physics: Any, y: Tensor | Dataset) -> dict[str, Any]:
     """Name → loss; what is weighted zero is left out.
 
     Raises:
@@ -123,7 +154,7 @@ def build_objective(config: ObjectiveConfig, physics: Any, y: Tensor) -> dict[st
         losses["consistency"] = MeasurementConsistency(config.consistency, config.floor)
     if config.splitting:
         try:
-            split(physics, y[:1], config.parts, 0)
+            split(physics, y[0][None], config.parts, 0)
         except (ValueError, TypeError) as error:
             raise UserError(f"objective.parts={config.parts}: {error}, or set objective.splitting=0") from error
         losses["splitting"] = Splitting(config.parts, config.splitting, config.floor)
@@ -138,11 +169,12 @@ def build_objective(config: ObjectiveConfig, physics: Any, y: Tensor) -> dict[st
 
 @dataclass
 class Problem:
-    """Measurements in the units of the model, and where they came from."""
+    """Measurements in the units of the model, what measured them, and where they came from."""
 
-    y: Tensor  #: (N, …) for physics with ‖A‖ = 1
+    physics: Any
+    y: Any  #: (N, …) for physics with ‖A‖ = 1; a data set of them, if they are read while training
     noise: float  #: standard deviation of the noise in y
-    source: Images | Measurements
+    source: Stack
     truth: Tensor | None  #: (N, C, H, W) where images were measured; training never sees it
 
 
@@ -152,53 +184,152 @@ def as_complex(images: Tensor, seed: int) -> Tensor:
     return torch.cat([images * phase.cos(), images * phase.sin()], 1)
 
 
-def measure(images: Tensor, physics: Any, noise: float, seed: int) -> tuple[Tensor, float]:
-    """y = A x + noise for every image, and the noise's standard deviation: ``noise`` times the largest |A x|."""
+def set_noise(physics: Any, config: settings.Physics, sigma: float) -> None:
+    """The noise that the physics adds when it is called; for MRI it is masked with the measurements."""
+    if config.photons is None:
+        physics.noise_model = deepinv.GaussianNoise(sigma)
+    else:
+        physics.noise_model = deepinv.PoissonNoise(physics.gain / config.photons, clip_positive=True)
+
+
+def noise_level(config: settings.Physics, physics: Any, clean: Tensor) -> float:
+    """Standard deviation of the noise in measurements like ``clean``: ``noise`` times the largest, or of the counts."""
+    if config.photons is None:
+        return config.noise * float(clean.abs().max())
+    return float((clean.clamp_min(0).mean() * physics.gain / config.photons).sqrt())
+
+
+def measure(images: Tensor, physics: Any, config: settings.Physics, seed: int, sigma: float | None = None) -> tuple[Tensor, float]:
+    """y = A x + noise for every image, and the noise's standard deviation."""
     with torch.no_grad():
         clean = torch.cat([physics.A(x) for x in images.split(32)])
-    sigma = noise * float(clean.abs().max())
-    y = clean + sigma * torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
-    if isinstance(physics, MRI):
-        y = y * physics.mask
-    return y, sigma
+    sigma = noise_level(config, physics, clean) if sigma is None else sigma
+    noisy = copy.copy(physics)
+    noisy._modules = dict(physics._modules)
+    set_noise(noisy, config, sigma)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return noisy.noise(clean), sigma
 
 
-def build_problem(config: Config, physics: Any, path: Any = None, seed: int | None = None) -> Problem:
+class Streamed(Dataset):
+    """Measurements, each made (or read) when it is asked for; ``worker`` processes may do so."""
+
+    def __init__(self, source: Stack, measurement: Any):
+        self.source, self.measurement = source, measurement
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, i: int) -> Tensor:
+        y: Tensor = self.measurement(self.source[i][None], i)[0]
+        return y
+
+
+def build_problem(
+    config: settings.Config, physics: Any, path: Any = None, seed: int | None = None, stream: bool = False
+) -> Problem:
     """Reads (or makes) the data, and measures them if they are images.
 
     Args:
+        physics: from ``build_physics``. A real MRI acquisition brings its own mask and coil maps instead.
         path: data to read instead of those in the configuration.
         seed: of the phantoms and the noise, instead of the configuration's.
+        stream: leave the data in their files until they are asked for.
     """
     d, seed = config.data, config.seed if seed is None else seed
     kind = d.kind
-    if path is None and d.path is None:
+    if path is None and (d.path is None or kind == "phantoms"):
         if kind not in ("auto", "phantoms"):
             raise UserError(f"data.path: missing, but data.kind is {kind!r}; name a folder or a file")
-        kind = "phantoms"
-    elif path is not None or kind in ("auto", "phantoms"):  # what data.kind says is about data.path alone
-        path = Path(d.path if path is None else path)  # type: ignore[arg-type]
-        npy = kind_of(path) == "npy"
-        kind = ("images" if kind == "images" else "measurements") if npy else "images"
-    else:
-        path = d.path
-    if kind == "measurements":
-        found = read_measurements(path, tuple(physics.measurement_shape))
-        y = found.values * (physics.gain / d.peak)
-        return Problem(y, config.physics.noise * float(y.abs().max()), found, None)
-    mri = isinstance(physics, MRI)
-    if kind == "phantoms":
-        looks = ("brain",) if mri else ("thorax", "abdomen", "head")
+        looks = ("brain",) if physics.image_shape[0] == 2 else ("thorax", "abdomen", "head")
         values = phantoms(d.count, d.size, PHANTOM_SEED + seed, looks)
-        names = [f"phantom_{i:03d}" for i in range(d.count)]
-        images = Images(values, names, names, "npy", config.folder, native_shape=(d.size, d.size))
+        return _measured(in_memory(values, [f"phantom_{i:03d}" for i in range(d.count)]), config, physics, seed, stream)
+    found = find(Path(d.path if path is None else path))  # type: ignore[arg-type]
+    holds = "images" if found.kind not in ("npy", "npz", "kspace", "bart") else "measurements"
+    # What data.kind says is about data.path; other data are what they look like, unless they could be either.
+    if kind in ("images", "measurements") and (path is None or found.kind in ("npy", "npz", "tiff")):
+        holds = kind
+    if holds == "images":
+        return _measured(read_images(found, d.size), config, physics, seed, stream)
+    if isinstance(config.physics, settings.MRI) and all(entry.complex for entry in found.entries):
+        return _acquired(found, config, physics)
+    source = read_measurements(found, tuple(physics.measurement_shape))
+    factor = physics.gain / d.peak
+    if stream:
+        few = torch.stack([source[i] for i in range(min(FEW, len(source)))]) * factor
+        return Problem(physics, Streamed(source, partial(_scaled, factor)), noise_level(config.physics, physics, few), source, None)
+    y = source.values * factor
+    return Problem(physics, y, noise_level(config.physics, physics, y), source, None)
+
+
+FEW = 32  # of a streamed data set, those that tell the noise level
+
+
+def _scaled(factor: float, y: Tensor, i: int) -> Tensor:
+    return y * factor
+
+
+def _measured(images: Images, config: settings.Config, physics: Any, seed: int, stream: bool) -> Problem:
+    two = physics.image_shape[0] == 2
+    if not stream:
+        truth = as_complex(images.values, seed) if two else images.values
+        y, sigma = measure(truth, physics, config.physics, seed + 1)
+        return Problem(physics, y, sigma, images, truth)
+
+    def one(x: Tensor, i: int, sigma: float | None = None) -> tuple[Tensor, float]:
+        x = as_complex(x, seed + i) if two else x
+        return measure(x, physics, config.physics, seed + 1 + i, sigma)
+
+    sigma = max(one(images[i][None], i)[1] for i in range(min(FEW, len(images))))
+    return Problem(physics, Streamed(images, lambda x, i: one(x, i, sigma)[0]), sigma, images, None)
+
+
+def _acquired(found: Found, config: settings.Config, physics: Any) -> Problem:
+    """Real acquisitions: mask, coil maps, noise and scale come from the data.
+
+    Those that are fully sampled are undersampled by the configuration's mask, if it has their size.
+    """
+    source = read_kspace(found)
+    parts = []
+    for i in range(len(source)):
+        kspace = source[i]
+        try:
+            a = acquisition(kspace)
+        except UserError as error:
+            raise UserError(f"{source.names[i]}: {error}") from error
+        parts.append(a)
+    y = torch.cat([a.y for a in parts])
+    masks = torch.cat([a.physics.mask for a in parts])
+    if float(masks.mean()) > 0.95:
+        if masks.shape[-2:] != physics.mask.shape[-2:]:
+            raise UserError(
+                f"{found.path}: k-space of {masks.shape[-2]}×{masks.shape[-1]} points is fully sampled; to undersample it, set "
+                f"data.size to its size (it must be square; data.size is {config.data.size})"
+            )
+        source.notes.append(f"k-space is fully sampled; undersampled {config.physics.acceleration:g}-fold by physics.mask")  # type: ignore[union-attr]
+        masks = masks * physics.mask
+        y = y * (masks if y.ndim == 4 else masks[:, :, None])
+    shared = bool((masks == masks[:1]).all())
+    own: dict[str, Any] = {"mask": masks[:1] if shared else masks, "img_size": tuple(masks.shape[-2:])}
+    if y.ndim == 4:
+        found_physics = deepinv.MRI(**own)
     else:
-        images = read_images(path, d.size)
-    truth = as_complex(images.values, seed) if mri else images.values
-    y, sigma = measure(truth, physics, config.physics.noise, seed + 1)
-    return Problem(y, sigma, images, truth)
+        found_physics = deepinv.MultiCoilMRI(coil_maps=torch.cat([a.physics.coil_maps for a in parts]), **own)
+    found_physics.gain, found_physics.image_shape = 1.0, (2, *masks.shape[-2:])
+    found_physics.measurement_shape = tuple(y.shape[1:])
+    return Problem(found_physics, y, sum(a.noise for a in parts) / len(parts), source, None)
 
 
-def set_noise(physics: Any, sigma: float) -> None:
-    """The noise that the physics adds when it is called; for MRI it is masked with the measurements."""
-    physics.noise_model = GaussianNoise(sigma)
+def hold_out(problem: Problem, fraction: float, seed: int) -> tuple[Problem, Problem]:
+    """The problem without some patients, and that of those patients alone.
+
+    Raises:
+        UserError: there are fewer than two patients.
+    """
+    y, parts = problem.y, []
+    for index in split_by_patient(problem.source.patients, fraction, seed):
+        some = torch.tensor(index)
+        truth = None if problem.truth is None else problem.truth[some]
+        parts.append(Problem(select(problem.physics, some, len(y)), y[some], problem.noise, problem.source.subset(index), truth))
+    return parts[0], parts[1]

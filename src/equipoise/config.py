@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -29,14 +29,16 @@ class Strict(BaseModel):
 class Data(Strict):
     """What is measured."""
 
-    path: Path | None = Field(None, description="folder of DICOM slices, HDF5 or NIfTI file, or .npy measurements; none: phantoms")
+    path: Path | None = Field(None, description="file or folder of images (DICOM, NIfTI, HDF5, TIFF, PNG), k-space, or arrays")
     kind: Literal["auto", "images", "measurements", "phantoms"] = Field(
-        "auto", description="auto: .npy files are measurements, no path is phantoms, everything else is images to be measured"
+        "auto", description="auto: arrays and k-space are measurements, no path is phantoms, all else is images to be measured"
     )
     size: int = Field(64, ge=8, le=4096, description="pixels each way of the reconstruction; larger images are averaged down")
     peak: float = Field(1.0, gt=0, description="the value of x that counts as 1 in measurements from files")
     count: int = Field(200, ge=1, description="how many phantoms, if there is no path")
     validation: Path | None = Field(None, description="images to score on while training; never trained on")
+    holdout: float = Field(0, ge=0, lt=1, description="fraction of the patients to keep from training and score on instead")
+    stream: bool = Field(False, description="read and measure while training, for data that do not fit into memory")
 
     @field_validator("path", "validation", mode="before")
     @classmethod
@@ -44,22 +46,98 @@ class Data(Strict):
         return str(value) if isinstance(value, int) else value  # a folder named 20240101
 
 
-class Physics(Strict):
-    """The operator A and the noise: y = A x + noise."""
+class Noise(Strict):
+    """What every operator has: y = A x + noise."""
 
-    kind: Literal["parallel_beam", "mri"] = Field("parallel_beam", description="parallel_beam: CT; mri: Cartesian single-coil")
-    angles: int | list[float] = Field(20, description="views: how many over 180°, or each in degrees")
+    noise: float = Field(0.001, ge=0, description="standard deviation of the noise, as a fraction of the largest measurement")
+    photons: float | None = Field(None, gt=0, description="Poisson noise instead: how many counts a measurement of 1 stands for")
+
+
+Views = Annotated[int, Field(ge=1)] | Annotated[list[float], Field(min_length=1)]
+
+
+class ParallelBeam(Noise):
+    """CT with parallel rays."""
+
+    kind: Literal["parallel_beam"] = "parallel_beam"
+    angles: Views = Field(20, description="views: how many over 180°, or each in degrees")
     detectors: int | None = Field(None, ge=1, description="detectors, each as wide as a pixel; none: the image's diagonal")
     pixel: float = Field(1.0, gt=0, description="length of a pixel's side, in the unit of the sinogram's lengths")
-    acceleration: float = Field(4.0, ge=1, description="MRI: how many times fewer lines than rows")
-    center: float = Field(0.08, gt=0, le=1, description="MRI: fraction of lines fully sampled in the centre")
-    noise: float = Field(0.001, ge=0, description="standard deviation of the noise, as a fraction of the largest measurement")
+    offset: float = Field(0.0, description="of the detector's middle from the shadow of the centre of rotation, in detectors")
 
-    @model_validator(mode="after")
-    def _views(self) -> Physics:
-        if (isinstance(self.angles, int) and self.angles < 1) or (isinstance(self.angles, list) and not self.angles):
-            raise ValueError(f"angles must be at least one view, got {self.angles}")
-        return self
+
+class FanBeam(Noise):
+    """CT with a fan of rays from one source."""
+
+    kind: Literal["fan_beam"] = "fan_beam"
+    angles: Views = Field(40, description="views: how many over 360°, or each in degrees")
+    source_distance: float = Field(gt=0, description="from the source to the centre of rotation, in pixels")
+    detector_distance: float = Field(ge=0, description="from the centre of rotation to the detector, in pixels")
+    detectors: int | None = Field(None, ge=1, description="detectors; none: enough to see the whole image")
+    pitch: float | None = Field(None, gt=0, description="width of a detector, in pixels; none: a pixel's shadow at the centre")
+    curved: bool = Field(False, description="the detector is an arc about the source")
+    pixel: float = Field(1.0, gt=0, description="length of a pixel's side, in the unit of the sinogram's lengths")
+    offset: float = Field(0.0, description="of the detector's middle from the shadow of the centre of rotation, in detectors")
+
+
+class MRI(Noise):
+    """Cartesian MRI, with one coil or several."""
+
+    kind: Literal["mri"] = "mri"
+    mask: Literal["lines", "poisson_disc", "radial"] = Field("lines", description="which points of k-space are measured")
+    acceleration: float = Field(4.0, ge=1, description="how many times fewer points than pixels")
+    center: float = Field(0.08, gt=0, le=1, description="fraction of lines, each way, fully sampled in the centre")
+    coils: int = Field(1, ge=1, description="simulated coils, for images that are to be measured")
+
+
+class Inpainting(Noise):
+    """Some pixels are measured, others are not."""
+
+    kind: Literal["inpainting"] = "inpainting"
+    keep: float = Field(0.5, gt=0, lt=1, description="fraction of the pixels that is measured, at random places")
+
+
+class Blur(Noise):
+    """A Gaussian blur, periodic at the borders."""
+
+    kind: Literal["blur"] = "blur"
+    width: float = Field(1.5, gt=0, description="standard deviation of the blur, in pixels")
+
+
+class SuperResolution(Noise):
+    """A smaller image is measured."""
+
+    kind: Literal["super_resolution"] = "super_resolution"
+    factor: int = Field(2, ge=2, description="how many times smaller, each way")
+
+
+class NonCartesianMRI(Noise):
+    """MRI along radial or spiral trajectories, through mri-nufft (pip install 'equipoise[nufft]')."""
+
+    kind: Literal["non_cartesian_mri"] = "non_cartesian_mri"
+    trajectory: Literal["radial", "spiral"] = Field("radial", description="how k-space is crossed")
+    shots: int = Field(24, ge=1, description="spokes, or spiral arms")
+    samples: int = Field(128, ge=2, description="samples along each")
+
+
+class CompressedSensing(Noise):
+    """Random projections."""
+
+    kind: Literal["compressed_sensing"] = "compressed_sensing"
+    ratio: float = Field(0.3, gt=0, le=1, description="measurements, as a fraction of the pixels")
+
+
+class Custom(Noise):
+    """Any operator, written in Python."""
+
+    kind: Literal["custom"] = "custom"
+    file: Path = Field(description="Python file with a function physics(size) that returns a deepinv LinearPhysics")
+
+
+Physics = Annotated[
+    ParallelBeam | FanBeam | MRI | NonCartesianMRI | Inpainting | Blur | SuperResolution | CompressedSensing | Custom,
+    Field(discriminator="kind"),
+]
 
 
 class Model(Strict):
@@ -107,6 +185,7 @@ class Learning(Strict):
 
     steps: int = Field(1000, ge=1, description="optimiser steps")
     batch: int = Field(8, ge=1, description="measurements in a step")
+    workers: int = Field(0, ge=0, description="processes that read ahead, for data.stream")
     lr: float = Field(2e-4, gt=0, description="learning rate of Adam; cosine decay to a tenth")
     warmup: int = Field(50, ge=0, description="steps over which the learning rate rises")
     clip: float = Field(0.1, gt=0, description="largest norm of the gradient; longer ones are scaled down")
@@ -122,10 +201,21 @@ class Config(Strict):
     out: Path | None = Field(None, description="run folder; none: runs/NAME")
     seed: int = Field(0, ge=0, description="seed of everything random")
     data: Data = Field(default_factory=lambda: Data())
-    physics: Physics = Field(default_factory=lambda: Physics())
+    physics: Physics = Field(default_factory=lambda: ParallelBeam())
     model: Model = Field(default_factory=lambda: Model())
     objective: Objective = Field(default_factory=lambda: Objective())
     learning: Learning = Field(default_factory=lambda: Learning())
+
+    @field_validator("physics", mode="before")
+    @classmethod
+    def _kind(cls, tree: Any) -> Any:
+        return {"kind": "parallel_beam", **tree} if isinstance(tree, dict) else tree
+
+    @model_validator(mode="after")
+    def _held_out(self) -> Config:
+        if self.data.holdout and (self.data.validation is not None or self.data.stream):
+            raise ValueError("data.holdout keeps patients of data.path; leave out data.validation and data.stream, or set it to 0")
+        return self
 
     @property
     def folder(self) -> Path:
@@ -135,17 +225,27 @@ class Config(Strict):
 def _complaint(error: ValidationError, where: str) -> str:
     parts = []
     for e in error.errors():
-        key = ".".join(str(k) for k in e["loc"] if not str(k).startswith(("int", "list", "function")))
+        kinds = [kind.model_fields["kind"].default for kind in get_args(get_args(Physics)[0])]
+        loc = [k for k in e["loc"] if k not in kinds and not str(k).startswith(("int", "list", "function", "constrained"))]
+        key = ".".join(map(str, loc))
         if e["type"] == "extra_forbidden":
             parts.append(f"{key}: unknown key (value {e['input']!r}); allowed here are {', '.join(_siblings(e['loc']))}")
+        elif e["type"] == "union_tag_invalid":
+            parts.append(f"{key}.kind: must be one of {', '.join(kinds)}, got {e['input'].get('kind')!r}")
+        elif e["type"] == "missing":
+            parts.append(f"{key}: missing; this kind needs it")
         else:
             parts.append(f"{key}: {e['msg'].removeprefix('Value error, ')}, got {e['input']!r}")
-    return f"{where}: " + "; ".join(parts)
+    return f"{where}: " + "; ".join(dict.fromkeys(parts))
 
 
 def _siblings(loc: tuple[Any, ...]) -> list[str]:
+    """The keys beside the last of ``loc``; for physics, ``loc`` names the kind after the section."""
     model: Any = Config
     for key in loc[:-1]:
+        if key == "physics":
+            model = {kind.model_fields["kind"].default: kind for kind in get_args(get_args(Physics)[0])}[loc[1]]
+            break
         model = model.model_fields[key].annotation
     return sorted(model.model_fields)
 
@@ -195,15 +295,19 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
         _override(tree, text)
     tree.setdefault("name", path.stem)
     config = parse(tree, str(path))
-    for key in ("path", "validation"):
-        given = getattr(config.data, key)
+    for section, name, key in (
+        (config.data, "data", "path"),
+        (config.data, "data", "validation"),
+        (config.physics, "physics", "file"),
+    ):
+        given = getattr(section, key, None)
         if given is not None and not given.exists():
             beside = path.parent / given
             if not beside.exists():
                 raise UserError(
-                    f"{path}: data.{key}: {given} does not exist, from here or from {path.parent}/; name a file or folder that does"
+                    f"{path}: {name}.{key}: {given} does not exist, from here or from {path.parent}/; name one that does"
                 )
-            setattr(config.data, key, beside)
+            setattr(section, key, beside)
     return config
 
 

@@ -31,7 +31,9 @@ from .assessment.metrics import CONVENTIONS
 from .config import Config, dump, parse
 from .equilibrium import Equilibrium, Stop
 from .errors import UserError
-from .imaging.data import Measurements, write_images
+from .imaging.data import Measurements
+from .imaging.operators import select
+from .imaging.writers import write_images
 from .learning import checkpoint
 from .learning.train import Report, Trainer, train
 from .reconstruction.model import EquilibriumReconstructor
@@ -59,12 +61,12 @@ class Run:
     model: EquilibriumReconstructor
     noise: float
 
-    def solve(self, y: Tensor, batch: int = 16) -> Equilibrium:
-        """The equilibria for y (N, …), in the model's units, batch by batch."""
-        parts = []
+    def solve(self, problem: build.Problem, batch: int = 16) -> Equilibrium:
+        """The equilibria of a problem's measurements, batch by batch."""
+        parts, y = [], problem.y
         with torch.no_grad():
-            for some in y.split(batch):
-                parts.append(self.model.equilibrium(some, self.physics))
+            for some in torch.arange(len(y)).split(batch):
+                parts.append(self.model.equilibrium(y[some], select(problem.physics, some, len(y))))
         longest = max((len(p.trace) for p in parts), default=0)
         traces = [torch.cat([p.trace, p.trace[-1:].expand(longest - len(p.trace), -1)]) for p in parts]
         return Equilibrium(
@@ -120,15 +122,23 @@ def train_run(
         if saved is not None:
             _check_same(config, saved.state["config"], folder)
 
-    physics = build.build_physics(config.physics, config.data.size, config.seed)
-    problem = build.build_problem(config, physics)
-    for note in getattr(problem.source, "notes", []):
+    operator = build.build_physics(config.physics, config.data.size, config.seed)
+    problem = build.build_problem(config, operator, stream=config.data.stream)
+    held = None
+    if config.data.holdout:
+        problem, held = build.hold_out(problem, config.data.holdout, config.seed)
+        who = ", ".join(dict.fromkeys(held.source.patients))
+        say(f"holding out {len(held.y)} of {len(held.y) + len(problem.y)} measurements: patients {who}")
+    elif config.data.validation is not None:
+        held = build.build_problem(config, operator, config.data.validation, config.seed + 1000)
+    for note in problem.source.notes:
         say(f"note: {note}")
-    build.set_noise(physics, problem.noise)
-    model = build.build_model(config.model, _channels(physics), problem.noise, config.seed)
+    physics = problem.physics
+    build.set_noise(physics, config.physics, problem.noise)
+    model = build.build_model(config.model, physics.image_shape[0], problem.noise, config.seed)
     losses = build.build_objective(config.objective, physics, problem.y)
     trainer = Trainer(model, physics, problem.y, losses, config.learning, config.seed)
-    validate = _validator(config, physics, trainer)
+    validate = _validator(config, held, trainer)
     if saved is not None:
         trainer.restore(saved)
         if trainer.step >= config.learning.steps and _whole(folder / MODEL):
@@ -177,10 +187,6 @@ def _whole(path: Path) -> bool:
     return True
 
 
-def _channels(physics: Any) -> int:
-    return 2 if physics.measurement_shape[0] == 2 else 1
-
-
 def versions() -> dict[str, str]:
     import deepinv
 
@@ -194,19 +200,19 @@ def versions() -> dict[str, str]:
     }
 
 
-def _validator(config: Config, physics: Any, trainer: Trainer) -> Callable[[], dict[str, float]] | None:
-    if config.data.validation is None:
+def _validator(config: Config, held: build.Problem | None, trainer: Trainer) -> Callable[[], dict[str, float]] | None:
+    if held is None:
         return None
-    held = build.build_problem(config, physics, config.data.validation, config.seed + 1000)
-    evaluator = build.build_model(config.model, _channels(physics), held.noise)
+    physics, y = held.physics, held.y
+    evaluator = build.build_model(config.model, physics.image_shape[0], held.noise)
     evaluator.stop = Stop(config.model.test_rtol, config.model.test_max_steps)
 
     def validate() -> dict[str, float]:
         evaluator.load_state_dict(trainer.averaged())
         table = Table({}, [])
         with torch.no_grad():
-            solved = evaluator.equilibrium(held.y, physics)
-        table.add("equipoise", solved.value, held.y, physics, held.truth)
+            solved = evaluator.equilibrium(y, physics)
+        table.add("equipoise", solved.value, y, physics, held.truth)
         scores = table.scores["equipoise"]
         out = {k: sum(v) / len(v) for k, v in scores.items() if k in ("psnr", "misfit")}
         return out | {"unsolved": float((~solved.converged).float().mean())}
@@ -260,8 +266,8 @@ def load_run(folder: str | Path) -> Run:
         saved = latest
         weights = {k.removeprefix("average."): v for k, v in saved.tensors.items() if k.startswith("average.")}
     physics = build.build_physics(config.physics, config.data.size, config.seed)
-    build.set_noise(physics, saved.state["noise"])
-    model = build.build_model(config.model, _channels(physics), saved.state["noise"], denoiser=saved.state.get("denoiser"))
+    build.set_noise(physics, config.physics, saved.state["noise"])
+    model = build.build_model(config.model, physics.image_shape[0], saved.state["noise"], denoiser=saved.state.get("denoiser"))
     try:
         model.load_state_dict(weights, strict=(folder / MODEL).exists())
     except RuntimeError as error:
@@ -277,14 +283,14 @@ def reconstruct(run: Run, data: str | Path, out: str | Path, say: Callable[[str]
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise UserError(f"{out}: exists and is not empty; nothing was written. Name a new folder, or empty this one")
     problem = build.build_problem(run.config, run.physics, Path(data))
-    solved = run.solve(problem.y)
+    solved = run.solve(problem)
     x: Tensor = solved.value
     names = problem.source.names
     native = x * run.config.data.peak if isinstance(problem.source, Measurements) else x
     paths = write_images(problem.source, native, out)
     report.save_png(report.grid(problem.y, {"equipoise": x}, problem.truth, names), out / "preview.png")
     table = Table({}, names)
-    table.add("equipoise", x, problem.y, run.physics, None)
+    table.add("equipoise", x, problem.y, problem.physics, None)
     rows = solve_rows(solved, names)
     for row, misfit in zip(rows, table.scores["equipoise"]["misfit"]):
         row["misfit"] = misfit
@@ -323,49 +329,50 @@ def evaluate(run: Run, data: str | Path | None = None, folder: Path | None = Non
         UserError: there is no data to score on, or it cannot be read.
     """
     data = run.config.data.validation if data is None else Path(data)
-    if data is None and run.config.data.path is not None:
+    held_out = data is None and run.config.data.holdout > 0
+    if data is None and run.config.data.path is not None and not held_out:
         raise UserError(
             f"{run.folder}: name the data to score on (what it was trained on would flatter it): equipoise evaluate RUN DATA"
         )
-    problem = unseen_phantoms(run, count) if data is None else build.build_problem(run.config, run.physics, data)
-    p = run.config.physics
+    if held_out:
+        problem = build.hold_out(build.build_problem(run.config, run.physics), run.config.data.holdout, run.config.seed)[1]
+        data = Path("held-out")
+    else:
+        problem = unseen_phantoms(run, count) if data is None else build.build_problem(run.config, run.physics, data)
+    physics, y = problem.physics, problem.y
     about = {
         "data": str(data) if data else "phantoms",
-        "images": len(problem.y),
+        "images": len(y),
         "size": run.config.data.size,
-        "physics": p.model_dump(
-            mode="json", include={"kind", "noise"} | ({"angles"} if p.kind == "parallel_beam" else {"acceleration", "center"})
-        ),
+        "physics": run.config.physics.model_dump(mode="json", exclude_none=True),
         "seed": run.config.seed,
         "tuning": "window, iterations and weight of the classical methods are the best for the first eight of these very images"
         if problem.truth is not None
         else "defaults",
     }
     table = Table(about, problem.source.names)
-    for name, (x, setting) in classical(problem.y, run.physics, problem.truth).items():
-        table.add(name, x, problem.y, run.physics, problem.truth, setting)
-    start = build.build_model(run.config.model, _channels(run.physics), run.noise, run.config.seed)
+    for name, (x, setting) in classical(y, physics, problem.truth).items():
+        table.add(name, x, y, physics, problem.truth, setting)
+    start = build.build_model(run.config.model, physics.image_shape[0], run.noise, run.config.seed)
     start.stop = run.model.stop
     with torch.no_grad():
-        before = Run(run.folder, run.config, run.physics, start, run.noise).solve(problem.y)
-    table.add("untrained", before.value, problem.y, run.physics, problem.truth, f"denoiser: {run.config.model.denoiser}")
-    solved = run.solve(problem.y)
+        before = Run(run.folder, run.config, physics, start, run.noise).solve(problem)
+    table.add("untrained", before.value, y, physics, problem.truth, f"denoiser: {run.config.model.denoiser}")
+    solved = run.solve(problem)
     late = int((~solved.converged).sum())
-    setting = f"{float(solved.steps.float().mean()):.0f} evaluations" + (
-        f"; {late} of {len(problem.y)} not converged" if late else ""
-    )
-    table.add("equipoise", solved.value, problem.y, run.physics, problem.truth, setting)
+    setting = f"{float(solved.steps.float().mean()):.0f} evaluations" + (f"; {late} of {len(y)} not converged" if late else "")
+    table.add("equipoise", solved.value, y, physics, problem.truth, setting)
     table.solve = solved
     if folder is None:
         folder = _evaluation_folder(run.folder, data)
     folder.mkdir(parents=True, exist_ok=True)
     table.folder = folder
     table.save(folder)
-    picture = report.save_png(report.grid(problem.y, table.images, problem.truth, problem.source.names), folder / "grid.png")
+    picture = report.save_png(report.grid(y, table.images, problem.truth, problem.source.names), folder / "grid.png")
     figures = [(picture, "Measurement, every method and the truth; error maps on one scale under each row")]
     if (curves := run.folder / "curves.png").exists():
         figures.append((curves.read_bytes(), "Training: loss parts, solver steps, residuals, validation"))
-    what = f"on {data}" if data is not None else f"on {len(problem.y)} phantoms that training did not see"
+    what = f"on {data}" if data is not None else f"on {len(y)} phantoms that training did not see"
     report.page(
         folder / "report.html",
         f"{run.config.name} {what}",

@@ -52,6 +52,11 @@ def conjugate_gradients(M: Operator, b: Tensor, x0: Tensor | None = None, tol: f
         return CGResult(x, k, (rr / norm).sqrt().flatten())
 
 
+def least_squares(A: Operator, At: Operator, y: Tensor, tol: float = 1e-4, max_iter: int = 50) -> CGResult:
+    """argmin ‖A x − y‖² of smallest norm: conjugate gradients on AᵀA x = Aᵀy from zero. Stopping early regularises."""
+    return conjugate_gradients(lambda u: At(A(u)), At(y), tol=tol, max_iter=max_iter)
+
+
 class _Solve(torch.autograd.Function):
     """x = M⁻¹ b with M symmetric: backward is the same solve again, so it can be differentiated any number of times."""
 

@@ -17,7 +17,7 @@ import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from .linear import CGResult, conjugate_gradients, norm, proximal_l2, solve_spd
+from .linear import CGResult, least_squares, norm, proximal_l2, solve_spd
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,12 @@ class ParallelGeometry:
     width: int
     angles: tuple[float, ...]  # degrees
     detectors: int
+    offset: float  # of the detector's middle from the centre's shadow, in detectors
 
     def rays(self, view: int) -> tuple[np.ndarray, np.ndarray]:
         """A point and a direction, (detectors, 2) each in (column, row) from the centre, of every ray of a view."""
         theta = math.radians(self.angles[view])
-        s = np.arange(self.detectors) - (self.detectors - 1) / 2
+        s = np.arange(self.detectors) - (self.detectors - 1) / 2 + self.offset
         point = s[:, None] * np.array([math.cos(theta), -math.sin(theta)])
         return point, np.broadcast_to([math.sin(theta), math.cos(theta)], point.shape)
 
@@ -50,14 +51,19 @@ class FanGeometry:
     detector_distance: float
     detector_pitch: float
     curved: bool
+    offset: float
+
+    def fan(self) -> np.ndarray:
+        """(detectors,) the angle of every ray against the central one."""
+        far = self.source_distance + self.detector_distance
+        s = (np.arange(self.detectors) - (self.detectors - 1) / 2 + self.offset) * self.detector_pitch
+        return s / far if self.curved else np.arctan2(s, far)
 
     def rays(self, view: int) -> tuple[np.ndarray, np.ndarray]:
         theta = math.radians(self.angles[view])
         across = np.array([math.cos(theta), -math.sin(theta)])
         along = np.array([math.sin(theta), math.cos(theta)])
-        far = self.source_distance + self.detector_distance
-        s = (np.arange(self.detectors) - (self.detectors - 1) / 2) * self.detector_pitch
-        angle = s / far if self.curved else np.arctan2(s, far)
+        angle = self.fan()
         direction = np.cos(angle)[:, None] * along + np.sin(angle)[:, None] * across
         return np.broadcast_to(-self.source_distance * along, direction.shape), direction
 
@@ -71,34 +77,31 @@ def joseph(geometry: Geometry) -> scipy.sparse.csr_matrix:
     Joseph's method (IEEE TMI 1982): a ray steps from row to row (or from column to column, whichever it crosses more
     squarely) and interpolates linearly between the two pixels beside it.
     """
-    rows: list[np.ndarray] = []
-    cols: list[np.ndarray] = []
-    values: list[np.ndarray] = []
     h, w = geometry.height, geometry.width
+    views = []
     for view in range(len(geometry.angles)):
         point, direction = geometry.rays(view)
         steep = np.abs(direction[:, 1]) >= np.abs(direction[:, 0])  # crosses rows
+        rows, cols, values = [], [], []
         for by_row in (True, False):
             ray = np.flatnonzero(steep if by_row else ~steep)
-            if len(ray) == 0:
-                continue
             n, across = (h, w) if by_row else (w, h)
             i, j = (1, 0) if by_row else (0, 1)  # the axis stepped along, the axis interpolated on
             slope = direction[ray, j] / direction[ray, i]
             step = np.arange(n)
             at = point[ray, j][:, None] + slope[:, None] * (step - (n - 1) / 2 - point[ray, i][:, None]) + (across - 1) / 2
-            low = np.floor(at).astype(np.int64)
+            low = np.floor(at).astype(np.int32)
             high_weight = at - low
             length = np.hypot(1, slope)[:, None]
             for pixel, weight in ((low, 1 - high_weight), (low + 1, high_weight)):
                 r, k = np.nonzero((pixel >= 0) & (pixel < across) & (weight > 0))
                 p = pixel[r, k]
-                rows.append((view * geometry.detectors + ray[r]).astype(np.int32))
+                rows.append(ray[r].astype(np.int32))
                 cols.append((step[k] * w + p if by_row else p * w + step[k]).astype(np.int32))
                 values.append((weight * length)[r, k].astype(np.float32))
-    shape = (len(geometry.angles) * geometry.detectors, h * w)
-    matrix = scipy.sparse.coo_matrix((np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))), shape)
-    return matrix.tocsr()
+        entries = np.concatenate(values), (np.concatenate(rows), np.concatenate(cols))
+        views.append(scipy.sparse.coo_matrix(entries, (geometry.detectors, h * w)).tocsr())
+    return scipy.sparse.vstack(views, "csr")
 
 
 class SystemMatrix:
@@ -197,12 +200,23 @@ def _angles(angles: int | Tensor | Sequence[float], span: float) -> tuple[float,
     return tuple(values.tolist())
 
 
+def _detectors(detectors: int | None, extent: float, offset: float) -> int:
+    """How many: as given, or enough for ``extent`` (in detectors) on both sides of the offset."""
+    if not math.isfinite(offset):
+        raise ValueError(f"offset must be a finite number of detectors, got {offset}")
+    if detectors is None:
+        return math.ceil(extent + 2 * abs(offset))
+    if isinstance(detectors, bool) or int(detectors) != detectors or detectors < 1:
+        raise ValueError(f"detectors must be a whole number, at least 1, got {detectors}")
+    return int(detectors)
+
+
 DIRECT_RAYS = 4096  # up to here Q takes at most 64 MiB in float32, and its products cost less than conjugate gradients
 
 WINDOWS = ("ramp", "shepp-logan", "cosine", "hamming", "hann")
 
 
-class _Tomography(LinearPhysics):
+class Tomography(LinearPhysics):
     """What parallel and fan beam share: x (B, 1, H, W) → y (B, 1, views, detectors)."""
 
     def __init__(self, geometry: Geometry, pixel: float, normalize: bool, **kwargs: Any):
@@ -223,14 +237,17 @@ class _Tomography(LinearPhysics):
         return torch.tensor(self.geometry.angles)
 
     @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return 1, self.geometry.height, self.geometry.width
+
+    @property
     def measurement_shape(self) -> tuple[int, int, int]:
         return 1, len(self.geometry.angles), self.geometry.detectors
 
     def A(self, x: Tensor, **kwargs: Any) -> Tensor:
         """Line integrals of x (B, 1, H, W): (B, 1, views, detectors), in units of x times the unit of ``pixel``."""
-        shape = (1, self.geometry.height, self.geometry.width)
-        if x.ndim != 4 or tuple(x.shape[1:]) != shape:
-            raise ValueError(f"x must have shape (B, {', '.join(map(str, shape))}), got {tuple(x.shape)}")
+        if x.ndim != 4 or tuple(x.shape[1:]) != self.image_shape:
+            raise ValueError(f"x must have shape (B, {', '.join(map(str, self.image_shape))}), got {tuple(x.shape)}")
         return self.scale * self.matrix.product(x.flatten(1), False).unflatten(1, self.measurement_shape)
 
     def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
@@ -240,21 +257,19 @@ class _Tomography(LinearPhysics):
                 f"y must have shape (B, {', '.join(map(str, self.measurement_shape))}) for this geometry "
                 f"(1, views, detectors), got {tuple(y.shape)}"
             )
-        g = self.geometry
-        return self.scale * self.matrix.product(y.flatten(1), True).unflatten(1, (1, g.height, g.width))
+        return self.scale * self.matrix.product(y.flatten(1), True).unflatten(1, self.image_shape)
 
     def norm(self) -> float:
         """The largest singular value of A (not its square)."""
-        g = self.geometry
-        return norm(self.A, self.A_adjoint, torch.zeros(1, 1, g.height, g.width, device=self._device_holder.device))
+        return norm(self.A, self.A_adjoint, torch.zeros(1, *self.image_shape, device=self._device_holder.device))
 
-    def normalize(self) -> _Tomography:
+    def normalize(self) -> Tomography:
         """Rescales A so that ‖A‖ = 1, in place; measurements made elsewhere must be multiplied by ``gain``."""
         factor = 1 / self.norm()
         self.scale, self.gain = self.scale * factor, self.gain * factor
         return self
 
-    def views(self, index: Sequence[int]) -> _Tomography:
+    def views(self, index: Sequence[int]) -> Tomography:
         """The same scan with the views ``index`` alone (and the same scaling): its y is ``y[:, :, index]``."""
         part = copy.copy(self)
         part._modules, part._buffers = dict(self._modules), dict(self._buffers)
@@ -269,7 +284,7 @@ class _Tomography(LinearPhysics):
 
     def least_squares(self, y: Tensor, tol: float = 1e-4, max_iter: int = 50) -> CGResult:
         """:meth:`A_dagger` with its account: value, iterations, residual (B,)."""
-        return conjugate_gradients(self.A_adjoint_A, self.A_adjoint(y), None, tol, max_iter)
+        return least_squares(self.A, self.A_adjoint, y, tol, max_iter)
 
     def prox_l2(self, z: Tensor, y: Tensor, gamma: Tensor | float, tol: float = 1e-6, max_iter: int = 200, **kwargs: Any) -> Tensor:
         """argmin_x γ/2 ‖A x − y‖² + ½‖x − z‖², with exact derivatives in z, y and γ.
@@ -287,15 +302,16 @@ class _Tomography(LinearPhysics):
         return proximal_l2(self.A, self.A_adjoint, z, y, 1 / gamma, tol, max_iter)
 
 
-class ParallelBeam(_Tomography):
+class ParallelBeam(Tomography):
     """Parallel-beam tomography: y = A x, with A a sparse matrix (Joseph) stored with its exact transpose.
 
     Args:
         size: height and width of the image in pixels, or one number for both.
         angles: a number of views spread evenly over [0°, 180°), or the views in degrees. At 0° the columns are summed;
             angles turn as in ``skimage.transform.radon`` and ``deepinv.physics.Tomography``.
-        detectors: how many, each as wide as a pixel, centred on the image. Default: the diagonal.
+        detectors: how many, each as wide as a pixel. Default: the diagonal.
         pixel: the length of a pixel's side; y has units of x times this unit.
+        offset: of the detector's middle from the shadow of the centre of rotation, in detectors (0.25: a quarter offset).
         normalize: rescale to ‖A‖ = 1 (then y has no physical unit any more; see :meth:`normalize`).
         **kwargs: what ``deepinv.physics.LinearPhysics`` takes, such as ``noise_model``.
     """
@@ -307,14 +323,13 @@ class ParallelBeam(_Tomography):
         detectors: int | None = None,
         pixel: float = 1.0,
         *,
+        offset: float = 0.0,
         normalize: bool = False,
         **kwargs: Any,
     ):
         h, w = _size(size)
-        detectors = math.ceil(math.hypot(h, w)) if detectors is None else detectors
-        if detectors < 1:
-            raise ValueError(f"detectors must be at least 1, got {detectors}")
-        super().__init__(ParallelGeometry(h, w, _angles(angles, 180.0), int(detectors)), pixel, normalize, **kwargs)
+        detectors = _detectors(detectors, math.hypot(h, w), offset)
+        super().__init__(ParallelGeometry(h, w, _angles(angles, 180.0), detectors, float(offset)), pixel, normalize, **kwargs)
 
     def fbp(self, y: Tensor, window: str = "ramp") -> Tensor:
         """Filtered back-projection, with a window on the ramp: "ramp" (none), "shepp-logan", "cosine", "hamming", "hann".
@@ -326,11 +341,11 @@ class ParallelBeam(_Tomography):
         return self.A_adjoint(filtered) / self.scale * (math.pi / len(self.geometry.angles))
 
 
-class FanBeam(_Tomography):
+class FanBeam(Tomography):
     """Fan-beam tomography, with a flat or a curved detector.
 
     Args:
-        size, pixel, normalize: as for :class:`ParallelBeam`.
+        size, pixel, offset, normalize: as for :class:`ParallelBeam`.
         angles: a number of views spread evenly over [0°, 360°), or the views in degrees.
         source_distance: from the source to the centre of rotation, in pixels; it must lie outside the image.
         detector_distance: from the centre of rotation to the detector, in pixels.
@@ -350,56 +365,52 @@ class FanBeam(_Tomography):
         *,
         pitch: float | None = None,
         curved: bool = False,
+        offset: float = 0.0,
         normalize: bool = False,
         **kwargs: Any,
     ):
         h, w = _size(size)
         radius = math.hypot(h, w) / 2
-        if source_distance <= radius:
+        if not source_distance > radius:
             raise ValueError(
                 f"source_distance must be larger than half the image's diagonal ({radius:.1f} pixels), got {source_distance}"
             )
-        if detector_distance < 0:
+        if not detector_distance >= 0:
             raise ValueError(f"detector_distance must be >= 0, got {detector_distance}")
         far = source_distance + detector_distance
         pitch = far / source_distance if pitch is None else float(pitch)
+        if not (math.isfinite(pitch) and pitch > 0):
+            raise ValueError(f"pitch must be a positive number of pixels, got {pitch}")
         half = math.asin(radius / source_distance)
-        extent = 2 * far * (half if curved else math.tan(half))
-        detectors = math.ceil(extent / pitch) if detectors is None else detectors
-        super().__init__(
-            FanGeometry(
-                h, w, _angles(angles, 360.0), int(detectors), float(source_distance), float(detector_distance), pitch, curved
-            ),
-            pixel,
-            normalize,
-            **kwargs,
-        )
+        detectors = _detectors(detectors, 2 * far * (half if curved else math.tan(half)) / pitch, offset)
+        distances = float(source_distance), float(detector_distance), pitch
+        geometry = FanGeometry(h, w, _angles(angles, 360.0), detectors, *distances, bool(curved), float(offset))
+        super().__init__(geometry, pixel, normalize, **kwargs)
 
     def fbp(self, y: Tensor, window: str = "ramp") -> Tensor:
-        """Filtered back-projection for views spread evenly over a full turn (Kak and Slaney 1988, section 3.4).
+        """Filtered back-projection for views spread evenly over a full turn, or over half a turn and the fan at least.
 
         Each view is weighted by the cosine of its rays' angles, filtered, and smeared back along the fan with the inverse
-        square of the distance to the source. y (B, 1, views, detectors) → (B, 1, H, W), in the units of x.
+        square of the distance to the source (Kak and Slaney 1988, section 3.4). In a short scan some lines are measured twice
+        and some once; smooth weights make up for it (Noo, Defrise, Clackdoyle and Kudo, Phys. Med. Biol. 2002).
+        y (B, 1, views, detectors) → (B, 1, H, W), in the units of x.
 
         Raises:
-            ValueError: the views do not cover a full turn evenly; use ``A_dagger`` then.
+            ValueError: the views are not evenly spread, or cover less; use ``A_dagger`` then.
         """
         g = self.geometry
         assert isinstance(g, FanGeometry)
-        gaps = torch.tensor([*g.angles[1:], g.angles[0] + 360.0]) - torch.tensor(g.angles)
-        if float((gaps - 360.0 / len(g.angles)).abs().max()) > 1e-3:
-            raise ValueError(f"fbp needs views spread evenly over 360°, got {list(g.angles)}; use A_dagger for other scans")
+        weights, between = _redundancy(g)
         D, far = g.source_distance, g.source_distance + g.detector_distance
-        k = torch.arange(g.detectors, device=y.device, dtype=y.dtype) - (g.detectors - 1) / 2
+        fan = torch.from_numpy(g.fan()).to(y)
+        weighted = y * torch.from_numpy(weights).to(y) * torch.cos(fan)
         if g.curved:
+            weighted = weighted * D
             step = g.detector_pitch / far  # the angle between rays
-            weighted = y * D * torch.cos(k * step)
             n = torch.arange(g.detectors, dtype=torch.float64) * step
             filtered = filter_rows(weighted, window, step, torch.where(n == 0, 1.0, n / torch.sin(n).clamp_min(1e-9)) ** 2)
         else:
             step = g.detector_pitch * D / far  # detectors as seen at the centre of rotation
-            s = k * step
-            weighted = y * D / torch.sqrt(D * D + s * s)
             filtered = filter_rows(weighted, window, step)
         rows = torch.arange(g.height, device=y.device, dtype=y.dtype) - (g.height - 1) / 2
         cols = torch.arange(g.width, device=y.device, dtype=y.dtype) - (g.width - 1) / 2
@@ -410,12 +421,41 @@ class FanBeam(_Tomography):
             depth = D + cols[None, :] * sn + rows[:, None] * c
             at = torch.atan2(across, depth) / step if g.curved else D * across / depth / step
             square = across.square() + depth.square() if g.curved else (depth / D).square()
-            at = (at + (g.detectors - 1) / 2).clamp(0, g.detectors - 1)
-            low = at.floor().long().clamp_max(g.detectors - 2) if g.detectors > 1 else at.long()
+            at = (at + (g.detectors - 1) / 2 - g.offset).clamp(0, g.detectors - 1)
+            low = at.floor().long().clamp_max(max(g.detectors - 2, 0))
             row = filtered[:, 0, view]
             value = torch.lerp(row[:, low], row[:, (low + 1).clamp_max(g.detectors - 1)], (at - low)[None])
             out[:, 0] += value / square
-        return out * (math.pi / len(g.angles)) / self.scale
+        return out * between / self.scale
+
+
+def _redundancy(g: FanGeometry) -> tuple[np.ndarray, float]:
+    """Weights (views, detectors) that count every line of a scan once, and the angle between views in radians.
+
+    Source angle β and fan angle γ measure the same line as β + 180° + 2γ and −γ do. Each gets its share
+    c(β) / Σ c over the angles that measure it, c falling to zero over 10° at both ends of a short scan.
+    """
+    angles = np.radians(np.sort(np.asarray(g.angles)))
+    n, turn, fan = len(angles), 2 * math.pi, g.fan()
+    between = (angles[-1] - angles[0]) / max(n - 1, 1)
+    remedy = f"fbp needs views spread evenly over 360°, or at least {180 + 2 * math.degrees(np.abs(fan).max()):.0f}° of it"
+    if n < 2 or np.abs(np.diff(angles) - between).max() > 1e-4 or n * between > turn * (1 + 1e-4):
+        raise ValueError(f"{remedy}; the views here are {list(g.angles)}; use A_dagger for other scans")
+    if abs(n * between - turn) < 1e-4:
+        return np.full((n, g.detectors), 0.5), between
+    if n * between < math.pi + 2 * np.abs(fan).max() - between:
+        raise ValueError(f"{remedy}; these {n} views cover {math.degrees(n * between):.0f}°; use A_dagger for other scans")
+    start, end = angles[0] - between / 2, angles[-1] + between / 2
+    ramp = math.radians(10)
+
+    def c(beta: np.ndarray) -> np.ndarray:
+        edge = np.clip(np.minimum(beta - start, end - beta) / ramp, 0, 1)
+        return np.sin(math.pi / 2 * edge) ** 2
+
+    beta = np.radians(np.asarray(g.angles))[:, None]
+    opposite = start + np.remainder(beta + math.pi + 2 * fan - start, turn)
+    total = c(beta) + c(opposite)
+    return c(beta) / np.maximum(total, 1e-12), between
 
 
 def filter_rows(y: Tensor, window: str = "ramp", pitch: float = 1.0, factor: Tensor | None = None) -> Tensor:

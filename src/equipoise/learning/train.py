@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..config import Learning
 from ..equilibrium import Status
 from ..errors import UserError
+from ..imaging.operators import select
 from ..reconstruction.model import EquilibriumReconstructor
 from .checkpoint import Checkpoint, flatten_optimizer, restore_optimizer, save_latest
 
@@ -60,6 +62,32 @@ def batch_of(step: int, count: int, batch: int, seed: int) -> Tensor:
     return torch.cat(out)
 
 
+class _Schedule(Sampler):
+    """The batches from step ``start`` to the last."""
+
+    def __init__(self, start: int, count: int, settings: Learning, seed: int):
+        self.start, self.count, self.settings, self.seed = start, count, settings, seed
+
+    def __len__(self) -> int:
+        return self.settings.steps - self.start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.start, self.settings.steps):
+            yield batch_of(step, self.count, self.settings.batch, self.seed).tolist()
+
+
+def read_ahead(y: Dataset, start: int, settings: Learning, seed: int) -> Iterator[Tensor]:
+    """The measurements of each step from ``start`` on, read by ``settings.workers`` processes."""
+    loader = DataLoader(
+        y,
+        batch_sampler=_Schedule(start, len(y), settings, seed),  # type: ignore[arg-type]
+        num_workers=settings.workers,
+        multiprocessing_context="fork" if settings.workers else None,
+        generator=torch.Generator(),  # the loader's own seed is drawn from here, not from what a step draws from
+    )
+    return iter(loader)
+
+
 class Trainer:
     """Weights, their running average and the optimiser, and the step that moves them.
 
@@ -67,9 +95,16 @@ class Trainer:
     """
 
     def __init__(
-        self, model: EquilibriumReconstructor, physics: Any, y: Tensor, losses: dict[str, Any], settings: Learning, seed: int
+        self,
+        model: EquilibriumReconstructor,
+        physics: Any,
+        y: Tensor | Dataset,
+        losses: dict[str, Any],
+        settings: Learning,
+        seed: int,
     ):
         self.model, self.physics, self.y, self.losses, self.settings, self.seed = model, physics, y, losses, settings, seed
+        self._ahead: Iterator[Tensor] | None = None  # of data that are read while training
         self.parameters = {k: p for k, p in model.named_parameters() if p.requires_grad}
         self.average = {k: p.detach().clone() for k, p in self.parameters.items()}
         self.optimizer = torch.optim.Adam(self.parameters.values(), settings.lr)
@@ -78,14 +113,14 @@ class Trainer:
     def advance(self) -> Report:
         """One optimiser step; it is skipped, and said why, where the gradient cannot be trusted."""
         s, started = self.settings, time.perf_counter()
+        y, physics = self._batch()
         torch.manual_seed(self.seed * 1_000_003 + self.step)  # group draws, noise, power iterations
-        y = self.y[batch_of(self.step, len(self.y), s.batch, self.seed)]
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, s)
 
-        solved = self.model.equilibrium(y, self.physics)
+        solved = self.model.equilibrium(y, physics)
         parts = {
-            name: loss(x_net=solved.value, y=y, physics=self.physics, model=self.model).mean() for name, loss in self.losses.items()
+            name: loss(x_net=solved.value, y=y, physics=physics, model=self.model).mean() for name, loss in self.losses.items()
         }
         loss = torch.stack(list(parts.values())).sum()
         self.optimizer.zero_grad(set_to_none=True)
@@ -123,6 +158,15 @@ class Trainer:
             images_per_second=len(y) / (time.perf_counter() - started),
             skipped=why,
         )
+
+    def _batch(self) -> tuple[Tensor, Any]:
+        """The step's measurements, and the operator that made them."""
+        if isinstance(self.y, Tensor):
+            index = batch_of(self.step, len(self.y), self.settings.batch, self.seed)
+            return self.y[index], select(self.physics, index, len(self.y))
+        if self._ahead is None:
+            self._ahead = read_ahead(self.y, self.step, self.settings, self.seed)
+        return next(self._ahead), self.physics
 
     def _trouble(self, loss: Tensor, residual: Tensor, gradient: float) -> str:
         """Why this gradient must not be followed, or nothing."""

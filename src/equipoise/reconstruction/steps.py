@@ -9,7 +9,8 @@ import torch
 from deepinv.physics import LinearPhysics, Physics
 from torch import Tensor, nn
 
-from ..imaging.linear import conjugate_gradients, proximal_l2
+from ..imaging.linear import least_squares, proximal_l2
+from ..imaging.operators import select
 from .denoisers import channels_last
 
 
@@ -29,16 +30,15 @@ class BoundStep:
 
     def __init__(self, step: Step, y: Tensor, physics: Physics):
         self.step, self.y, self.physics = step, y, physics
-        per_sample = any(b.ndim > 1 and len(b) == len(y) > 1 for b in physics.buffers())
-        if per_sample or not isinstance(y, Tensor):  # such physics take whole batches
-            self.restrict = None  # type: ignore[assignment]
+        if not isinstance(y, Tensor):  # stacked physics take whole batches
+            self.restrict = None
 
     def __call__(self, x: Tensor) -> Tensor:
         return self.step(x, self.y, self.physics)
 
     def restrict(self, index: Tensor) -> BoundStep:
         """The same map for the samples ``index`` alone."""
-        return BoundStep(self.step, self.y[index], self.physics)
+        return BoundStep(self.step, self.y[index], select(self.physics, index, len(self.y)))
 
 
 class Step(nn.Module):
@@ -68,7 +68,7 @@ class Step(nn.Module):
         """Where a solve begins if nobody says: two steps of conjugate gradients from zero, less than one denoiser costs."""
         if not isinstance(physics, LinearPhysics):
             return physics.A_adjoint(y)
-        return conjugate_gradients(lambda u: physics.A_adjoint(physics.A(u)), physics.A_adjoint(y), max_iter=2).value
+        return least_squares(physics.A, physics.A_adjoint, y, max_iter=2).value
 
 
 class GradientStep(Step):
