@@ -7,9 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from equipoise.errors import UserError
-from equipoise.imaging.data import read_images, read_measurements
+from equipoise.imaging.data import read_images, read_kspace, read_measurements, split_by_patient
+from equipoise.imaging.readers import SUFFIXES, find
 from equipoise.imaging.writers import write_images
 
 DATA = Path(__file__).parents[1] / ".." / "shared" / "data"
@@ -184,6 +187,153 @@ class TestHdf5AndNpy:
         with pytest.raises(UserError, match="is not empty; nothing was written"):
             write_images(m, torch.zeros(1, 1, 4, 4), out)
         assert [p.name for p in out.iterdir()] == ["mine.txt"]
+
+
+def write_bart(stem: Path, kspace: np.ndarray) -> None:
+    """(coils, rows, columns) as BART lays it out: read, phase 1, phase 2, coils."""
+    coils, rows, columns = kspace.shape
+    stem.with_suffix(".hdr").write_text(f"# Dimensions\n{rows} {columns} 1 {coils} 1\n# Command\nmade up\n")
+    kspace.transpose(1, 2, 0).astype(np.complex64).ravel(order="F").tofile(stem.with_suffix(".cfl"))
+
+
+def complex_array(*shape: int) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    return (rng.normal(size=shape) + 1j * rng.normal(size=shape)).astype(np.complex64)
+
+
+class TestPictures:
+    def test_png_and_tiff(self, tmp_path):
+        tifffile = pytest.importorskip("tifffile")
+        from PIL import Image
+
+        pixels = np.random.default_rng(0).integers(0, 65535, (2, 10, 12)).astype(np.uint16)
+        for kind in ("png", "tif"):
+            (tmp_path / kind).mkdir()
+        for i, p in enumerate(pixels):
+            Image.fromarray(p).save(tmp_path / "png" / f"{i}.png")
+        tifffile.imwrite(tmp_path / "tif" / "stack.tif", pixels)
+        tifffile.imwrite(tmp_path / "float.tif", pixels[0].astype(np.float32) / 7)
+        for folder in ("png", "tif"):
+            images = read_images(tmp_path / folder)
+            assert np.allclose(images.values[:, 0] * 65535, pixels)
+            paths = write_images(images, images.values, tmp_path / f"{folder}-out")
+            assert np.allclose(read_images(paths[0].parent).values * read_images(paths[0].parent).scale, pixels[:, None], atol=1)
+        assert np.allclose(read_images(tmp_path / "float.tif").values[0, 0] * 7, pixels[0])
+        Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "colour.png")
+        with pytest.raises(UserError, match=r"colour.png: a picture of mode RGB, not grey values"):
+            read_images(tmp_path / "colour.png")
+
+
+class TestKspace:
+    def test_every_format_gives_the_same(self, tmp_path):
+        h5py = pytest.importorskip("h5py")
+        k = complex_array(3, 10, 12)
+        write_bart(tmp_path / "b", k)
+        np.save(tmp_path / "n.npy", k)
+        np.savez(tmp_path / "z.npz", k)
+        with h5py.File(tmp_path / "f.h5", "w") as f:  # fastMRI: slices × coils × rows × columns
+            f["kspace"], f["ismrmrd_header"] = np.stack([k, 2 * k]), b"<xml/>"
+            f.attrs["patient_id"] = "P7"
+        for name in ("b.cfl", "b.hdr", "n.npy", "z.npz", "f.h5"):
+            found = read_kspace(tmp_path / name)
+            assert torch.equal(found[0], torch.from_numpy(k)), name
+        assert (len(found), found.patients) == (2, ["P7", "P7"])
+        assert torch.equal(found[1], torch.from_numpy(2 * k))
+        with pytest.raises(UserError, match="holds complex k-space, not images"):
+            read_images(tmp_path / "f.h5")
+
+    def test_ismrmrd(self, tmp_path):
+        ismrmrd = pytest.importorskip("ismrmrd")
+        k = complex_array(2, 6, 8)
+        xml = """<?xml version="1.0"?><ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD"><experimentalConditions>
+        <H1resonanceFrequency_Hz>1</H1resonanceFrequency_Hz></experimentalConditions><encoding><encodedSpace><matrixSize><x>8</x>
+        <y>6</y><z>1</z></matrixSize><fieldOfView_mm><x>1</x><y>1</y><z>1</z></fieldOfView_mm></encodedSpace><reconSpace><matrixSize>
+        <x>8</x><y>6</y><z>1</z></matrixSize><fieldOfView_mm><x>1</x><y>1</y><z>1</z></fieldOfView_mm></reconSpace><encodingLimits/>
+        <trajectory>cartesian</trajectory></encoding></ismrmrdHeader>"""
+        dataset = ismrmrd.Dataset(str(tmp_path / "scan.h5"), "dataset")
+        dataset.write_xml_header(xml.encode())
+        for row in (0, 2, 5):
+            line = ismrmrd.Acquisition.from_array(k[:, row])
+            line.idx.kspace_encode_step_1, line.center_sample = row, 4
+            dataset.append_acquisition(line)
+        dataset.close()
+        found = read_kspace(tmp_path / "scan.h5")[0]
+        assert torch.equal(found[:, [0, 2, 5]], torch.from_numpy(k[:, [0, 2, 5]]))
+        assert not found[:, [1, 3, 4]].any()
+
+    def test_bad_files(self, tmp_path):
+        write_bart(tmp_path / "b", complex_array(3, 10, 12))
+        data = (tmp_path / "b.cfl").read_bytes()
+        (tmp_path / "b.cfl").write_bytes(data[:-8])
+        with pytest.raises(UserError, match=r"b.hdr says \[10, 12, 1, 3, 1\], which is 2880 bytes; the file has 2872"):
+            find(tmp_path / "b.cfl")
+        (tmp_path / "b.hdr").unlink()
+        with pytest.raises(UserError, match=r"has no b.hdr beside it"):
+            find(tmp_path / "b.cfl")
+        np.save(tmp_path / "real.npy", np.zeros((4, 4)))
+        with pytest.raises(UserError, match=r"expected complex k-space.*got real numbers of shape \(4, 4\)"):
+            read_kspace(tmp_path / "real.npy")
+        big = tmp_path / "big.npy"
+        np.save(big, np.zeros(1000))
+        big.write_bytes(big.read_bytes()[:500])
+        with pytest.raises(UserError, match=r"its header promises 8000 bytes of data, 372 are there"):
+            find(big)
+
+    def test_several_kinds_in_one_folder(self, tmp_path):
+        np.save(tmp_path / "a.npy", np.zeros((4, 4)))
+        np.savez(tmp_path / "a.npz", np.zeros((4, 4)))
+        with pytest.raises(UserError, match=r"several kinds of files \(npy, npz\)"):
+            find(tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [s for suffixes in SUFFIXES.values() for s in suffixes])
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(max_size=400), header=st.booleans())
+def test_random_bytes_are_an_error_of_the_user(tmp_path, suffix, data, header):
+    """No reader crashes, hangs, or makes something of nothing."""
+    marks = {
+        ".npy": b"\x93NUMPY\x01\x00",
+        ".npz": b"PK\x03\x04",
+        ".h5": b"\x89HDF\r\n\x1a\n",
+        ".tif": b"II*\x00",
+        ".nii": b"\x5c\x01\0\0",
+    }
+    marks |= {".png": b"\x89PNG\r\n\x1a\n", ".dcm": b"\0" * 128 + b"DICM", ".nii.gz": b"\x1f\x8b\x08"}
+    file = tmp_path / f"x{suffix}"
+    file.write_bytes((marks.get(suffix, b"") if header else b"") + data)
+    if suffix == ".cfl":
+        file.with_suffix(".hdr").write_bytes(b"# Dimensions\n" + data[:20])
+    for read in (read_images, read_kspace, lambda path: read_measurements(path, (1, 4, 4))):
+        with pytest.raises(UserError) as error:
+            read(file).values.sum()
+        assert str(file.stem) in str(error.value)
+
+
+def test_a_missing_slice_is_noted(tmp_path):
+    for k in (0, 1, 2, 4, 5):
+        make_dicom(tmp_path / f"{k}.dcm", hounsfield(k) + 1024, z=2.5 * k)
+    assert read_images(tmp_path).notes == ["patient P1: slices are missing at 1 place(s): gaps up to 5 mm, where 2.5 mm is usual"]
+
+
+def test_nothing_is_read_before_it_is_asked_for(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((1000, 8, 8), np.nan))
+    images = read_images(tmp_path)
+    assert len(images) == 1000
+    with pytest.raises(UserError, match="64 of 64 values are NaN"):
+        images[3]
+
+
+@given(
+    patients=st.lists(st.sampled_from("ABCDEF"), min_size=2, max_size=30).filter(lambda p: len(set(p)) > 1),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(0, 9),
+)
+def test_splits_keep_patients_apart(patients, fraction, seed):
+    kept, held = split_by_patient(patients, fraction, seed)
+    assert sorted(kept + held) == list(range(len(patients)))
+    assert kept
+    assert held
+    assert not {patients[i] for i in kept} & {patients[i] for i in held}
 
 
 @real

@@ -13,8 +13,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import equipoise as eq
-from equipoise.imaging.linear import conjugate_gradients, proximal_l2
-from equipoise.imaging.mri import cartesian_mask
+from equipoise.errors import UserError
+from equipoise.imaging.linear import conjugate_gradients, least_squares, norm, proximal_l2
+from equipoise.imaging.mri import (
+    MASKS,
+    acquisition,
+    birdcage,
+    calibration_size,
+    cartesian_mask,
+    estimate_coils,
+    noise_covariance,
+    prewhiten,
+)
+from equipoise.imaging.operators import prepared, select
 from equipoise.imaging.phantoms import KINDS, dead_leaves, phantoms
 from equipoise.imaging.splitting import split
 from equipoise.imaging.tomography import WINDOWS
@@ -100,7 +111,7 @@ class TestTomography:
             assert float(out.mean() / x.mean()) == pytest.approx(1, abs=0.01)
         with pytest.raises(ValueError, match="window must be one of"):
             physics.fbp(physics.A(x), "boxcar")
-        with pytest.raises(ValueError, match="evenly over 360"):
+        with pytest.raises(ValueError, match="evenly"):
             eq.FanBeam(16, torch.linspace(0, 90, 10), 100.0, 80.0).fbp(torch.zeros(1, 1, 10, 23))
 
     def test_norm_and_normalize(self):
@@ -309,3 +320,164 @@ def test_proximal_l2_matches_dense_algebra():
     out = proximal_l2(lambda x: x @ A.T, lambda y: y @ A, d, y, 0.3, 1e-13)
     exact = torch.linalg.solve(A.T @ A + 0.3 * torch.eye(7), (y @ A + 0.3 * d).T).T
     assert torch.allclose(out, exact)
+
+
+class TestFanBeamScans:
+    """Short scans, offset detectors, flat and curved ones."""
+
+    @pytest.mark.parametrize("curved", [False, True])
+    @pytest.mark.parametrize("offset", [0.0, 2.25])
+    def test_short_scan(self, curved, offset):
+        x = phantoms(1, 64)
+        short = torch.linspace(20, 20 + 180 + 70, 300)
+        physics = eq.FanBeam(64, short, 100.0, 80.0, curved=curved, offset=offset)
+        assert psnr(physics.fbp(physics.A(x)), x) > 33
+        full = eq.FanBeam(64, 360, 100.0, 80.0, curved=curved, offset=offset)
+        assert psnr(full.fbp(full.A(x)), x) > 33
+        with pytest.raises(ValueError, match=r"at least 193° of it; these 30 views cover 150°"):
+            eq.FanBeam(16, torch.arange(30) * 5.0, 100.0, 80.0).fbp(torch.zeros(1, 1, 30, 23))
+        with pytest.raises(ValueError, match="evenly"):
+            eq.FanBeam(16, [0.0, 1.0, 5.0], 100.0, 80.0).fbp(torch.zeros(1, 1, 3, 23))
+
+    def test_offset_moves_the_sinogram(self):
+        x = phantoms(1, 32)
+        plain, moved = eq.ParallelBeam(32, 9, detectors=60), eq.ParallelBeam(32, 9, detectors=60, offset=3)
+        assert torch.allclose(moved.A(x)[..., :-3], plain.A(x)[..., 3:], atol=1e-5)
+        with pytest.raises(ValueError, match="offset must be a finite number"):
+            eq.ParallelBeam(32, 9, offset=float("nan"))
+
+    @settings(max_examples=15, deadline=None)
+    @given(
+        size=st.integers(2, 20),
+        views=st.integers(1, 7),
+        detectors=st.integers(1, 30),
+        offset=st.floats(-9, 9),
+        curved=st.booleans(),
+        seed=st.integers(0, 99),
+    )
+    def test_adjoint(self, size, views, detectors, offset, curved, seed):
+        rng = torch.Generator().manual_seed(seed)
+        angles = torch.rand(views, generator=rng) * 360
+        physics = eq.FanBeam(size, angles, 30.0, 10.0, detectors, curved=curved, offset=offset)
+        x = torch.randn(1, 1, size, size, generator=rng, dtype=torch.float64)
+        y = torch.randn(1, 1, views, detectors, generator=rng, dtype=torch.float64)
+        gap = abs((physics.A(x) * y).sum() - (x * physics.A_adjoint(y)).sum())
+        assert gap <= 1e-13 * (physics.A(x).norm() * y.norm() + x.norm() * physics.A_adjoint(y).norm()) + 1e-300
+
+    def test_pickle_precision_and_state(self):
+        physics = eq.FanBeam(16, 12, 60.0, 40.0, normalize=True, noise_model=deepinv.physics.GaussianNoise(0.01))
+        again = pickle.loads(pickle.dumps(physics))
+        x = torch.rand(1, 1, 16, 16, dtype=torch.float64)
+        assert torch.equal(again.A(x), physics.A(x))
+        assert physics.A(x.float()).dtype == torch.float32
+        again.load_state_dict(physics.state_dict())
+        assert float(again.noise_model.sigma) == pytest.approx(0.01)
+        assert (again(x.float()) - physics.A(x.float())).std() == pytest.approx(0.01, rel=0.3)
+
+    def test_analytic_ellipse(self):
+        """The chords of an ellipse, in a parallel and in a fan beam, against a finely drawn one."""
+        size, a, b, x0, y0 = 256, 70.0, 40.0, 20.0, -30.0
+        line = torch.arange(4 * size, dtype=torch.float64) / 4 - (size - 0.25) / 2
+        inside = (((line[None] - x0) / a) ** 2 + ((line[:, None] - y0) / b) ** 2 <= 1).double()
+        image = torch.nn.functional.avg_pool2d(inside[None, None], 4)
+        for physics in (eq.ParallelBeam(size, 16), eq.FanBeam(size, 16, 400.0, 300.0)):
+            exact = []
+            for view in range(16):
+                point, direction = (torch.from_numpy(np.ascontiguousarray(v)) for v in physics.geometry.rays(view))
+                p, d = (point - torch.tensor([x0, y0])) / torch.tensor([a, b]), direction / torch.tensor([a, b])
+                A, B, C = (d * d).sum(1), (p * d).sum(1), (p * p).sum(1) - 1
+                exact.append(2 * (B * B - A * C).clamp_min(0).sqrt() / A * direction.norm(dim=1))
+            exact = torch.stack(exact)
+            assert (physics.A(image)[0, 0] - exact).norm() < 0.01 * exact.norm()
+
+
+class TestAcquisitions:
+    def test_masks(self):
+        for name, tolerance in (("lines", 0.05), ("radial", 0.05), ("poisson_disc", 0.15)):
+            mask = MASKS[name](64, 60, 4.0, 0.1, 3)
+            assert mask.shape == (64, 60)
+            assert float(mask.mean()) == pytest.approx(0.25, rel=tolerance), name
+            assert torch.equal(mask, MASKS[name](64, 60, 4.0, 0.1, 3))
+            assert not torch.equal(mask, MASKS[name](64, 60, 4.0, 0.1, 4))
+            assert calibration_size(mask) >= 4
+        for name in ("radial", "poisson_disc"):
+            with pytest.raises(ValueError, match="lower one of them"):
+                MASKS[name](64, 64, 8.0, 0.5, 0)
+            with pytest.raises(ValueError, match="acceleration must be in"):
+                MASKS[name](64, 64, 0.5, 0.1, 0)
+
+    @pytest.fixture(scope="class")
+    def simulated(self):
+        """A smooth object seen by six coils whose noise is correlated."""
+        torch.manual_seed(0)
+        x = phantoms(1, 64, 0, ("brain",))[0, 0].to(torch.complex64)
+        maps = birdcage(6, 64, 64)
+        dims = (-2, -1)
+        clean = torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(maps * x, dims), norm="ortho"), dims)
+        mixing = torch.eye(6, dtype=torch.complex64) + 0.4 * torch.randn(6, 6, dtype=torch.complex64)
+        noise = 2e-3 * mixing @ torch.randn(6, 64 * 64, dtype=torch.complex64)
+        return x, maps, clean, noise.reshape(6, 64, 64), mixing
+
+    def test_coil_maps(self, simulated):
+        x, maps, clean, _, _ = simulated
+        found = estimate_coils(clean * MASKS["poisson_disc"](64, 64, 3.0, 0.35, 0))
+        object_ = (x.abs() > 0.1) & (found.abs().sum(0) > 0)
+        assert float(object_.float().mean()) > 0.2
+        overlap = (found.conj() * maps).sum(0).abs()[object_]  # 1 if the maps agree up to a phase
+        assert float(overlap.quantile(0.05)) > 0.99
+        assert torch.allclose(torch.linalg.vector_norm(found, dim=0)[object_], torch.ones(()), atol=1e-4)
+        with pytest.raises(UserError, match=r"fully sampled centre of 8×8 points; this k-space has 2×2"):
+            estimate_coils(clean * MASKS["poisson_disc"](64, 64, 3.0, 0.04, 0))
+
+    def test_whitening(self, simulated):
+        _, _, clean, noise, mixing = simulated
+        covariance = noise_covariance(noise.flatten(1))
+        assert torch.allclose(covariance, 4e-6 * mixing @ mixing.mH, rtol=0.15, atol=2e-6)
+        white = prewhiten(noise, covariance)
+        assert torch.allclose(noise_covariance(white.flatten(1)), torch.eye(6, dtype=torch.complex64), atol=1e-3)
+        with pytest.raises(UserError, match="singular"):
+            prewhiten(clean, torch.zeros(6, 6, dtype=torch.complex64))
+
+    def test_a_whole_acquisition(self, simulated):
+        x, _, clean, noise, _ = simulated
+        kspace = (clean + noise) * MASKS["poisson_disc"](64, 64, 2.5, 0.35, 0)
+        a = acquisition(kspace, noise=noise.flatten(1))
+        assert a.y.shape == (1, 2, 6, 64, 64)
+        assert norm(a.physics.A, a.physics.A_adjoint, torch.zeros(1, 2, 64, 64)) < 1.001
+        out = least_squares(a.physics.A, a.physics.A_adjoint, a.y, 1e-5, 30).value
+        image = out.square().sum(1).sqrt()[0]
+        seen = (x.abs() > 0.1) & (image > 0)
+        image = image * float((image * x.abs())[seen].sum() / image[seen].square().sum())
+        assert float((image - x.abs())[seen].norm() / x.abs()[seen].norm()) < 0.1
+        assert 0.3 < float(image.flatten().quantile(0.99)) < 3
+        with pytest.raises(UserError, match="zero everywhere"):
+            acquisition(torch.zeros(2, 32, 32, dtype=torch.complex64))
+        with pytest.raises(UserError, match="fully sampled centre"):
+            acquisition(torch.ones(1, 32, 32, dtype=torch.complex64) * (torch.rand(32, 32) < 0.3))
+
+
+class TestOperators:
+    def test_scaled(self):
+        inner = deepinv.physics.CompressedSensing(20, (1, 6, 6))
+        physics = prepared(inner, 6)
+        x, y = torch.randn(2, 1, 6, 6), torch.randn(2, 20)
+        assert norm(physics.A, physics.A_adjoint, x) == pytest.approx(1, rel=1e-3)
+        assert torch.allclose(physics.A(x), physics.gain * inner.A(x))
+        u = physics.prox_l2(x, y, 3.0)
+        assert (3 * physics.A_adjoint(physics.A(u) - y) + u - x).norm() < 1e-3 * x.norm()
+
+    def test_what_cannot_be_used(self):
+        with pytest.raises(UserError, match=r"no deepinv\.physics\.LinearPhysics"):
+            prepared(deepinv.physics.Haze(), 8)
+        with pytest.raises(UserError, match="zero for every image"):
+            prepared(deepinv.physics.Inpainting((1, 8, 8), mask=torch.zeros(1, 8, 8)), 8)
+        with pytest.raises(UserError, match="takes neither real images"):
+            prepared(split(deepinv.physics.MRI(mask=torch.ones(5, 7)), torch.ones(1, 2, 5, 7), 2, 0)[0], 8)
+
+    def test_select(self):
+        maps = torch.randn(3, 4, 8, 8, dtype=torch.complex64)
+        physics = deepinv.physics.MultiCoilMRI(mask=torch.ones(8, 8), coil_maps=maps, img_size=(8, 8))
+        x = torch.randn(3, 2, 8, 8)
+        assert torch.allclose(select(physics, torch.tensor([2, 0]), 3).A(x[[2, 0]]), physics.A(x)[[2, 0]])
+        r = eq.EquilibriumReconstructor(eq.ProximalStep(deepinv.models.TVDenoiser(n_it_max=5), 0.5), on_failure="ignore")
+        assert r.equilibrium(physics.A(x), physics).value.shape == x.shape

@@ -214,6 +214,44 @@ def evaluate(
 
 
 @app.command()
+def simulate(
+    config: Annotated[Path, typer.Argument(help="YAML file; its data are images, or phantoms.")],
+    out: Annotated[Path, typer.Argument(help="New folder for the measurements.")],
+    overrides: Annotated[Optional[list[str]], typer.Argument(help="such as physics.angles=30")] = None,  # noqa: UP045
+) -> None:
+    """Make measurement files from images: what an operator would have measured, and a configuration that trains on it.
+
+    Example: equipoise simulate configs/dicom.yaml measured/ data.path=my/dicom/folder
+    """
+    from .config import load_config
+    from .runs import simulate as run_simulate
+
+    paths = run_simulate(load_config(config, overrides), out)
+    typer.echo(f"wrote {len(paths)} measurements to {out}/measurements; train on them with: equipoise train {out}/config.yaml")
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path, typer.Argument(help="YAML file of the run that is planned.")],
+    overrides: Annotated[Optional[list[str]], typer.Argument(help="such as objective.group=shifts")] = None,  # noqa: UP045
+) -> None:
+    """Say in seconds whether a set-up can work: operator, data, group, cost. Exit code 1 if something is wrong.
+
+    Example: equipoise doctor configs/ct64.yaml
+    """
+    from .config import load_config
+    from .doctor import examine
+
+    wrong = 0
+    for finding in examine(load_config(config, overrides)):
+        wrong += finding.verdict == "wrong"
+        typer.echo(f"{finding.verdict:<6}{finding.what}" + (f"\n      → {finding.remedy}" if finding.remedy else ""))
+    typer.echo("nothing wrong was found" if not wrong else f"{wrong} thing(s) to mend")
+    if wrong:
+        raise typer.Exit(1)
+
+
+@app.command()
 def pretrain(
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("denoiser.safetensors"),
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 4000,

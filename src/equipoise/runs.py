@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 from torch import Tensor
@@ -31,7 +32,7 @@ from .assessment.metrics import CONVENTIONS
 from .config import Config, dump, parse
 from .equilibrium import Equilibrium, Stop
 from .errors import UserError
-from .imaging.data import Measurements
+from .imaging.data import Images, Measurements
 from .imaging.operators import select
 from .imaging.writers import write_images
 from .learning import checkpoint
@@ -161,6 +162,34 @@ def train_run(
     if finished:
         checkpoint.write(folder / MODEL, trainer.averaged(), {**state, "step": trainer.step})
     return finished
+
+
+def simulate(config: Config, out: str | Path) -> list[Path]:
+    """Measures the images that ``config`` names and writes what was measured into the new folder ``out``: one ``.npy`` each in
+    ``out/measurements``, and ``out/config.yaml``, which trains on them. The images themselves are not written.
+
+    Raises:
+        UserError: ``out`` is not empty; the data are measurements already.
+    """
+    out = Path(out)
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        raise UserError(f"{out}: exists and is not empty; nothing was written. Name a new folder, or empty this one")
+    physics = build.build_physics(config.physics, config.data.size, config.seed)
+    problem = build.build_problem(config, physics, stream=True)
+    if not isinstance(problem.source, Images):
+        raise UserError(f"{config.data.path}: holds measurements already; simulate measures images")
+    folder = out / "measurements"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name.split('.')[0]}.npy" for name in problem.source.names]
+    if len(set(paths)) < len(paths):
+        paths = [folder / f"{i:05d}.npy" for i in range(len(paths))]
+    for i, path in enumerate(paths):
+        np.save(path, (problem.y[i] / physics.gain).numpy())
+    other = config.model_copy(deep=True)
+    other.name, other.out = config.name + "-simulated", None
+    other.data.path, other.data.kind, other.data.stream, other.data.holdout = folder.resolve(), "measurements", False, 0
+    (out / "config.yaml").write_text(dump(other))
+    return paths
 
 
 def is_run(folder: Path) -> bool:

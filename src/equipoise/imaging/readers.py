@@ -251,8 +251,181 @@ def _hdf5(path: Path) -> Found:
                         f"ISMRMRD 'dataset'; it has {sorted(f) or 'nothing'}"
                     )
                 kinds.add(key)
+                if key != "dataset":
+                    entries += _hdf5_slices(file, key, f)
+        except UserError:
+            raise
+        except Exception as error:
+            raise _trouble(file, "HDF5", error) from error
+        if key == "dataset":
+            entries += _ismrmrd(file)
+    if len(kinds) > 1:
+        raise UserError(f"{path}: holds several kinds of files ({', '.join(kinds)}); put each kind in a folder of its own")
+    if kinds:
+        return kinds[0]
+    if dicom_files(path):
+        return "dicom"
+    raise UserError(f"{path}: no file in this folder can be read; expected some of {KNOWN}")
+
+
+def find(path: str | Path) -> Found:
+    """The entries of a file or folder.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    path = Path(path)
+    found = READERS[kind_of(path)](path)
+    if not found.entries:
+        raise UserError(f"{path}: holds no image and no measurement")
+    return found
+
+
+def _trouble(file: Path, what: str, error: Exception, remedy: str = "the file may be cut short: copy it again") -> UserError:
+    return UserError(f"{file}: cannot be read as {what} ({type(error).__name__}: {str(error) or 'no detail'}); {remedy}")
+
+
+def check_numbers(array: np.ndarray, where: str) -> np.ndarray:
+    """The array, if it holds finite numbers.
+
+    Raises:
+        UserError: it holds something else, or NaN.
+    """
+    if not (np.issubdtype(array.dtype, np.number) or array.dtype == bool):
+        raise UserError(f"{where}: holds {array.dtype}, not numbers")
+    bad = int(np.size(array) - np.isfinite(array).sum())
+    if bad:
+        first = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+        raise UserError(
+            f"{where}: {bad} of {array.size} values are NaN or infinite, the first at index {first}; "
+            "replace them (interpolate dead detectors) or leave the file out"
+        )
+    return array
+
+
+# ------------------------------------------------------------------------------------------------ DICOM
+
+
+def dicom_files(path: Path) -> list[Path]:
+    """The DICOM files of a folder, by suffix or else by the mark that they begin with."""
+    files = files_of(path, "dicom")
+    return files or sorted(p for p in path.iterdir() if p.is_file() and p.name != "DICOMDIR" and _has_dicom_mark(p))
+
+
+def _has_dicom_mark(path: Path) -> bool:
+    with path.open("rb") as f:
+        return f.read(132)[128:] == b"DICM"
+
+
+def _dicom(path: Path) -> Found:
+    pydicom = need("pydicom", "dicom")
+    slices = []
+    for file in dicom_files(path):
+        try:
+            d = pydicom.dcmread(file, stop_before_pixels=True)
+            shape = (int(d.Rows), int(d.Columns))
+            position = getattr(d, "ImagePositionPatient", None)
+            axes = [float(v) for v in getattr(d, "ImageOrientationPatient", None) or (1, 0, 0, 0, 1, 0)]
+            if position is not None:  # the distance along the slices' normal, whatever their orientation
+                z = float(np.dot(np.cross(axes[:3], axes[3:]), [float(v) for v in position]))
+            else:
+                z = float(getattr(d, "InstanceNumber", 0) or 0)
+            patient, series = str(getattr(d, "PatientID", "") or file.stem), str(getattr(d, "SeriesInstanceUID", ""))
+        except Exception as error:
+            raise _dicom_trouble(file, error) from error
+        slices.append((patient, series, z, Entry(file.name, file, shape, partial(_dicom_pixels, file), patient)))
+    slices.sort(key=lambda s: (s[0], s[1], s[2], s[3].name))
+    found = Found("dicom", path, [s[3] for s in slices], HU_RANGE, -HU_OFFSET, clip=True)
+    by_series: dict[tuple[str, str], list[float]] = {}
+    for patient, series, z, _ in slices:
+        by_series.setdefault((patient, series), []).append(z)
+    for (patient, _), places in by_series.items():
+        gaps = np.diff(places)
+        usual = float(np.median(gaps)) if len(gaps) > 2 else 0.0
+        if usual > 0 and (missing := int((gaps > 1.5 * usual).sum())):
+            found.notes.append(
+                f"patient {patient}: slices are missing at {missing} place(s): gaps up to {float(gaps.max()):g} mm, "
+                f"where {usual:g} mm is usual"
+            )
+    return found
+
+
+def _dicom_trouble(file: Path, error: Exception) -> UserError:
+    return _trouble(
+        file,
+        "DICOM",
+        error,
+        "the file may be cut short, or compressed with a codec that is not installed (pip install 'pydicom[pixeldata]', "
+        "pylibjpeg); repair it or take it out of the folder",
+    )
+
+
+def _dicom_pixels(file: Path) -> np.ndarray:
+    try:
+        d = need("pydicom", "dicom").dcmread(file)
+        slope, intercept = float(getattr(d, "RescaleSlope", 1) or 1), float(getattr(d, "RescaleIntercept", 0) or 0)
+        pixels: np.ndarray = d.pixel_array.astype(np.float32) * slope + intercept
+    except UserError:
+        raise
+    except Exception as error:
+        raise _dicom_trouble(file, error) from error
+    if pixels.ndim != 2:
+        raise UserError(f"{file}: holds {pixels.shape} pixels, not one grey image; split multi-frame and colour files into slices")
+    return pixels
+
+
+# ------------------------------------------------------------------------------------------------ NIfTI
+
+
+@lru_cache(maxsize=2)
+def _volume(file: Path, changed: float) -> np.ndarray:
+    try:
+        volume = np.asarray(need("nibabel", "nifti").load(file).get_fdata(dtype=np.float32))
+    except UserError:
+        raise
+    except Exception as error:
+        raise _trouble(file, "NIfTI", error) from error
+    if volume.ndim != 3:
+        raise UserError(f"{file}: expected a volume with three axes, got shape {volume.shape}")
+    return check_numbers(volume, str(file))
+
+
+def _nifti_slice(file: Path, changed: float, k: int) -> np.ndarray:
+    return _volume(file, changed)[:, :, k]
+
+
+def _nifti(path: Path) -> Found:
+    files = files_of(path, "nifti")
+    if len(files) > 1:
+        raise UserError(f"{path}: {len(files)} volumes; name one of them, such as {files[0]}")
+    file, changed = files[0], files[0].stat().st_mtime
+    volume, stem = _volume(file, changed), file.name.split(".")[0]
+    scale = float(np.percentile(np.abs(volume), 99.9)) or 1.0
+    entries = [
+        Entry(f"{stem}_{k:03d}", file, volume.shape[:2], partial(_nifti_slice, file, changed, k), stem)
+        for k in range(volume.shape[2])
+    ]
+    return Found("nifti", file, entries, scale)
+
+
+# ------------------------------------------------------------------------------------------------ HDF5: ours, fastMRI's, ISMRMRD
+
+
+def _hdf5(path: Path) -> Found:
+    h5py = need("h5py", "hdf5")
+    entries: list[Entry] = []
+    kinds = set()
+    for file in files_of(path, "hdf5"):
+        try:
+            with h5py.File(file) as f:
+                key = next((k for k in ("hu", "kspace", "dataset") if k in f), None)
+                if key is None:
+                    raise UserError(
+                        f"{file}: no dataset 'hu' (Hounsfield units, slices × rows × columns) or 'kspace' (fastMRI), and no "
+                        f"ISMRMRD 'dataset'; it has {sorted(f) or 'nothing'}"
+                    )
+                kinds.add(key)
                 if key == "dataset":
-                    entries += _ismrmrd(file)
                     continue
                 d = f[key]
                 if not isinstance(d, h5py.Dataset):
@@ -276,11 +449,34 @@ def _hdf5(path: Path) -> Found:
             raise
         except Exception as error:
             raise _trouble(file, "HDF5", error) from error
+        finally:
+            if key == "dataset":  # opened anew by its own reader
+                entries += _ismrmrd(file)
     if len(kinds) > 1:
         raise UserError(f"{path}: holds images ('hu') beside k-space ('kspace'); put each in a folder of its own")
     if "hu" in kinds:
         return Found("hdf5", path, entries, HU_RANGE, -HU_OFFSET, clip=True)
     return Found("kspace", path, entries)
+
+
+def _hdf5_slices(file: Path, key: str, f: Any) -> list[Entry]:
+    d = f[key]
+    if not hasattr(d, "ndim"):
+        raise UserError(f"{file}: '{key}' is a group, not a dataset of slices")
+    axes = {"hu": "slices × rows × columns", "kspace": "slices × (coils ×) rows × columns"}[key]
+    if d.ndim != 3 and (key, d.ndim) != ("kspace", 4):
+        raise UserError(f"{file}: '{key}' must be {axes}, got shape {d.shape}")
+    who = [file.stem] * len(d)
+    if key == "hu" and "patient" in f:
+        who = [p.decode() if isinstance(p, bytes) else str(p) for p in np.atleast_1d(f["patient"][()])]
+    elif key == "kspace":
+        who = [str(f.attrs.get("patient_id", file.stem))] * len(d)
+    if len(who) != len(d):
+        raise UserError(f"{file}: {len(d)} slices, but 'patient' names {len(who)}; it needs one for each slice")
+    return [
+        Entry(f"{file.stem}_{i:03d}", file, d.shape[1:], partial(_hdf5_slice, file, key, i), who[i], d.dtype.kind == "c")
+        for i in range(len(d))
+    ]
 
 
 def _hdf5_slice(file: Path, key: str, i: int) -> np.ndarray:

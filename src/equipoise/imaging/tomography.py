@@ -216,6 +216,10 @@ DIRECT_RAYS = 4096  # up to here Q takes at most 64 MiB in float32, and its prod
 WINDOWS = ("ramp", "shepp-logan", "cosine", "hamming", "hann")
 
 
+def _default_of_deepinv(value: Any) -> bool:
+    return getattr(value, "__name__", "") == "<lambda>" and value.__module__.startswith("deepinv.")
+
+
 class Tomography(LinearPhysics):
     """What parallel and fan beam share: x (B, 1, H, W) → y (B, 1, views, detectors)."""
 
@@ -258,6 +262,24 @@ class Tomography(LinearPhysics):
                 f"(1, views, detectors), got {tuple(y.shape)}"
             )
         return self.scale * self.matrix.product(y.flatten(1), True).unflatten(1, self.image_shape)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """deepinv's defaults are lambdas, which do not pickle: they are left out here and made anew below."""
+        state = {k: v for k, v in self.__dict__.items() if not _default_of_deepinv(v)}
+        state["_modules"] = dict(self._modules)
+        if (noise := state["_modules"].get("noise_model")) is not None:
+            noise = copy.copy(noise)
+            noise.__dict__ = {k: v for k, v in noise.__dict__.items() if not _default_of_deepinv(v)}
+            state["_modules"]["noise_model"] = noise
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        fresh = LinearPhysics()
+        for mine, default in ((self, fresh), (self._modules.get("noise_model"), fresh.noise_model)):
+            if mine is not None:
+                lost = {k: v for k, v in default.__dict__.items() if k not in mine.__dict__ and _default_of_deepinv(v)}
+                mine.__dict__.update(lost)
 
     def norm(self) -> float:
         """The largest singular value of A (not its square)."""
