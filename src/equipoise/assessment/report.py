@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -33,11 +35,17 @@ def label(method: str) -> str:
     return LABELS.get(method, method)
 
 
-def _measurement_picture(y: Tensor) -> np.ndarray:
-    """A sinogram as it is; k-space by the logarithm of its magnitude."""
-    if y.shape[0] == 2:
-        return np.log10(magnitude(y[None])[0, 0].numpy() + 1e-4)
-    return y[0].numpy()
+def _measurement_picture(y: Tensor) -> Tensor:
+    """k-space (2, …) by the logarithm of its magnitude over all coils; what has no rows and columns as a square."""
+    if len(y) == 2 and y.ndim > 1:
+        y = torch.linalg.vector_norm(y.reshape(-1, *y.shape[-2:]) if y.ndim == 4 else y, dim=0)
+        y = (y / y.max().clamp_min(1e-30) + 1e-4).log10()
+    y = y.squeeze()
+    if y.ndim == 2:
+        return y
+    y = y.flatten()
+    side = math.ceil(len(y) ** 0.5)
+    return torch.nn.functional.pad(y, (0, side * side - len(y)), value=float(y.min())).reshape(side, side)
 
 
 def grid(y: Tensor, methods: dict[str, Tensor], truth: Tensor | None, names: list[str], rows: int = 4) -> Figure:

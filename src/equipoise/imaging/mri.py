@@ -69,7 +69,13 @@ def poisson_disc_mask(rows: int, columns: int, acceleration: float, center: floa
         return torch.ones(rows, columns)
     sigpy = need("sigpy.mri", "mri")
     block = (max(1, round(center * rows)), max(1, round(center * columns)))
-    mask = sigpy.poisson((rows, columns), acceleration, calib=block, crop_corner=False, seed=seed, tol=0.1 * acceleration)
+    try:
+        mask = sigpy.poisson((rows, columns), acceleration, calib=block, crop_corner=False, seed=seed, tol=0.1 * acceleration)
+    except ValueError as error:
+        raise ValueError(
+            f"no Poisson-disc mask of {rows}×{columns} points has acceleration={acceleration} within 10 % and center={center}: "
+            'raise acceleration, lower center, or take mask="lines"'
+        ) from error
     return torch.from_numpy(abs(mask)).float()
 
 
