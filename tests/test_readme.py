@@ -1,4 +1,4 @@
-"""What the README and docs/equilibrium.md show runs."""
+"""What the README and the pages in docs show runs."""
 
 from __future__ import annotations
 
@@ -31,3 +31,11 @@ def test_the_equilibrium_page(capsys):
     names: dict = {}
     exec(compile(two_passes, "docs/equilibrium.md", "exec"), names)
     assert names["W"].grad.norm() > 0
+
+
+def test_the_data_page():
+    (custom,) = examples("docs/data.md")
+    names: dict = {}
+    exec(compile(custom, "docs/data.md", "exec"), names)
+    assert names["y"].shape == (2, 1, 32, 32)
+    assert not names["y"][:, :, ::4].any()
