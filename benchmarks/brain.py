@@ -1,7 +1,7 @@
 """A real 8-coil acquisition (../shared/data/mri), reconstructed by every method from 85 % of what was measured outside the centre.
 
     pip install -e '.[mri]'
-    python benchmarks/brain.py [--steps 60] [--out results]
+    python benchmarks/brain.py [--steps 20] [--out results]
 
 There is no ground truth, so what is scored is prediction: of the points outside the fully sampled centre, 5 % choose each
 method's setting and another 10 % score it, by the relative misfit of the coils' k-space there. Noise that nobody can predict
@@ -61,7 +61,7 @@ def equilibrium(sigma, noise):
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--steps", type=int, default=60)
+    p.add_argument("--steps", type=int, default=20)
     p.add_argument("--out", type=Path, default=Path("results"))
     a = p.parse_args()
     if not FILE.is_file():
@@ -103,18 +103,23 @@ def main() -> None:
             _, chosen[name], images[name], seconds = best
             print(f"{name:<16}{chosen[name]:<24}{misfit(images[name], score):8.3f}{seconds:9.1f}", flush=True)
     model = equilibrium(float(chosen["equilibrium"].split()[1]), noise)
-    settings = Learning(steps=a.steps, batch=1, lr=2e-4, warmup=10, ema=0.9)
+    settings = Learning(steps=a.steps, batch=1, lr=2e-4, warmup=5, ema=0.9)
     losses = {
-        "consistency": MeasurementConsistency(0.1, 1e-3),
-        "splitting": Splitting(5, 1.0, 1e-3),
+        "consistency": MeasurementConsistency(0.1, 1e-2),
+        "splitting": Splitting(5, 1.0, 1e-2),
         "contraction": JacobianPenalty(0.1, 0.9),
     }
+    model.stop = Stop(1e-2, 30)
     trainer = Trainer(model, use, y, losses, settings, 0)
     start = time.perf_counter()
     skipped = 0
     while trainer.step < settings.steps:
-        skipped += bool(trainer.advance().skipped)
+        report = trainer.advance()
+        skipped += bool(report.skipped)
+        if trainer.step % 5 == 0:
+            print(f"  step {trainer.step}: loss {report.loss:.2e}, {1 / report.images_per_second:.0f} s a step", flush=True)
     model.load_state_dict(trainer.averaged())
+    model.stop = Stop(1e-3, 60)
     with torch.no_grad():
         solved = model.equilibrium(y, use)
     images["trained"] = solved.value

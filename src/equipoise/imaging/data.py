@@ -125,7 +125,7 @@ def read_images(path: str | Path | Found, size: int | None = None) -> Images:
         for k in [None] if count is None else range(count):
             load.append(partial(_image, entry, k, size, found))
             names.append(entry.name if k is None else f"{entry.name}_{k:03d}")
-            patients.append(entry.patient if k is None else names[-1])
+            patients.append(entry.patient)  # a stack may well be one patient's
     if not load:
         raise UserError(f"{found.path}: holds no image (an empty array)")
     if len(shapes) > 1:

@@ -372,12 +372,20 @@ def _npz(path: Path) -> Found:
             raise _trouble(file, ".npz", error, "save it again with numpy.savez") from error
         for name, array in arrays.items():
             entries.append(
-                Entry(f"{file.stem}_{name}", file, array.shape, partial(_load_npz, file, name), file.stem, np.iscomplexobj(array))
+                Entry(
+                    f"{file.stem}_{name}",
+                    file,
+                    array.shape,
+                    partial(_load_npz, file, file.stat().st_mtime, name),
+                    file.stem,
+                    np.iscomplexobj(array),
+                )
             )
     return Found("npz", path, entries)
 
 
-def _load_npz(file: Path, name: str) -> np.ndarray:
+@lru_cache(maxsize=1)
+def _load_npz(file: Path, changed: float, name: str) -> np.ndarray:
     with np.load(file, allow_pickle=False) as f:
         out: np.ndarray = f[name]
         return out
