@@ -355,3 +355,61 @@ class TestRealData:
     def test_mri(self):
         images = read_images(DATA / "mri" / "IXI012-HH-1211_T1_2mm.nii.gz")
         assert images.values.shape == (90, 1, 120, 120)
+
+
+def write_valid(folder: Path, kind: str) -> Path:
+    """One readable file of a kind."""
+    pixels = hounsfield(3, 24) + 1024
+    file = folder / f"x{SUFFIXES[kind][0]}"
+    if kind == "dicom":
+        make_dicom(file, pixels)
+    elif kind == "nifti":
+        nibabel = pytest.importorskip("nibabel")
+        nibabel.save(nibabel.Nifti1Image(np.random.default_rng(0).random((24, 24, 3)), np.eye(4)), file)
+    elif kind == "hdf5":
+        with pytest.importorskip("h5py").File(file, "w") as f:
+            f.create_dataset("hu", data=np.stack([pixels] * 3), compression="gzip")
+    elif kind == "npy":
+        np.save(file, pixels)
+    elif kind == "npz":
+        np.savez(file, pixels)
+    elif kind == "tiff":
+        pytest.importorskip("tifffile").imwrite(file, pixels.astype(np.uint16))
+    elif kind == "png":
+        from PIL import Image
+
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)).save(file)
+    else:
+        write_bart(file.with_suffix(""), complex_array(2, 24, 24))
+    return file
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("kind", SUFFIXES)
+def test_files_that_are_cut_short(tmp_path, kind, share):
+    file = write_valid(tmp_path, kind)
+    read = read_kspace if kind == "bart" else read_images
+    assert len(read(file).values) in (1, 3)
+    data = file.read_bytes()
+    file.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(UserError, match=r"x\.|x_0"):
+        read(file).values.sum()
+
+
+def test_a_compressed_dicom_names_the_codec_that_is_missing(tmp_path):
+    pydicom = make_dicom(tmp_path / "a.dcm", hounsfield() + 1024)
+    d = pydicom.dcmread(tmp_path / "a.dcm")
+    d.file_meta.TransferSyntaxUID = pydicom.uid.JPEG2000Lossless
+    d.PixelData = pydicom.encaps.encapsulate([b"\xff\x4f\xff\x51 no picture"])
+    d["PixelData"].is_undefined_length = True
+    d.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    with pytest.raises(UserError, match=r"compressed with a codec that is not installed \(pip install 'pydicom\[pixeldata\]'"):
+        read_images(tmp_path).values.sum()
+
+
+def test_what_16_bits_cannot_hold_is_clipped(tmp_path):
+    make_dicom(tmp_path / "a.dcm", hounsfield() + 1024)
+    images = read_images(tmp_path)
+    write_images(images, torch.full((1, 1, 16, 16), 1e4), tmp_path / "out")
+    again = pytest.importorskip("pydicom").dcmread(tmp_path / "out" / "a.dcm")
+    assert again.pixel_array.min() == 32767

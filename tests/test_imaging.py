@@ -86,6 +86,21 @@ class TestTomography:
         ours = eq.ParallelBeam(65, angles, detectors=65).A(torch.from_numpy(image)[None, None])[0, 0].numpy()
         assert np.linalg.norm(ours - theirs) < 0.01 * np.linalg.norm(theirs)
 
+    def test_agrees_with_astra(self):
+        """Its `linear` projector is Joseph's method too; its detector runs the other way."""
+        astra = pytest.importorskip("astra", reason="astra-toolbox comes with equipoise[bench]")
+        x, physics = phantoms(1, 64), eq.ParallelBeam(64, 20)
+        geometry = astra.create_proj_geom("parallel", 1.0, 91, np.deg2rad(physics.angles.numpy()))
+        operator = astra.optomo.OpTomo(astra.create_projector("linear", geometry, astra.create_vol_geom(64, 64)))
+        theirs, ours = operator.FP(x[0, 0].numpy()), physics.A(x)[0, 0].numpy()
+        assert min(np.linalg.norm(ours - s) for s in (theirs, theirs[:, ::-1])) < 0.01 * np.linalg.norm(ours)
+
+    def test_is_deterministic(self):
+        x, physics = torch.randn(3, 1, 32, 32), eq.FanBeam(32, 20, 60.0, 40.0)
+        y = physics.A(x)
+        assert all(torch.equal(physics.A(x), y) for _ in range(5))
+        assert all(torch.equal(physics.A_adjoint(y), physics.A_adjoint(y)) for _ in range(5))
+
     def test_agrees_with_the_analytic_sinogram_of_a_gaussian(self):
         """∫ exp(−r²/2s²) along a line at distance t is √(2π) s exp(−t²/2s²), in the unit of ``pixel``."""
         line = torch.arange(64, dtype=torch.float64) - 31.5
