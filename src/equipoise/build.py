@@ -253,7 +253,7 @@ def build_problem(
     if holds == "images":
         return _measured(read_images(found, d.size), config, physics, seed, stream)
     if isinstance(config.physics, settings.MRI) and all(entry.complex for entry in found.entries):
-        return _acquired(found, config, physics)
+        return _acquired(found, config)
     source = read_measurements(found, tuple(physics.measurement_shape))
     factor = physics.gain / d.peak
     if stream:
@@ -285,10 +285,10 @@ def _measured(images: Images, config: settings.Config, physics: Any, seed: int, 
     return Problem(physics, Streamed(images, lambda x, i: one(x, i, sigma)[0]), sigma, images, None)
 
 
-def _acquired(found: Found, config: settings.Config, physics: Any) -> Problem:
+def _acquired(found: Found, config: settings.Config) -> Problem:
     """Real acquisitions: mask, coil maps, noise and scale come from the data.
 
-    Those that are fully sampled are undersampled by the configuration's mask, if it has their size.
+    Those that are fully sampled are undersampled as ``physics.mask`` says.
     """
     source = read_kspace(found)
     parts = []
@@ -302,13 +302,13 @@ def _acquired(found: Found, config: settings.Config, physics: Any) -> Problem:
     y = torch.cat([a.y for a in parts])
     masks = torch.cat([a.physics.mask for a in parts])
     if float(masks.mean()) > 0.95:
-        if masks.shape[-2:] != physics.mask.shape[-2:]:
-            raise UserError(
-                f"{found.path}: k-space of {masks.shape[-2]}×{masks.shape[-1]} points is fully sampled; to undersample it, set "
-                f"data.size to its size (it must be square; data.size is {config.data.size})"
-            )
-        source.notes.append(f"k-space is fully sampled; undersampled {config.physics.acceleration:g}-fold by physics.mask")  # type: ignore[union-attr]
-        masks = masks * physics.mask
+        c = config.physics
+        assert isinstance(c, settings.MRI)
+        try:
+            masks = masks * MASKS[c.mask](masks.shape[-2], masks.shape[-1], c.acceleration, c.center, config.seed)
+        except ValueError as error:
+            raise UserError(f"physics: {error}") from error
+        source.notes.append(f"k-space is fully sampled; undersampled {c.acceleration:g}-fold by physics.mask")
         y = y * (masks if y.ndim == 4 else masks[:, :, None])
     shared = bool((masks == masks[:1]).all())
     own: dict[str, Any] = {"mask": masks[:1] if shared else masks, "img_size": tuple(masks.shape[-2:])}

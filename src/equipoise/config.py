@@ -185,7 +185,7 @@ class Learning(Strict):
 
     steps: int = Field(1000, ge=1, description="optimiser steps")
     batch: int = Field(8, ge=1, description="measurements in a step")
-    workers: int = Field(0, ge=0, description="processes that read ahead, for data.stream")
+    workers: int = Field(0, ge=0, description="processes that read ahead, for data.stream (needs an operating system that forks)")
     lr: float = Field(2e-4, gt=0, description="learning rate of Adam; cosine decay to a tenth")
     warmup: int = Field(50, ge=0, description="steps over which the learning rate rises")
     clip: float = Field(0.1, gt=0, description="largest norm of the gradient; longer ones are scaled down")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -78,6 +79,8 @@ class _Schedule(Sampler):
 
 def read_ahead(y: Dataset, start: int, settings: Learning, seed: int) -> Iterator[Tensor]:
     """The measurements of each step from ``start`` on, read by ``settings.workers`` processes."""
+    if settings.workers and "fork" not in multiprocessing.get_all_start_methods():
+        raise UserError("learning.workers: this operating system cannot fork processes; set learning.workers=0")
     loader = DataLoader(
         y,
         batch_sampler=_Schedule(start, len(y), settings, seed),  # type: ignore[arg-type]
