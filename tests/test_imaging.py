@@ -148,6 +148,10 @@ class TestTomography:
         x = physics.prox_l2(z, y, gamma, tol=1e-13)
         assert (gamma * physics.A_adjoint(physics.A(x) - y) + x - z).norm() < 1e-9
         assert torch.autograd.gradcheck(lambda *a: physics.prox_l2(*a, tol=1e-14), (z, y, gamma))
+        account = physics.prox_account(z.detach(), y.detach(), 30.0, tol=1e-9)
+        assert torch.allclose(account.value, x, atol=1e-7)
+        assert (account.residual < 1e-8).all()
+        assert (account.iterations == 0) == direct
 
     def test_conjugate_gradients_reports(self):
         M = torch.diag(torch.linspace(1, 9, 20, dtype=torch.float64))

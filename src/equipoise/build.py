@@ -35,7 +35,8 @@ from .reconstruction.steps import GradientStep, ProximalStep, Step
 def build_physics(config: settings.Physics, size: int, seed: int = 0) -> Any:
     """The operator with ‖A‖ = 1, which knows its ``gain``, ``image_shape`` and ``measurement_shape``."""
     try:
-        return prepared(_operator(config, size, seed), size)
+        frames = config.frames if isinstance(config, settings.DynamicMRI) else None
+        return prepared(_operator(config, size, seed), size, frames)
     except (ValueError, ImportError) as error:
         raise UserError(f"physics: {error}") from error
 
@@ -54,6 +55,9 @@ def _operator(c: settings.Physics, size: int, seed: int) -> Any:
             if c.coils == 1:
                 return deepinv.MRI(mask=mask, img_size=(size, size))
             return deepinv.MultiCoilMRI(mask=mask, coil_maps=birdcage(c.coils, size, size), img_size=(size, size))
+        case settings.DynamicMRI():
+            frames = [MASKS[c.mask](size, size, c.acceleration, c.center, seed + t) for t in range(c.frames)]
+            return deepinv.DynamicMRI(mask=torch.stack(frames), img_size=(2, c.frames, size, size))
         case settings.NonCartesianMRI():
             return deepinv.NonCartesianMRI(
                 img_size=(2, size, size), trajectory=c.trajectory, num_shots=c.shots, num_samples_per_shot=c.samples
@@ -179,9 +183,31 @@ class Problem:
 
 
 def as_complex(images: Tensor, seed: int) -> Tensor:
-    """Magnitudes (N, 1, H, W) with a smooth synthetic phase: real and imaginary part, (N, 2, H, W)."""
-    phase = smooth_phase(len(images), images.shape[-1], seed)[:, None]
+    """Magnitudes (N, 1, …, H, W) with a smooth synthetic phase: real and imaginary part, (N, 2, …, H, W)."""
+    phase = smooth_phase(len(images), images.shape[-1], seed).reshape(len(images), *[1] * (images.ndim - 3), *images.shape[-2:])
     return torch.cat([images * phase.cos(), images * phase.sin()], 1)
+
+
+def as_sequences(images: Images, physics: Any) -> Images:
+    """Those that follow each other as the frames of one sequence, (1, T, H, W), where the physics measures such.
+
+    Raises:
+        UserError: there are fewer images than a sequence has frames.
+    """
+    if len(physics.image_shape) == 3:
+        return images
+    frames, n = physics.image_shape[1], len(images)
+    if n < frames:
+        raise UserError(f"{images.path}: {n} images, but a sequence has {frames} frames; lower physics.frames")
+    starts = range(0, n - frames + 1, frames)
+    load = [partial(_sequence, images, range(i, i + frames)) for i in starts]
+    left = [f"{n - len(load) * frames} images at the end make no whole sequence and are left out"] if n % frames else []
+    names, patients = [images.names[i] for i in starts], [images.patients[i] for i in starts]
+    return Images(load, names, patients, "npy", images.path, images.notes + left, native_shape=images.native_shape)
+
+
+def _sequence(images: Images, index: range) -> Tensor:
+    return torch.stack([images[i] for i in index], 1)
 
 
 def set_noise(physics: Any, config: settings.Physics, sigma: float) -> None:
@@ -272,6 +298,7 @@ def _scaled(factor: float, y: Tensor, i: int) -> Tensor:
 
 def _measured(images: Images, config: settings.Config, physics: Any, seed: int, stream: bool) -> Problem:
     two = physics.image_shape[0] == 2
+    images = as_sequences(images, physics)
     if not stream:
         truth = as_complex(images.values, seed) if two else images.values
         y, sigma = measure(truth, physics, config.physics, seed + 1)

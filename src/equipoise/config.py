@@ -111,6 +111,16 @@ class SuperResolution(Noise):
     factor: int = Field(2, ge=2, description="how many times smaller, each way")
 
 
+class DynamicMRI(Noise):
+    """Cartesian MRI of a moving object: a mask for each frame; images that follow each other are the frames."""
+
+    kind: Literal["dynamic_mri"] = "dynamic_mri"
+    frames: int = Field(8, ge=2, description="images in a sequence")
+    mask: Literal["lines", "poisson_disc", "radial"] = Field("lines", description="which points of k-space are measured")
+    acceleration: float = Field(4.0, ge=1, description="how many times fewer points than pixels, in each frame")
+    center: float = Field(0.08, gt=0, le=1, description="fraction of lines, each way, fully sampled in the centre")
+
+
 class NonCartesianMRI(Noise):
     """MRI along radial or spiral trajectories, through mri-nufft (pip install 'equipoise[nufft]')."""
 
@@ -135,7 +145,7 @@ class Custom(Noise):
 
 
 Physics = Annotated[
-    ParallelBeam | FanBeam | MRI | NonCartesianMRI | Inpainting | Blur | SuperResolution | CompressedSensing | Custom,
+    ParallelBeam | FanBeam | MRI | DynamicMRI | NonCartesianMRI | Inpainting | Blur | SuperResolution | CompressedSensing | Custom,
     Field(discriminator="kind"),
 ]
 

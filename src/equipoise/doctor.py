@@ -138,7 +138,7 @@ def commuting(physics: Any, group: Any, x: Tensor) -> Finding:
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         seen = physics.A_adjoint(torch.randn(physics.A(x).shape, generator=rng))
-        before, after = unseen(seen), unseen(group(seen))
+        before, after = unseen(seen), unseen(group(seen.flatten(1, -3)).reshape(seen.shape))
     what = f"group: moving what A sees puts {after:.1%} of it where A is blind (numerical error {before:.1%})"
     if after < max(0.02, 2 * before):
         return Finding(

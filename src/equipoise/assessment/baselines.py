@@ -25,7 +25,7 @@ def total_variation(y: Tensor, physics: Any, weight: float, iterations: int = 12
         t = 1.0
         for _ in range(iterations):
             v = z - physics.A_adjoint(physics.A(z) - y)
-            new = prox(v.reshape(-1, 1, *v.shape[2:]), weight).reshape(v.shape)  # each channel an image of its own
+            new = prox(v.reshape(-1, 1, *v.shape[-2:]), weight).reshape(v.shape)  # each channel an image of its own
             t_new = (1 + (1 + 4 * t * t) ** 0.5) / 2
             z = new + (t - 1) / t_new * (new - x)
             x, t = new, t_new

@@ -13,7 +13,7 @@ CONVENTIONS = (
 
 
 def magnitude(x: Tensor) -> Tensor:
-    """(B, 1, H, W) as it is; (B, 2, H, W), real and imaginary part, to its magnitude (B, 1, H, W)."""
+    """(B, 1, …) as it is; (B, 2, …), real and imaginary part, to its magnitude (B, 1, …)."""
     return x if x.shape[1] == 1 else x.square().sum(1, keepdim=True).sqrt()
 
 
@@ -27,9 +27,10 @@ def psnr(x: Tensor, truth: Tensor) -> Tensor:
 def ssim(x: Tensor, truth: Tensor) -> Tensor:
     """(B,) structural similarity (Wang et al., IEEE TIP 2004)."""
     x, truth = magnitude(x).clamp(0, 1).float(), magnitude(truth).clamp(0, 1).float()
-    out = structural_similarity_index_measure(x, truth, data_range=1.0, reduction="none")
+    frames = [t.reshape(-1, 1, *t.shape[-2:]) for t in (x, truth)]  # a sequence: the mean over its frames
+    out = structural_similarity_index_measure(*frames, data_range=1.0, reduction="none")
     assert isinstance(out, Tensor)
-    return out.reshape(len(x))
+    return out.reshape(len(x), -1).mean(1)
 
 
 def summary(values: Tensor | list[float]) -> tuple[float, float]:

@@ -54,6 +54,10 @@ def grid(y: Tensor, methods: dict[str, Tensor], truth: Tensor | None, names: lis
     PSNR and SSIM stand in the panel. The images are windowed to [0, 1] of the model's units.
     """
     rows = min(rows, len(y))
+    if y.ndim == 5 and next(iter(methods.values())).ndim == 5:  # sequences: the frame in the middle
+        middle = y.shape[2] // 2
+        y, truth = y[:, :, middle], None if truth is None else truth[:, :, middle]
+        methods = {name: x[:, :, middle] for name, x in methods.items()}
     columns = 1 + len(methods) + (truth is not None)
     lines = rows * (2 if truth is not None else 1)
     fig, axes = plt.subplots(lines, columns, figsize=(2.1 * columns, 2.2 * lines), squeeze=False, layout="constrained")

@@ -33,10 +33,11 @@ class Scaled(LinearPhysics):
         return self.physics.prox_l2(z, y / self.factor, gamma=gamma * self.factor**2, **kwargs)
 
 
-def prepared(physics: Any, size: int) -> Any:
+def prepared(physics: Any, size: int, frames: int | None = None) -> Any:
     """The operator with ‖A‖ = 1, which knows its shapes.
 
     Its ``gain`` is what it was multiplied by; ``image_shape`` (C, H, W) is the shape of one x, ``measurement_shape`` of one y.
+    With ``frames``, x is a complex sequence (2, frames, H, W).
 
     Raises:
         UserError: it is not linear, or takes neither real (1, size, size) nor complex (2, size, size) images.
@@ -48,7 +49,7 @@ def prepared(physics: Any, size: int) -> Any:
             f"physics: {type(physics).__name__} is no deepinv.physics.LinearPhysics; only linear operators can be trained with"
         )
     trouble = []
-    for shape in ((1, size, size), (2, size, size)):
+    for shape in ((1, size, size), (2, size, size)) if frames is None else ((2, frames, size, size),):
         x = torch.zeros(1, *shape)
         try:
             with torch.no_grad():

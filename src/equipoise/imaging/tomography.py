@@ -17,7 +17,7 @@ import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from .linear import CGResult, least_squares, norm, proximal_l2, solve_spd
+from .linear import CGResult, conjugate_gradients, least_squares, norm, proximal_l2, solve_spd
 
 
 @dataclass(frozen=True)
@@ -322,6 +322,22 @@ class Tomography(LinearPhysics):
             r = (r / (self.scale**2 * s + inverse)) @ Q.t()
             return z + self.A_adjoint(r.reshape(y.shape))
         return proximal_l2(self.A, self.A_adjoint, z, y, 1 / gamma, tol, max_iter)
+
+    def prox_account(self, z: Tensor, y: Tensor, gamma: float, tol: float = 1e-6, max_iter: int = 200) -> CGResult:
+        """:meth:`prox_l2` with its account and without its derivative: value, iterations (0 where the inverse is applied
+        directly), relative residual (B,) of (AᵀA + 1/γ)(x − z) = Aᵀ(y − A z)."""
+
+        def M(u: Tensor) -> Tensor:
+            return self.A_adjoint(self.A(u)) + u / gamma
+
+        with torch.no_grad():
+            b = self.A_adjoint(y - self.A(z))
+            if y[0].numel() <= DIRECT_RAYS:
+                step, iterations = self.prox_l2(z, y, gamma) - z, 0
+            else:
+                step, iterations, _ = conjugate_gradients(M, b, tol=tol, max_iter=max_iter)
+            left, size = ((v.flatten(1).norm(dim=1)) for v in (M(step) - b, b))
+            return CGResult(z + step, iterations, left / size.clamp_min(torch.finfo(b.dtype).tiny))
 
 
 class ParallelBeam(Tomography):

@@ -27,7 +27,7 @@ def write_images(source: Stack, values: Tensor, out: str | Path) -> list[Path]:
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise UserError(f"{out}: exists and is not empty; nothing was written. Name a new folder, or empty this one")
     out.mkdir(parents=True, exist_ok=True)
-    if values.shape[1] == 2:
+    if values.shape[1] == 2:  # complex
         values = values.square().sum(1, keepdim=True).sqrt()
     array = values[:, 0].double().cpu().numpy()
     if isinstance(source, Images):

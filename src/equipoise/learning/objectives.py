@@ -80,7 +80,8 @@ class Equivariance(Loss):
         self.solved: Equilibrium | None = None
 
     def forward(self, x_net: Tensor, physics: Any, model: Any, **kwargs: Any) -> Tensor:
-        moved = self.group(x_net)
+        frames = x_net.flatten(1, -3)  # of a sequence (B, C, T, H, W), all frames move alike
+        moved = self.group(frames).reshape(-1, *x_net.shape[1:])
         y = physics(moved) if self.noise else physics.A(moved)
         again = _solve(self, model, y, physics, moved)
         return self.weight * _mse(again, moved.detach() if self.stop_gradient else moved)

@@ -60,7 +60,8 @@ class ConvDenoiser(Denoiser):
 
 
 class ComplexDenoiser(Denoiser):
-    """A real denoiser applied to the real and the imaginary part of (B, 2, H, W), each as an image of its own.
+    """A real denoiser applied to the real and the imaginary part of (B, 2, H, W), each as an image of its own; likewise to
+    every frame of a sequence (B, 2, T, H, W).
 
     They lie in [−1, 1], the denoiser knows [0, 1]: D_c(x, σ) = 2 D((x + 1) / 2, σ / 2) − 1.
     """
@@ -70,10 +71,10 @@ class ComplexDenoiser(Denoiser):
         self.denoiser = denoiser
 
     def forward(self, x: Tensor, sigma: float | Tensor = 0.05) -> Tensor:
-        b, c = x.shape[:2]
-        if isinstance(sigma, Tensor) and sigma.numel() == b:
-            sigma = sigma.flatten().repeat_interleave(c)
-        parts = self.denoiser(x.reshape(b * c, 1, *x.shape[2:]) / 2 + 0.5, sigma / 2)
+        parts = x.reshape(-1, 1, *x.shape[-2:])
+        if isinstance(sigma, Tensor) and sigma.numel() == len(x):
+            sigma = sigma.flatten().repeat_interleave(len(parts) // len(x))
+        parts = self.denoiser(parts / 2 + 0.5, sigma / 2)
         return (2 * parts - 1).reshape(x.shape)
 
 
