@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -161,6 +163,25 @@ class TestRealKspace:
         full = build.build_problem(c, run.physics)
         assert full.source.notes == ["k-space is fully sampled; undersampled 4-fold by physics.mask"]
         assert float((full.y[0, 0, 0] != 0).float().mean()) == pytest.approx(0.25, abs=0.02)
+
+
+class TestCommands:
+    def equipoise(self, *args, cwd):
+        return subprocess.run([sys.executable, "-m", "equipoise", *args], capture_output=True, text=True, cwd=cwd, check=False)
+
+    def test_simulate_and_doctor(self, tmp_path):
+        (tmp_path / "c.yaml").write_text("data: {size: 16, count: 4}\nphysics: {angles: 8}\nmodel: {denoiser: random}\n")
+        done = self.equipoise("simulate", "c.yaml", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "wrote 4 measurements" in done.stdout
+        assert len(list((tmp_path / "simulated" / "c" / "measurements").iterdir())) == 4
+        good = self.equipoise("doctor", "simulated/c/config.yaml", cwd=tmp_path)
+        assert (good.returncode, good.stdout.count("ok")) == (0, 9), good.stdout + good.stderr
+        bad = self.equipoise("doctor", "simulated/c/config.yaml", "objective.group=reflections", "physics.angles=9", cwd=tmp_path)
+        assert bad.returncode == 1
+        assert "does not fit the geometry, which measures (9, 23)" in bad.stdout
+        assert "1 thing(s) to mend" in bad.stdout
+        assert self.equipoise("doctor", "nowhere.yaml", cwd=tmp_path).returncode == 2
 
 
 class TestDoctor:

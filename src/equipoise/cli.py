@@ -216,17 +216,19 @@ def evaluate(
 @app.command()
 def simulate(
     config: Annotated[Path, typer.Argument(help="YAML file; its data are images, or phantoms.")],
-    out: Annotated[Path, typer.Argument(help="New folder for the measurements.")],
     overrides: Annotated[Optional[list[str]], typer.Argument(help="such as physics.angles=30")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(help="New folder for the measurements; default simulated/NAME.")] = None,  # noqa: UP045
 ) -> None:
     """Make measurement files from images: what an operator would have measured, and a configuration that trains on it.
 
-    Example: equipoise simulate configs/dicom.yaml measured/ data.path=my/dicom/folder
+    Example: equipoise simulate configs/dicom.yaml data.path=my/dicom/folder --out measured
     """
     from .config import load_config
     from .runs import simulate as run_simulate
 
-    paths = run_simulate(load_config(config, overrides), out)
+    settings = load_config(config, overrides)
+    out = Path("simulated") / settings.name if out is None else out
+    paths = run_simulate(settings, out)
     typer.echo(f"wrote {len(paths)} measurements to {out}/measurements; train on them with: equipoise train {out}/config.yaml")
 
 
