@@ -258,8 +258,14 @@ class TestKspace:
             dataset.append_acquisition(line)
         dataset.close()
         found = read_kspace(tmp_path / "scan.h5")[0]
-        assert torch.equal(found[:, [0, 2, 5]], torch.from_numpy(k[:, [0, 2, 5]]))
-        assert not found[:, [1, 3, 4]].any()
+        assert torch.equal(found[:, :, [0, 2, 5]], torch.from_numpy(k[:, [0, 2, 5]]).mT)  # coils × readout × phase
+        assert not found[:, :, [1, 3, 4]].any()
+        dataset = ismrmrd.Dataset(str(tmp_path / "scan.h5"), "dataset")
+        line.idx.contrast = 1
+        dataset.append_acquisition(line)
+        dataset.close()
+        with pytest.raises(UserError, match="2 contrasts, phases or sets"):
+            read_kspace(tmp_path / "scan.h5")
 
     def test_bad_files(self, tmp_path):
         write_bart(tmp_path / "b", complex_array(3, 10, 12))
@@ -307,6 +313,32 @@ def test_random_bytes_are_an_error_of_the_user(tmp_path, suffix, data, header):
         with pytest.raises(UserError) as error:
             read(file).values.sum()
         assert str(file.stem) in str(error.value)
+
+
+def test_names_that_would_collide(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((2, 4, 4)))
+    np.save(tmp_path / "a_000.npy", np.zeros((4, 4)))
+    np.save(tmp_path / "preview.npy", np.zeros((4, 4)))
+    images = read_images(tmp_path)
+    assert images.names == ["a_000", "a_001", "a_000-2", "preview_"]
+    assert len(set(write_images(images, images.values, tmp_path / "out"))) == 4
+
+
+def test_what_a_dicom_folder_may_lack(tmp_path):
+    pydicom = make_dicom(tmp_path / "a.dcm", hounsfield(0) + 1024, patient="", z=0.0)
+    make_dicom(tmp_path / "b.dcm", hounsfield(1) + 1024, patient="", z=1.0)
+    assert len(set(read_images(tmp_path).patients)) == 1  # of one series
+    d = pydicom.dcmread(tmp_path / "b.dcm")
+    d.Modality = "MR"
+    d.save_as(tmp_path / "b.dcm")
+    with pytest.raises(UserError, match="only CT has Hounsfield units"):
+        read_images(tmp_path)
+
+
+def test_images_are_not_distorted(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((12, 8)))
+    with pytest.raises(UserError, match=r"the image has 12×8 pixels, which data\.size=4 would distort"):
+        read_images(tmp_path, 4)
 
 
 def test_a_missing_slice_is_noted(tmp_path):

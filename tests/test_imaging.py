@@ -316,6 +316,16 @@ class TestSplitting:
             assert left >= 0.5 * total
         assert torch.equal(mri.mask[0, 0], mask)  # the physics itself is untouched
 
+    def test_samples_with_masks_of_their_own(self):
+        masks = torch.stack([cartesian_mask(16, 32, 2, 0.1, s) for s in range(3)])[:, None].expand(-1, 2, -1, -1)
+        mri, z = deepinv.physics.MRI(mask=masks, img_size=(16, 32)), torch.randn(3, 2, 16, 32)
+        y = mri.A(z)
+        for k in range(3):
+            seen, y_seen, out, y_out = split(mri, y, 3, k)
+            assert torch.allclose(seen.A(z), y_seen, atol=1e-6)
+            assert torch.allclose(out.A(z), y_out, atol=1e-6)
+            assert (y_out.flatten(1) != 0).any(1).all()
+
     def test_what_cannot_be_split(self):
         with pytest.raises(TypeError, match="cannot be split"):
             split(deepinv.physics.Denoising(), torch.zeros(1, 1, 4, 4), 2, 0)
@@ -357,6 +367,12 @@ class TestFanBeamScans:
             eq.FanBeam(16, torch.arange(30) * 5.0, 100.0, 80.0).fbp(torch.zeros(1, 1, 30, 23))
         with pytest.raises(ValueError, match="evenly"):
             eq.FanBeam(16, [0.0, 1.0, 5.0], 100.0, 80.0).fbp(torch.zeros(1, 1, 3, 23))
+
+    def test_what_a_detector_does_not_see(self):
+        with pytest.raises(ValueError, match="leaves one side of the image unseen"):
+            eq.FanBeam(32, 180, 60.0, 30.0, detectors=30, offset=12.0).fbp(torch.zeros(1, 1, 180, 30))
+        with pytest.raises(ValueError, match="no ray meets the image"):
+            eq.FanBeam(16, 8, 60.0, 30.0, detectors=3, offset=1000.0, normalize=True)
 
     def test_offset_moves_the_sinogram(self):
         x = phantoms(1, 32)
@@ -488,7 +504,7 @@ class TestOperators:
     def test_what_cannot_be_used(self):
         with pytest.raises(UserError, match=r"no deepinv\.physics\.LinearPhysics"):
             prepared(deepinv.physics.Haze(), 8)
-        with pytest.raises(UserError, match="zero for every image"):
+        with pytest.raises(UserError, match="A x is zero for every image x"):
             prepared(deepinv.physics.Inpainting((1, 8, 8), mask=torch.zeros(1, 8, 8)), 8)
         with pytest.raises(UserError, match="takes neither real images"):
             prepared(split(deepinv.physics.MRI(mask=torch.ones(5, 7)), torch.ones(1, 2, 5, 7), 2, 0)[0], 8)

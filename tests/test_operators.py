@@ -159,9 +159,12 @@ class TestRealKspace:
         assert problem.physics.coil_maps.shape == (2, 3, 32, 32)
         assert problem.y.shape == (2, 2, 3, 32, 32)
         assert runs.reconstruct(run, tmp_path / "k.npy", tmp_path / "out", lambda line: None).value.shape == (2, 2, 32, 32)
+        np.save(tmp_path / "k.npy", torch.stack([k[0], 10 * k[0]]).numpy())
+        both = build.build_problem(c, run.physics).y
+        assert float(both[1].norm() / both[0].norm()) > 5  # slices keep their brightness, up to the noise that whitens them
         np.save(tmp_path / "k.npy", k.numpy())
         full = build.build_problem(c, run.physics)
-        assert full.source.notes == ["k-space is fully sampled; undersampled 4-fold by physics.mask"]
+        assert full.source.notes[-1] == "k-space is fully sampled; undersampled 4-fold by physics.mask"
         assert float((full.y[0, 0, 0] != 0).float().mean()) == pytest.approx(0.25, abs=0.02)
 
 
@@ -242,12 +245,21 @@ class TestDoctor:
         assert any(f.verdict == "wrong" and "cannot be split" in f.what for f in found)
 
 
+class TestPhotons:
+    def test_where_counts_make_no_sense(self, tmp_path):
+        c = config(tmp_path, {"kind": "mri", "photons": 1e6})
+        with pytest.raises(UserError, match="negative in places, counts are not"):
+            build.build_problem(c, build.build_physics(c.physics, 16))
+
+
 class TestCustom:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
             ("def physic(size): pass", "has no function physics"),
             ("import nothing_of_that_name", "cannot be run: ModuleNotFoundError"),
+            ("def physics(size): return nothing", "cannot be run: NameError"),
+            ("def physics(): return 3", "cannot be run: TypeError"),
             ("def physics(size): return 3", "no deepinv.physics.LinearPhysics"),
         ],
     )

@@ -19,7 +19,7 @@ from .equilibrium import Anderson, Broyden, Implicit, JacobianFree, Neumann, Pha
 from .errors import UserError
 from .imaging.data import Images, Stack, in_memory, read_images, read_kspace, read_measurements, split_by_patient
 from .imaging.groups import Group, Reflections, Rotations, Shifts
-from .imaging.mri import MASKS, acquisition, birdcage
+from .imaging.mri import MASKS, acquisition, birdcage, edge_samples
 from .imaging.operators import from_file, prepared, select
 from .imaging.phantoms import phantoms, smooth_phase
 from .imaging.readers import Found, find
@@ -222,6 +222,10 @@ def noise_level(config: settings.Physics, physics: Any, clean: Tensor) -> float:
     """Standard deviation of the noise in measurements like ``clean``: ``noise`` times the largest, or of the counts."""
     if config.photons is None:
         return config.noise * float(clean.abs().max())
+    if float(clean.min()) < -1e-3 * float(clean.abs().max()):
+        raise UserError(
+            "physics.photons: these measurements are negative in places, counts are not; leave it out and set physics.noise"
+        )
     return float((clean.clamp_min(0).mean() * physics.gain / config.photons).sqrt())
 
 
@@ -318,17 +322,20 @@ def _acquired(found: Found, config: settings.Config) -> Problem:
     Those that are fully sampled are undersampled as ``physics.mask`` says.
     """
     source = read_kspace(found)
-    parts = []
+    parts, noise = [], torch.cat([edge_samples(source[i]) for i in range(len(source))], 1)
     for i in range(len(source)):
-        kspace = source[i]
         try:
-            a = acquisition(kspace)
+            parts.append(acquisition(source[i], noise=noise))
         except UserError as error:
-            raise UserError(f"{source.names[i]}: {error}") from error
-        parts.append(a)
-    y = torch.cat([a.y for a in parts])
+            raise UserError(f"{found.path}, {source.names[i]}: {error}") from error
+    # One noise covariance and one scale for all, so that slices keep their brightness.
+    scale = max(a.scale for a in parts)
+    y = torch.cat([a.y * (a.scale / scale) for a in parts])
     masks = torch.cat([a.physics.mask for a in parts])
-    if float(masks.mean()) > 0.95:
+    plane = masks.flatten(0, 1).amax(0)
+    inside = plane[plane.any(1)][:, plane.any(0)]  # without the zeros that k-space is padded with
+    source.notes.append(f"{float(plane.mean()):.1%} of k-space is measured; 1 is {scale:.3g} in the whitened data's units")
+    if float(inside.mean()) > 0.95:
         c = config.physics
         assert isinstance(c, settings.MRI)
         try:
@@ -345,7 +352,7 @@ def _acquired(found: Found, config: settings.Config) -> Problem:
         found_physics = deepinv.MultiCoilMRI(coil_maps=torch.cat([a.physics.coil_maps for a in parts]), **own)
     found_physics.gain, found_physics.image_shape = 1.0, (2, *masks.shape[-2:])
     found_physics.measurement_shape = tuple(y.shape[1:])
-    return Problem(found_physics, y, sum(a.noise for a in parts) / len(parts), source, None)
+    return Problem(found_physics, y, 1 / (scale * 2**0.5), source, None)
 
 
 def hold_out(problem: Problem, fraction: float, seed: int) -> tuple[Problem, Problem]:

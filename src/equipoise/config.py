@@ -50,7 +50,9 @@ class Noise(Strict):
     """What every operator has: y = A x + noise."""
 
     noise: float = Field(0.001, ge=0, description="standard deviation of the noise, as a fraction of the largest measurement")
-    photons: float | None = Field(None, gt=0, description="Poisson noise instead: how many counts a measurement of 1 stands for")
+    photons: float | None = Field(
+        None, gt=0, description="Poisson noise instead: how many counts a measurement of 1 stands for (of an image in [0, 1])"
+    )
 
 
 Views = Annotated[int, Field(ge=1)] | Annotated[list[float], Field(min_length=1)]

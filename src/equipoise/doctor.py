@@ -13,6 +13,7 @@ from torch import Tensor
 from . import build
 from .config import Config
 from .errors import UserError
+from .imaging.data import Measurements
 from .imaging.linear import least_squares, norm
 from .imaging.operators import select
 from .learning.train import Trainer
@@ -105,6 +106,12 @@ def _fit(physics: Any, y: Tensor, x: Tensor, problem: build.Problem) -> Iterator
     if 0.2 <= top <= 3:
         yield Finding("ok", what)
     else:
+        measured = problem.truth is None and isinstance(problem.source, Measurements)
+        if not measured:
+            yield Finding(
+                "note", what, "images in [0, 1] are what the denoiser knows: rescale them, or leave out slices that are empty"
+            )
+            return
         yield Finding("wrong", what, f"set data.peak to about {top:.2g} times what it is, so that images lie in [0, 1]")
 
 
@@ -116,7 +123,7 @@ def _noise(config: Config, physics: Any, y: Tensor, assumed: float) -> Finding:
         return Finding("ok", f"noise: standard deviation {assumed:.2e}, found in the data or as configured")
     estimate = float(d.abs().median()) / (0.6745 * 6**0.5)
     what = f"noise: at most {estimate:.2e} in the data's finest detail, {assumed:.2e} assumed"
-    if assumed > 3 * estimate:
+    if assumed > 3 * estimate and config.physics.photons is None:
         value = config.physics.noise * estimate / assumed
         return Finding("wrong", what, f"set physics.noise to {value:.1g} or less")
     return (

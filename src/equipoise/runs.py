@@ -89,7 +89,7 @@ def _check_same(config: Config, saved: dict[str, Any], folder: Path) -> None:
     now, then = config.model_dump(mode="json"), dict(saved)
     for tree in (now, then):
         tree.pop("out", None)
-        tree["learning"] = {k: v for k, v in tree["learning"].items() if k not in ("checkpoint_every", "validate_every")}
+        tree["learning"] = {k: v for k, v in tree["learning"].items() if k not in ("checkpoint_every", "validate_every", "workers")}
     if changes := _difference(now, then):
         raise UserError(
             f"{folder} holds a run with another configuration ({'; '.join(sorted(changes))}); nothing was changed. "
@@ -188,6 +188,9 @@ def simulate(config: Config, out: str | Path) -> list[Path]:
     other = config.model_copy(deep=True)
     other.name, other.out = config.name + "-simulated", None
     other.data.path, other.data.kind, other.data.stream, other.data.holdout = folder.resolve(), "measurements", False, 0
+    other.data.peak = 1.0
+    if other.data.validation is not None:
+        other.data.validation = other.data.validation.resolve()
     (out / "config.yaml").write_text(dump(other))
     return paths
 

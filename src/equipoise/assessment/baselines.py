@@ -36,6 +36,14 @@ def _least_squares(y: Tensor, physics: Any, iterations: int) -> Tensor:
     return least_squares(physics.A, physics.A_adjoint, y, tol=0.0, max_iter=iterations).value
 
 
+def _has_fbp(y: Tensor, physics: Any) -> bool:
+    try:
+        physics.fbp(y[:1])
+    except ValueError:  # a fan that is not even, or too short
+        return False
+    return True
+
+
 def classical(y: Tensor, physics: Any, truth: Tensor | None) -> dict[str, tuple[Tensor, str]]:
     """Name → (reconstruction, setting): FBP or zero-filled, least squares, TV.
 
@@ -43,7 +51,7 @@ def classical(y: Tensor, physics: Any, truth: Tensor | None) -> dict[str, tuple[
     the baselines; without, they are the middle of the range.
     """
     families: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {}
-    if hasattr(physics, "fbp"):
+    if hasattr(physics, "fbp") and _has_fbp(y, physics):
         families["fbp"] = {f"window {w}": partial(physics.fbp, window=w) for w in WINDOWS}
     else:
         families["zero_filled"] = {"": physics.A_adjoint}

@@ -121,6 +121,11 @@ def read_images(path: str | Path | Found, size: int | None = None) -> Images:
         shape = entry.shape[-2:]
         if size is not None and min(shape) < size:
             raise UserError(f"{entry.file}: the image has {shape[0]}×{shape[1]} pixels, fewer than size={size}; lower data.size")
+        if size is not None and shape[0] != shape[1]:
+            raise UserError(
+                f"{entry.file}: the image has {shape[0]}×{shape[1]} pixels, which data.size={size} would distort; crop or pad it "
+                "to a square"
+            )
         shapes.setdefault(shape, entry.file)
         for k in [None] if count is None else range(count):
             load.append(partial(_image, entry, k, size, found))
@@ -132,7 +137,23 @@ def read_images(path: str | Path | Found, size: int | None = None) -> Images:
         sizes = ", ".join(f"{file.name} is {h}×{w}" for (h, w), file in sorted(shapes.items()))
         raise UserError(f"{found.path}: images of different sizes: {sizes}; put each size in a folder of its own")
     native = next(iter(shapes))
-    return Images(load, names, patients, found.kind, found.path, list(found.notes), found.scale, found.offset, native)
+    return Images(load, _unique(names), patients, found.kind, found.path, list(found.notes), found.scale, found.offset, native)
+
+
+RESERVED = ("preview", "report")  # names of what stands beside the reconstructions
+
+
+def _unique(names: list[str]) -> list[str]:
+    """Names that can be files in one folder."""
+    seen: set[str] = set()
+    for i, name in enumerate(names):
+        plain = name.replace("/", "_").replace("\\", "_")
+        new, k = plain + "_" * (plain in RESERVED), 2
+        while new in seen:
+            new, k = f"{plain}-{k}", k + 1
+        names[i] = new
+        seen.add(new)
+    return names
 
 
 def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -177,7 +198,7 @@ def read_measurements(path: str | Path | Found, shape: tuple[int, ...]) -> Measu
             patients.append(entry.patient)
     if not load:
         raise UserError(f"{found.path}: holds no measurement (an empty array)")
-    return Measurements(load, names, patients, found.kind, found.path, list(found.notes))
+    return Measurements(load, _unique(names), patients, found.kind, found.path, list(found.notes))
 
 
 def read_kspace(path: str | Path | Found) -> Stack:
@@ -210,7 +231,7 @@ def read_kspace(path: str | Path | Found) -> Stack:
         )
     if not load:
         raise UserError(f"{found.path}: holds no measurement (an empty array)")
-    return Stack(load, names, patients, found.kind, found.path, list(found.notes))
+    return Stack(load, _unique(names), patients, found.kind, found.path, list(found.notes))
 
 
 def _kspace(entry: Entry, k: int | None) -> Tensor:

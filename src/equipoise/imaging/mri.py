@@ -162,6 +162,8 @@ def edge_samples(kspace: Tensor, fraction: float = 0.1) -> Tensor:
     rows, columns = kspace.shape[-2:]
     r, c = torch.meshgrid(torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij")
     mask = sampled(kspace) > 0
+    if not bool(mask.any()):
+        raise UserError("k-space is zero everywhere: nothing was measured")
     distance = (r**2 + c**2).sqrt()[mask]
     far = distance >= distance.quantile(1 - fraction)
     return kspace[:, mask][:, far]
@@ -205,8 +207,6 @@ def acquisition(kspace: Tensor, coil_maps: Tensor | None = None, noise: Tensor |
         UserError: nothing was measured; no calibration region and no ``coil_maps``.
     """
     mask = sampled(kspace)
-    if not bool(mask.any()):
-        raise UserError("k-space is zero everywhere: nothing was measured")
     white = prewhiten(kspace, noise_covariance(edge_samples(kspace) if noise is None else noise))
     size = calibration_size(mask)
     if size < 8:

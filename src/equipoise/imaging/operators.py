@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from deepinv.physics import LinearPhysics
+from deepinv.physics import MRI, LinearPhysics, MultiCoilMRI
 from torch import Tensor
 
 from ..errors import UserError
@@ -64,8 +65,10 @@ def prepared(physics: Any, size: int, frames: int | None = None) -> Any:
             )
             continue
         largest = norm(physics.A, physics.A_adjoint, x)
-        if largest == 0:
-            raise UserError("physics: A x is zero for every image x; nothing is measured")
+        if not (largest > 0 and math.isfinite(largest)):
+            raise UserError(
+                f"physics: ‖A‖ = {largest}; " + ("A x is zero for every image x" if largest == 0 else "A x is not finite")
+            )
         gain = 1.0 if abs(largest - 1) < 1e-3 else 1 / largest
         physics = physics if gain == 1 else Scaled(physics, gain)
         physics.gain, physics.image_shape, physics.measurement_shape = gain, shape, tuple(y.shape[1:])
@@ -88,16 +91,22 @@ def from_file(path: Path, size: int) -> Any:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+        made = module.physics(size) if callable(getattr(module, "physics", None)) else None
     except Exception as error:
         raise UserError(f"physics.file: {path} cannot be run: {type(error).__name__}: {error}") from error
     if not callable(getattr(module, "physics", None)):
         raise UserError(f"physics.file: {path} has no function physics(size) that returns a deepinv LinearPhysics")
-    return module.physics(size)
+    return made
+
+
+PER_SAMPLE = ("mask", "coil_maps")
 
 
 def select(physics: Any, index: Tensor, count: int) -> Any:
     """The operator of the samples ``index``, where some of its parameters (coil maps, masks) differ among ``count`` samples."""
-    own = {name: b for name, b in physics.named_buffers(recurse=False) if b.ndim > 1 and len(b) == count > 1}
+    own = {}
+    if isinstance(physics, (MRI, MultiCoilMRI)):
+        own = {name: b for name, b in physics.named_buffers(recurse=False) if name in PER_SAMPLE and len(b) == count > 1}
     if not own:
         return physics
     part = copy.copy(physics)

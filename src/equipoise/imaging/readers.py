@@ -156,9 +156,13 @@ def _dicom(path: Path) -> Found:
                 z = float(np.dot(np.cross(axes[:3], axes[3:]), [float(v) for v in position]))
             else:
                 z = float(getattr(d, "InstanceNumber", 0) or 0)
-            patient, series = str(getattr(d, "PatientID", "") or file.stem), str(getattr(d, "SeriesInstanceUID", ""))
+            study, series = str(getattr(d, "StudyInstanceUID", "")), str(getattr(d, "SeriesInstanceUID", ""))
+            patient = str(getattr(d, "PatientID", "")) or study or series or file.stem
+            modality = str(getattr(d, "Modality", "") or "CT")
         except Exception as error:
             raise _dicom_trouble(file, error) from error
+        if modality != "CT":
+            raise UserError(f"{file}: its modality is {modality}; only CT has Hounsfield units: convert other images to NIfTI")
         slices.append((patient, series, z, Entry(file.name, file, shape, partial(_dicom_pixels, file), patient)))
     slices.sort(key=lambda s: (s[0], s[1], s[2], s[3].name))
     found = Found("dicom", path, [s[3] for s in slices], HU_RANGE, -HU_OFFSET, clip=True)
@@ -295,36 +299,51 @@ def _hdf5_slice(file: Path, key: str, i: int) -> np.ndarray:
         raise _trouble(file, "HDF5", error) from error
 
 
+NOT_IMAGE = ("NOISE_MEASUREMENT", "PHASECORR_DATA", "NAVIGATION_DATA", "DUMMYSCAN_DATA", "HPFEEDBACK_DATA", "RTFEEDBACK_DATA")
+
+
 def _ismrmrd(file: Path) -> list[Entry]:
-    """One entry a slice: (coils, rows, columns), lines put where their headers say, repetitions averaged."""
+    """One entry a slice: (coils, readout, phase), lines put where their headers say, repetitions averaged."""
     ismrmrd = need("ismrmrd", "mri")
+    slices: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    kinds = set()
     try:
         dataset = ismrmrd.Dataset(str(file), "dataset", create_if_needed=False)
-        header = ismrmrd.xsd.CreateFromDocument(dataset.read_xml_header())
-        encoded = header.encoding[0].encodedSpace.matrixSize
-        count = dataset.number_of_acquisitions()
-        slices: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        for i in range(count):
-            line = dataset.read_acquisition(i)
-            if line.is_flag_set(ismrmrd.ACQ_IS_NOISE_MEASUREMENT):
-                continue
-            at, data = line.idx.slice, line.data
-            if at not in slices:
-                shape = (data.shape[0], encoded.y, encoded.x)
-                slices[at] = np.zeros(shape, np.complex64), np.zeros(encoded.y)
-            total, times = slices[at]
-            row = line.idx.kspace_encode_step_1
-            start = encoded.x // 2 - line.center_sample
-            total[:, row, start : start + data.shape[1]] += data
-            times[row] += 1
+        encoding = ismrmrd.xsd.CreateFromDocument(dataset.read_xml_header()).encoding[0]
+        size, limits = encoding.encodedSpace.matrixSize, encoding.encodingLimits.kspace_encoding_step_1
+        trajectory = str(getattr(encoding.trajectory, "value", encoding.trajectory)).lower()
+        lines = [dataset.read_acquisition(i) for i in range(dataset.number_of_acquisitions())]
         dataset.close()
     except Exception as error:
         raise _trouble(file, "ISMRMRD", error) from error
+    if "cartesian" not in trajectory or size.z > 1:
+        raise UserError(f"{file}: trajectory {trajectory}, {size.z} partitions; two-dimensional Cartesian scans are read")
+    shift = size.y // 2 - limits.center if limits is not None else 0
+    for line in lines:
+        if any(line.is_flag_set(getattr(ismrmrd, f"ACQ_IS_{flag}")) for flag in NOT_IMAGE):
+            continue
+        if line.is_flag_set(ismrmrd.ACQ_IS_REVERSE):
+            raise UserError(f"{file}: has lines that were read backwards (EPI); correct them first (Gadgetron)")
+        kinds.add((line.idx.contrast, line.idx.phase, line.idx.set, line.idx.kspace_encode_step_2))
+        data = line.data
+        row, start = line.idx.kspace_encode_step_1 + shift, size.x // 2 - line.center_sample
+        if not (0 <= row < size.y and 0 <= start <= size.x - data.shape[1]):
+            raise UserError(
+                f"{file}: a line at row {row}, samples {start} to {start + data.shape[1]}, lies outside the "
+                f"{size.y}×{size.x} points that the header promises"
+            )
+        total, times = slices.setdefault(
+            line.idx.slice, (np.zeros((data.shape[0], size.y, size.x), np.complex64), np.zeros(size.y))
+        )
+        total[:, row, start : start + data.shape[1]] += data
+        times[row] += 1
+    if len(kinds) > 1:
+        raise UserError(f"{file}: {len(kinds)} contrasts, phases or sets; export one of them alone")
     if not slices:
-        raise UserError(f"{file}: {count} acquisitions, none of them of an image (noise scans apart)")
+        raise UserError(f"{file}: {len(lines)} acquisitions, none of them of an image (noise scans apart)")
     out = []
     for at, (total, times) in sorted(slices.items()):
-        kspace = total / np.maximum(times, 1)[None, :, None]
+        kspace = (total / np.maximum(times, 1)[None, :, None]).swapaxes(1, 2)
         out.append(Entry(f"{file.stem}_{at:03d}", file, kspace.shape, partial(_itself, kspace), file.stem, True))
     return out
 

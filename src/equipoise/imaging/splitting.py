@@ -28,13 +28,15 @@ def split(physics: Any, y: Tensor, parts: int, k: int) -> tuple[Any, Tensor, Any
         return physics.views(inside), y[:, :, inside], physics.views(outside), y[:, :, outside]
     if not isinstance(physics, (MRI, MultiCoilMRI, Inpainting)) or isinstance(physics, NonCartesianMRI):
         raise TypeError(f"{type(physics).__name__} cannot be split: it has neither views nor a mask of what it measures")
-    left = _left_out(physics.mask, parts, k)
+    h, w = physics.mask.shape[-2:]
+    each = physics.mask if physics.mask.ndim >= 4 else physics.mask[None]  # samples may have masks of their own
+    left = torch.stack([_left_out(m, parts, k).expand(h, w) for m in each])
     out = []
     for chosen in (1 - left, left):
         part = copy.copy(physics)
         part._buffers, part._modules = dict(physics._buffers), dict(physics._modules)
-        part._buffers["mask"] = physics.mask * chosen
-        out += [part, y * chosen]
+        part._buffers["mask"] = physics.mask * chosen.reshape(len(left), *[1] * (physics.mask.ndim - 3), h, w)
+        out += [part, y * chosen.reshape(len(left), *[1] * (y.ndim - 3), h, w)]
     return tuple(out)
 
 

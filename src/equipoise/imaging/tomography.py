@@ -287,7 +287,10 @@ class Tomography(LinearPhysics):
 
     def normalize(self) -> Tomography:
         """Rescales A so that ‖A‖ = 1, in place; measurements made elsewhere must be multiplied by ``gain``."""
-        factor = 1 / self.norm()
+        size = self.norm()
+        if size == 0:
+            raise ValueError("no ray meets the image: check detectors, offset (in detectors) and the distances (in pixels)")
+        factor = 1 / size
         self.scale, self.gain = self.scale * factor, self.gain * factor
         return self
 
@@ -479,6 +482,9 @@ def _redundancy(g: FanGeometry) -> tuple[np.ndarray, float]:
     remedy = f"fbp needs views spread evenly over 360°, or at least {180 + 2 * math.degrees(np.abs(fan).max()):.0f}° of it"
     if n < 2 or np.abs(np.diff(angles) - between).max() > 1e-4 or n * between > turn * (1 + 1e-4):
         raise ValueError(f"{remedy}; the views here are {list(g.angles)}; use A_dagger for other scans")
+    sides, needed = (-fan.min(), fan.max()), math.asin(min(g.height, g.width) / 2 / g.source_distance)
+    if min(sides) < min(needed, 0.95 * max(sides)):
+        raise ValueError(f"the detector's offset={g.offset:g} leaves one side of the image unseen; use A_dagger instead of fbp")
     if abs(n * between - turn) < 1e-4:
         return np.full((n, g.detectors), 0.5), between
     if n * between < math.pi + 2 * np.abs(fan).max() - between:

@@ -169,7 +169,10 @@ class Trainer:
             return self.y[index], select(self.physics, index, len(self.y))
         if self._ahead is None:
             self._ahead = read_ahead(self.y, self.step, self.settings, self.seed)
-        return next(self._ahead), self.physics
+        try:
+            return next(self._ahead), self.physics
+        except UserError as error:  # from a worker, with its traceback before it
+            raise UserError(str(error).strip().splitlines()[-1].removeprefix("equipoise.errors.UserError: ")) from None
 
     def _trouble(self, loss: Tensor, residual: Tensor, gradient: float) -> str:
         """Why this gradient must not be followed, or nothing."""
@@ -231,8 +234,9 @@ def train(
             log.write(report.line() + "\n")
             log.flush()
             on_report(report)
-            if last or trainer.step % s.checkpoint_every == 0 or interrupted():
+            stop = interrupted()
+            if last or trainer.step % s.checkpoint_every == 0 or stop:
                 save()
-            if interrupted() and not last:
+            if stop and not last:
                 return False
     return True
