@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from .equilibrium import Anderson, Broyden, Implicit, JacobianFree, Neumann, Pha
 from .errors import UserError
 from .imaging.data import Images, Stack, in_memory, read_images, read_kspace, read_measurements, split_by_patient
 from .imaging.groups import Group, Reflections, Rotations, Shifts
+from .imaging.linear import variant
 from .imaging.mri import MASKS, acquisition, birdcage, edge_samples
 from .imaging.operators import from_file, prepared, select
 from .imaging.phantoms import phantoms, smooth_phase
@@ -203,7 +203,7 @@ def as_sequences(images: Images, physics: Any) -> Images:
     load = [partial(_sequence, images, range(i, i + frames)) for i in starts]
     left = [f"{n - len(load) * frames} images at the end make no whole sequence and are left out"] if n % frames else []
     names, patients = [images.names[i] for i in starts], [images.patients[i] for i in starts]
-    return Images(load, names, patients, "npy", images.path, images.notes + left, native_shape=images.native_shape)
+    return Images(load, names, patients, "npy", images.path, images.notes + left)
 
 
 def _sequence(images: Images, index: range) -> Tensor:
@@ -234,8 +234,7 @@ def measure(images: Tensor, physics: Any, config: settings.Physics, seed: int, s
     with torch.no_grad():
         clean = torch.cat([physics.A(x) for x in images.split(32)])
     sigma = noise_level(config, physics, clean) if sigma is None else sigma
-    noisy = copy.copy(physics)
-    noisy._modules = dict(physics._modules)
+    noisy = variant(physics)
     set_noise(noisy, config, sigma)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -322,12 +321,13 @@ def _acquired(found: Found, config: settings.Config) -> Problem:
     Those that are fully sampled are undersampled as ``physics.mask`` says.
     """
     source = read_kspace(found)
-    parts, noise = [], torch.cat([edge_samples(source[i]) for i in range(len(source))], 1)
-    for i in range(len(source)):
+    kspaces = [source[i] for i in range(len(source))]
+    parts, noise = [], torch.cat([edge_samples(kspace) for kspace in kspaces], 1)
+    for name, kspace in zip(source.names, kspaces):
         try:
-            parts.append(acquisition(source[i], noise=noise))
+            parts.append(acquisition(kspace, noise=noise))
         except UserError as error:
-            raise UserError(f"{found.path}, {source.names[i]}: {error}") from error
+            raise UserError(f"{found.path}, {name}: {error}") from error
     # One noise covariance and one scale for all, so that slices keep their brightness.
     scale = max(a.scale for a in parts)
     y = torch.cat([a.y * (a.scale / scale) for a in parts])

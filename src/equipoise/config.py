@@ -58,17 +58,22 @@ class Noise(Strict):
 Views = Annotated[int, Field(ge=1)] | Annotated[list[float], Field(min_length=1)]
 
 
-class ParallelBeam(Noise):
+class Rays(Noise):
+    """What both kinds of CT have."""
+
+    pixel: float = Field(1.0, gt=0, description="length of a pixel's side, in the unit of the sinogram's lengths")
+    offset: float = Field(0.0, description="of the detector's middle from the shadow of the centre of rotation, in detectors")
+
+
+class ParallelBeam(Rays):
     """CT with parallel rays."""
 
     kind: Literal["parallel_beam"] = "parallel_beam"
     angles: Views = Field(20, description="views: how many over 180°, or each in degrees")
     detectors: int | None = Field(None, ge=1, description="detectors, each as wide as a pixel; none: the image's diagonal")
-    pixel: float = Field(1.0, gt=0, description="length of a pixel's side, in the unit of the sinogram's lengths")
-    offset: float = Field(0.0, description="of the detector's middle from the shadow of the centre of rotation, in detectors")
 
 
-class FanBeam(Noise):
+class FanBeam(Rays):
     """CT with a fan of rays from one source."""
 
     kind: Literal["fan_beam"] = "fan_beam"
@@ -78,17 +83,20 @@ class FanBeam(Noise):
     detectors: int | None = Field(None, ge=1, description="detectors; none: enough to see the whole image")
     pitch: float | None = Field(None, gt=0, description="width of a detector, in pixels; none: a pixel's shadow at the centre")
     curved: bool = Field(False, description="the detector is an arc about the source")
-    pixel: float = Field(1.0, gt=0, description="length of a pixel's side, in the unit of the sinogram's lengths")
-    offset: float = Field(0.0, description="of the detector's middle from the shadow of the centre of rotation, in detectors")
 
 
-class MRI(Noise):
-    """Cartesian MRI, with one coil or several."""
+class Cartesian(Noise):
+    """What both kinds of Cartesian MRI have; each frame of a sequence has a mask of its own."""
 
-    kind: Literal["mri"] = "mri"
     mask: Literal["lines", "poisson_disc", "radial"] = Field("lines", description="which points of k-space are measured")
     acceleration: float = Field(4.0, ge=1, description="how many times fewer points than pixels")
     center: float = Field(0.08, gt=0, le=1, description="fraction of lines, each way, fully sampled in the centre")
+
+
+class MRI(Cartesian):
+    """Cartesian MRI, with one coil or several."""
+
+    kind: Literal["mri"] = "mri"
     coils: int = Field(1, ge=1, description="simulated coils, for images that are to be measured")
 
 
@@ -113,14 +121,11 @@ class SuperResolution(Noise):
     factor: int = Field(2, ge=2, description="how many times smaller, each way")
 
 
-class DynamicMRI(Noise):
+class DynamicMRI(Cartesian):
     """Cartesian MRI of a moving object: a mask for each frame; images that follow each other are the frames."""
 
     kind: Literal["dynamic_mri"] = "dynamic_mri"
     frames: int = Field(8, ge=2, description="images in a sequence")
-    mask: Literal["lines", "poisson_disc", "radial"] = Field("lines", description="which points of k-space are measured")
-    acceleration: float = Field(4.0, ge=1, description="how many times fewer points than pixels, in each frame")
-    center: float = Field(0.08, gt=0, le=1, description="fraction of lines, each way, fully sampled in the centre")
 
 
 class NonCartesianMRI(Noise):
@@ -150,6 +155,7 @@ Physics = Annotated[
     ParallelBeam | FanBeam | MRI | DynamicMRI | NonCartesianMRI | Inpainting | Blur | SuperResolution | CompressedSensing | Custom,
     Field(discriminator="kind"),
 ]
+KINDS: dict[str, Any] = {kind.model_fields["kind"].default: kind for kind in get_args(get_args(Physics)[0])}
 
 
 class Model(Strict):
@@ -237,13 +243,12 @@ class Config(Strict):
 def _complaint(error: ValidationError, where: str) -> str:
     parts = []
     for e in error.errors():
-        kinds = [kind.model_fields["kind"].default for kind in get_args(get_args(Physics)[0])]
-        loc = [k for k in e["loc"] if k not in kinds and not str(k).startswith(("int", "list", "function", "constrained"))]
+        loc = [k for k in e["loc"] if k not in KINDS and not str(k).startswith(("int", "list", "function", "constrained"))]
         key = ".".join(map(str, loc))
         if e["type"] == "extra_forbidden":
             parts.append(f"{key}: unknown key (value {e['input']!r}); allowed here are {', '.join(_siblings(e['loc']))}")
         elif e["type"] == "union_tag_invalid":
-            parts.append(f"{key}.kind: must be one of {', '.join(kinds)}, got {e['input'].get('kind')!r}")
+            parts.append(f"{key}.kind: must be one of {', '.join(KINDS)}, got {e['input'].get('kind')!r}")
         elif e["type"] == "missing":
             parts.append(f"{key}: missing; this kind needs it")
         else:
@@ -256,7 +261,7 @@ def _siblings(loc: tuple[Any, ...]) -> list[str]:
     model: Any = Config
     for key in loc[:-1]:
         if key == "physics":
-            model = {kind.model_fields["kind"].default: kind for kind in get_args(get_args(Physics)[0])}[loc[1]]
+            model = KINDS[loc[1]]
             break
         model = model.model_fields[key].annotation
     return sorted(model.model_fields)

@@ -37,8 +37,8 @@ def examine(config: Config) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("wrong", f"the data cannot be read: {error}")
         return
+    build.set_noise(problem.physics, config.physics, problem.noise)
     physics = select(problem.physics, index, len(problem.y))
-    build.set_noise(physics, config.physics, problem.noise)
     yield _adjoint(physics, y)
     yield _norm(physics, y)
     yield _data(problem, y)
@@ -161,7 +161,6 @@ def _step(config: Config, problem: build.Problem, physics: Any, losses: dict[str
     model = build.build_model(config.model, physics.image_shape[0], problem.noise, config.seed)
     settings = config.learning.model_copy(update={"workers": 0})
     trainer = Trainer(model, problem.physics, problem.y, losses, settings, config.seed)
-    build.set_noise(problem.physics, config.physics, problem.noise)
     start = time.perf_counter()
     report = trainer.advance()
     seconds = time.perf_counter() - start

@@ -34,7 +34,7 @@ from .equilibrium import Equilibrium, Stop
 from .errors import UserError
 from .imaging.data import Images, Measurements
 from .imaging.operators import select
-from .imaging.writers import write_images
+from .imaging.writers import new_folder, write_images
 from .learning import checkpoint
 from .learning.train import Report, Trainer, train
 from .reconstruction.model import EquilibriumReconstructor
@@ -171,9 +171,7 @@ def simulate(config: Config, out: str | Path) -> list[Path]:
     Raises:
         UserError: ``out`` is not empty; the data are measurements already.
     """
-    out = Path(out)
-    if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise UserError(f"{out}: exists and is not empty; nothing was written. Name a new folder, or empty this one")
+    out = new_folder(out)
     physics = build.build_physics(config.physics, config.data.size, config.seed)
     problem = build.build_problem(config, physics, stream=True)
     if not isinstance(problem.source, Images):
@@ -311,9 +309,7 @@ def load_run(folder: str | Path) -> Run:
 
 def reconstruct(run: Run, data: str | Path, out: str | Path, say: Callable[[str], None] = print) -> Equilibrium:
     """Reconstructs ``data`` into the new folder ``out``: images in the input's kind, ``preview.png``, ``report.json``."""
-    out = Path(out)
-    if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise UserError(f"{out}: exists and is not empty; nothing was written. Name a new folder, or empty this one")
+    out = new_folder(out)
     problem = build.build_problem(run.config, run.physics, Path(data))
     solved = run.solve(problem)
     x: Tensor = solved.value

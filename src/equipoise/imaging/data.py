@@ -65,7 +65,6 @@ class Images(Stack):
 
     scale: float = 1.0  #: native = values · scale + offset
     offset: float = 0.0
-    native_shape: tuple[int, ...] = ()
 
 
 @dataclass
@@ -81,7 +80,6 @@ def in_memory(values: Tensor, names: list[str]) -> Images:
         list(names),
         "npy",
         Path(),
-        native_shape=tuple(values.shape[2:]),
     )
 
 
@@ -93,9 +91,14 @@ def _resize(image: np.ndarray, size: int | None) -> np.ndarray:
     return torch.nn.functional.adaptive_avg_pool2d(t, size)[0, 0].numpy()
 
 
+def _read(entry: Entry, k: int | None) -> np.ndarray:
+    """The array of an entry, or the k-th of the stack that it is; finite numbers."""
+    array = entry.load() if k is None else entry.load()[k]
+    return check_numbers(np.asarray(array), str(entry.file))
+
+
 def _image(entry: Entry, k: int | None, size: int | None, found: Found) -> Tensor:
-    native = entry.load() if k is None else entry.load()[k]
-    native = check_numbers(np.asarray(native), str(entry.file)).astype(np.float32)
+    native = _read(entry, k).astype(np.float32)
     values = (_resize(native, size) - found.offset) / found.scale
     return torch.from_numpy(np.clip(values, 0, 1) if found.clip else values).float()[None]
 
@@ -109,7 +112,7 @@ def read_images(path: str | Path | Found, size: int | None = None) -> Images:
     Raises:
         UserError: a file cannot be read, holds no images, or the slices differ in size. NaN is noticed when a slice is read.
     """
-    found = path if isinstance(path, Found) else find(path)
+    found = find(path)
     load, names, patients = [], [], []
     shapes: dict[tuple[int, ...], Path] = {}
     for entry in found.entries:
@@ -136,8 +139,7 @@ def read_images(path: str | Path | Found, size: int | None = None) -> Images:
     if len(shapes) > 1:
         sizes = ", ".join(f"{file.name} is {h}×{w}" for (h, w), file in sorted(shapes.items()))
         raise UserError(f"{found.path}: images of different sizes: {sizes}; put each size in a folder of its own")
-    native = next(iter(shapes))
-    return Images(load, _unique(names), patients, found.kind, found.path, list(found.notes), found.scale, found.offset, native)
+    return Images(load, _unique(names), patients, found.kind, found.path, list(found.notes), found.scale, found.offset)
 
 
 RESERVED = ("preview", "report")  # names of what stands beside the reconstructions
@@ -164,8 +166,7 @@ def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _measurement(entry: Entry, k: int | None, shape: tuple[int, ...]) -> Tensor:
-    array = entry.load() if k is None else entry.load()[k]
-    array = check_numbers(np.asarray(array), str(entry.file))
+    array = _read(entry, k)
     if np.iscomplexobj(array):
         array = np.stack([array.real, array.imag])
     return torch.from_numpy(array.astype(np.float32)).reshape(shape)
@@ -179,7 +180,7 @@ def read_measurements(path: str | Path | Found, shape: tuple[int, ...]) -> Measu
     Raises:
         UserError: a file cannot be read or does not fit ``shape``. NaN is noticed when a measurement is read.
     """
-    found = path if isinstance(path, Found) else find(path)
+    found = find(path)
     load, names, patients = [], [], []
     for entry in found.entries:
         if entry.complex and shape[0] != 2:
@@ -209,7 +210,7 @@ def read_kspace(path: str | Path | Found) -> Stack:
     Raises:
         UserError: a file cannot be read, holds real numbers, or shapes differ.
     """
-    found = path if isinstance(path, Found) else find(path)
+    found = find(path)
     load, names, patients = [], [], []
     shapes: dict[tuple[int, ...], Path] = {}
     for entry in found.entries:
@@ -235,8 +236,7 @@ def read_kspace(path: str | Path | Found) -> Stack:
 
 
 def _kspace(entry: Entry, k: int | None) -> Tensor:
-    array = entry.load() if k is None else entry.load()[k]
-    array = check_numbers(np.asarray(array), str(entry.file)).astype(np.complex64)
+    array = _read(entry, k).astype(np.complex64)
     return torch.from_numpy(array if array.ndim == 3 else array[None])
 
 

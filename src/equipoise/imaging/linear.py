@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +18,13 @@ class CGResult(NamedTuple):
     value: Tensor  # (B, …)
     iterations: int
     residual: Tensor  # (B,)  ‖b − M x‖ / ‖b‖
+
+
+def variant(physics: Any, **buffers: Tensor) -> Any:
+    """A shallow copy of an operator with other ``buffers``; what is set on it does not reach the original."""
+    part = copy.copy(physics)
+    part._modules, part._buffers = dict(physics._modules), {**physics._buffers, **buffers}
+    return part
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import math
 from pathlib import Path
@@ -13,7 +12,7 @@ from deepinv.physics import MRI, LinearPhysics, MultiCoilMRI
 from torch import Tensor
 
 from ..errors import UserError
-from .linear import norm
+from .linear import norm, variant
 from .tomography import Tomography
 
 
@@ -104,11 +103,7 @@ PER_SAMPLE = ("mask", "coil_maps")
 
 def select(physics: Any, index: Tensor, count: int) -> Any:
     """The operator of the samples ``index``, where some of its parameters (coil maps, masks) differ among ``count`` samples."""
-    own = {}
-    if isinstance(physics, (MRI, MultiCoilMRI)):
-        own = {name: b for name, b in physics.named_buffers(recurse=False) if name in PER_SAMPLE and len(b) == count > 1}
-    if not own:
+    if not isinstance(physics, (MRI, MultiCoilMRI)):
         return physics
-    part = copy.copy(physics)
-    part._modules, part._buffers = dict(physics._modules), {**physics._buffers, **{name: b[index] for name, b in own.items()}}
-    return part
+    own = {name: b[index] for name, b in physics.named_buffers(recurse=False) if name in PER_SAMPLE and len(b) == count > 1}
+    return variant(physics, **own) if own else physics

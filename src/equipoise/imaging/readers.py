@@ -94,12 +94,14 @@ def kind_of(path: Path) -> str:
     raise UserError(f"{path}: no file in this folder can be read; expected some of {KNOWN}")
 
 
-def find(path: str | Path) -> Found:
-    """The entries of a file or folder.
+def find(path: str | Path | Found) -> Found:
+    """The entries of a file or folder; what was found before is not looked for again.
 
     Raises:
         UserError: it cannot be read.
     """
+    if isinstance(path, Found):
+        return path
     path = Path(path)
     found = READERS[kind_of(path)](path)
     if not found.entries:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
 from deepinv.physics import MRI, Inpainting, MultiCoilMRI, NonCartesianMRI
 from torch import Tensor
+
+from .linear import variant
 
 
 def split(physics: Any, y: Tensor, parts: int, k: int) -> tuple[Any, Tensor, Any, Tensor]:
@@ -33,10 +34,8 @@ def split(physics: Any, y: Tensor, parts: int, k: int) -> tuple[Any, Tensor, Any
     left = torch.stack([_left_out(m, parts, k).expand(h, w) for m in each])
     out = []
     for chosen in (1 - left, left):
-        part = copy.copy(physics)
-        part._buffers, part._modules = dict(physics._buffers), dict(physics._modules)
-        part._buffers["mask"] = physics.mask * chosen.reshape(len(left), *[1] * (physics.mask.ndim - 3), h, w)
-        out += [part, y * chosen.reshape(len(left), *[1] * (y.ndim - 3), h, w)]
+        mask = physics.mask * chosen.reshape(len(left), *[1] * (physics.mask.ndim - 3), h, w)
+        out += [variant(physics, mask=mask), y * chosen.reshape(len(left), *[1] * (y.ndim - 3), h, w)]
     return tuple(out)
 
 

@@ -17,7 +17,7 @@ import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from .linear import CGResult, conjugate_gradients, least_squares, norm, proximal_l2, solve_spd
+from .linear import CGResult, conjugate_gradients, least_squares, norm, proximal_l2, solve_spd, variant
 
 
 @dataclass(frozen=True)
@@ -296,8 +296,7 @@ class Tomography(LinearPhysics):
 
     def views(self, index: Sequence[int]) -> Tomography:
         """The same scan with the views ``index`` alone (and the same scaling): its y is ``y[:, :, index]``."""
-        part = copy.copy(self)
-        part._modules, part._buffers = dict(self._modules), dict(self._buffers)
+        part: Tomography = variant(self)
         part.geometry = replace(self.geometry, angles=tuple(self.geometry.angles[i] for i in index))
         part.matrix = system_matrix(part.geometry)
         return part

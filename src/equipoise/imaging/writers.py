@@ -13,6 +13,18 @@ from .data import Images, Stack
 from .readers import SUFFIXES, dicom_files
 
 
+def new_folder(out: str | Path) -> Path:
+    """The path, if nothing can be lost there.
+
+    Raises:
+        UserError: it exists and is not empty.
+    """
+    out = Path(out)
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        raise UserError(f"{out}: exists and is not empty; nothing was written. Name a new folder, or empty this one")
+    return out
+
+
 def write_images(source: Stack, values: Tensor, out: str | Path) -> list[Path]:
     """Writes ``values`` (N, C, H, W), in model units, in the kind of file that ``source`` was read from.
 
@@ -23,9 +35,7 @@ def write_images(source: Stack, values: Tensor, out: str | Path) -> list[Path]:
     Raises:
         UserError: ``out`` exists and is not empty; nothing is overwritten.
     """
-    out = Path(out)
-    if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise UserError(f"{out}: exists and is not empty; nothing was written. Name a new folder, or empty this one")
+    out = new_folder(out)
     out.mkdir(parents=True, exist_ok=True)
     if values.shape[1] == 2:  # complex
         values = values.square().sum(1, keepdim=True).sqrt()
