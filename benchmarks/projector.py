@@ -18,6 +18,7 @@ from statistics import median
 import deepinv
 import numpy as np
 import torch
+from memory import memory
 
 import equipoise as eq
 from equipoise.imaging.tomography import system_matrix
@@ -57,15 +58,10 @@ def peak(size: int, views: int) -> None:
     with open("/proc/self/clear_refs", "w") as file:
         file.write("5")
 
-    def resident(name: str) -> float:
-        with open("/proc/self/status") as file:
-            (line,) = [line for line in file if line.startswith(name)]
-        return int(line.split()[1]) / 1e3
-
-    before = resident("VmRSS")
+    before = memory("VmRSS")
     physics = eq.ParallelBeam(size, views)
     physics.A_adjoint(physics.A(torch.zeros(1, 1, size, size)))
-    print(resident("VmHWM") - before, resident("VmRSS") - before)
+    print(memory("VmHWM") - before, memory("VmRSS") - before)
 
 
 def main() -> None:
