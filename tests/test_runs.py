@@ -65,12 +65,16 @@ class TestConfig:
         ("text", "overrides", "message"),
         [
             ("learnin: {}", [], r"learnin: unknown key \(value \{\}\); allowed here are data, learning, model, name"),
-            ("learning: {setps: 5}", [], r"learning.setps: unknown key \(value 5\); allowed here are batch, checkpoint_every"),
+            (
+                "learning: {setps: 5}",
+                [],
+                r"learning.setps: unknown key \(value 5\); allowed here are accumulate, batch, checkpoint_every",
+            ),
             ("learning: {steps: many}", [], r"learning.steps: .*integer.*got 'many'"),
             ("learning: {steps: 0}", [], r"learning.steps: .*greater than or equal to 1, got 0"),
             ("learning: {steps: true}", [], "steps must be a number, not True"),
             ("learning: {lr: .inf}", [], "learning.lr: .*finite number"),
-            ("model: {step: newton}", [], r"model.step: .*'proximal' or 'gradient', got 'newton'"),
+            ("model: {step: newton}", [], r"model.step: .*'primal_dual' or 'mirror', got 'newton'"),
             ("data: {path: nowhere.h5}", [], r"data.path: nowhere.h5 does not exist"),
             ("a: [", [], "not YAML"),
             ("", ["learning"], "written section.key=value"),

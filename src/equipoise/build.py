@@ -9,6 +9,7 @@ from typing import Any
 
 import deepinv.physics as deepinv
 import torch
+from deepinv.loss import SureGaussianLoss, SurePoissonLoss, TVLoss
 from deepinv.physics.functional import gaussian_blur
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -20,16 +21,16 @@ from .imaging.data import Images, Stack, in_memory, read_images, read_kspace, re
 from .imaging.groups import Group, Reflections, Rotations, Shifts
 from .imaging.linear import variant
 from .imaging.mri import MASKS, acquisition, birdcage, edge_samples
-from .imaging.operators import from_file, prepared, select
+from .imaging.operators import PER_SAMPLE, from_file, prepared, select
 from .imaging.phantoms import phantoms, smooth_phase
 from .imaging.readers import Found, find
 from .imaging.splitting import split
 from .imaging.tomography import FanBeam, ParallelBeam
-from .learning.objectives import Equivariance, MeasurementConsistency, Splitting
+from .learning.objectives import Equivariance, MeasurementConsistency, MultiOperator, Recorrupted, Splitting, Weighted
 from .reconstruction.contraction import JacobianPenalty
-from .reconstruction.denoisers import ComplexDenoiser, ConvDenoiser, load_denoiser
+from .reconstruction.denoisers import ComplexDenoiser, Invariant, load_denoiser, make_denoiser
 from .reconstruction.model import EquilibriumReconstructor
-from .reconstruction.steps import GradientStep, ProximalStep, Step
+from .reconstruction.steps import ADMM, RED, DouglasRachford, GradientStep, MirrorStep, PrimalDual, ProximalStep, Step
 
 
 def build_physics(config: settings.Physics, size: int, seed: int = 0) -> Any:
@@ -78,16 +79,16 @@ def _views(angles: int | list[float]) -> int | Tensor:
     return angles if isinstance(angles, int) else torch.tensor(angles)
 
 
-def build_denoiser(config: settings.Model, channels: int, seed: int = 0, shape: dict[str, int] | None = None) -> torch.nn.Module:
+def build_denoiser(config: settings.Model, channels: int, seed: int = 0, shape: dict[str, Any] | None = None) -> torch.nn.Module:
     """The denoiser to start from; with ``shape``, one of that shape whose weights are loaded later."""
     if shape is not None:
-        denoiser = ConvDenoiser(**shape)
+        denoiser = make_denoiser(shape)
     elif config.denoiser == "random":
         torch.manual_seed(seed)
-        denoiser = ConvDenoiser(1, config.channels, config.layers)
+        denoiser = make_denoiser({"channels": config.channels, "layers": config.layers})
     else:
         try:
-            denoiser = load_denoiser(None if config.denoiser == "shipped" else config.denoiser)
+            denoiser = load_denoiser(config.denoiser)
         except FileNotFoundError as error:
             raise UserError(f"model.denoiser: {error}") from error
         except Exception as error:  # safetensors has its own errors, and a header may hold anything
@@ -95,15 +96,16 @@ def build_denoiser(config: settings.Model, channels: int, seed: int = 0, shape: 
                 f"model.denoiser: {config.denoiser} is not a denoiser made by `equipoise pretrain`, or it is cut short "
                 f"({type(error).__name__}: {error}); make one with: equipoise pretrain --out FILE"
             ) from error
-    return ComplexDenoiser(denoiser) if channels == 2 else denoiser
+    denoiser = ComplexDenoiser(denoiser) if channels == 2 else denoiser
+    return denoiser if config.invariant == "no" else Invariant(denoiser, build_group(config.invariant))
 
 
-def denoiser_config(model: EquilibriumReconstructor) -> dict[str, int]:
-    """The shape of a model's denoiser, for its checkpoint."""
-    denoiser = model.step.denoiser
-    inner = denoiser.denoiser if isinstance(denoiser, ComplexDenoiser) else denoiser
-    assert isinstance(inner, ConvDenoiser)
-    return inner.config
+def denoiser_config(model: EquilibriumReconstructor) -> dict[str, Any]:
+    """The architecture and shape of a model's denoiser, for its checkpoint."""
+    denoiser: Any = model.step.denoiser
+    while isinstance(denoiser, (ComplexDenoiser, Invariant)):
+        denoiser = denoiser.denoiser
+    return denoiser.config
 
 
 def build_gradient(config: settings.Model) -> Any:
@@ -113,11 +115,11 @@ def build_gradient(config: settings.Model) -> Any:
 
 
 PHANTOM_SEED = 77_000  # none of the phantoms that the shipped denoiser was trained on
-MIN_STRENGTH = 1e-4  # of the proximal step: keeps its inner problem well conditioned where there is no noise
+MIN_STRENGTH = 1e-4, 0.05  # keeps inner problems well conditioned where there is no noise; of RED, whose pace it is
 
 
 def build_model(
-    config: settings.Model, channels: int, noise: float, seed: int = 0, denoiser: dict[str, int] | None = None
+    config: settings.Model, channels: int, noise: float, seed: int = 0, denoiser: dict[str, Any] | None = None
 ) -> EquilibriumReconstructor:
     """The reconstructor as it is trained: failures are counted in the log rather than warned about one by one.
 
@@ -125,30 +127,37 @@ def build_model(
     deviation s asks for λ = (s/σ)² in argmin ½‖A u − y‖²/s² + ½‖u − D(x)‖²/σ².
     """
     D = build_denoiser(config, channels, seed, denoiser)
+    strength = config.strength
+    if strength is None:
+        strength = max(MIN_STRENGTH[config.step == "red"], (noise / max(config.sigma, 1e-6)) ** 2)
     step: Step
-    if config.step == "proximal":
-        strength = config.strength
-        if strength is None:
-            strength = max(MIN_STRENGTH, (noise / max(config.sigma, 1e-6)) ** 2)
-        step = ProximalStep(D, strength, config.sigma)
-    else:
-        step = GradientStep(D, config.step_size, config.sigma)
+    match config.step:
+        case "proximal" | "admm" | "douglas_rachford":
+            kind = {"proximal": ProximalStep, "admm": ADMM, "douglas_rachford": DouglasRachford}[config.step]
+            step = kind(D, strength, config.sigma, config.learnable)
+        case "red":
+            step = RED(D, strength, None, config.sigma, config.learnable)
+        case "gradient" | "primal_dual" | "mirror":
+            other = {"gradient": GradientStep, "primal_dual": PrimalDual, "mirror": MirrorStep}[config.step]
+            step = other(D, config.step_size, config.sigma, config.learnable)
+    step.precision = torch.bfloat16 if config.precision == "bf16" else None
     solver = {"anderson": Anderson, "picard": Picard, "broyden": Broyden}[config.solver]()
     stop = Stop(config.rtol, config.max_steps)
-    return EquilibriumReconstructor(step, solver, stop, build_gradient(config), on_failure="ignore")
+    model = EquilibriumReconstructor(step, solver, stop, build_gradient(config), on_failure="ignore")
+    return model.double() if config.precision == "64" else model
 
 
-def build_group(name: str) -> Group:
+def build_group(name: str, draws: int = 1) -> Group:
     return {
-        "rotations": lambda: Rotations(),
-        "quarter_turns": lambda: Rotations(multiples=90),
-        "reflections": lambda: Reflections(),
-        "shifts": lambda: Shifts(),
+        "rotations": lambda: Rotations(n_trans=draws),
+        "quarter_turns": lambda: Rotations(multiples=90, n_trans=draws),
+        "reflections": lambda: Reflections(n_trans=draws),
+        "shifts": lambda: Shifts(n_trans=draws),
     }[name]()
 
 
 def build_objective(config: settings.Objective, physics: Any, y: Tensor | Dataset) -> dict[str, Any]:
-    """Name → loss; what is weighted zero is left out.
+    """Name → loss; what is weighted zero is left out. ``physics`` has its noise model.
 
     Raises:
         UserError: nothing is left, or the measurements cannot be split.
@@ -163,7 +172,23 @@ def build_objective(config: settings.Objective, physics: Any, y: Tensor | Datase
             raise UserError(f"objective.parts={config.parts}: {error}, or set objective.splitting=0") from error
         losses["splitting"] = Splitting(config.parts, config.splitting, config.floor)
     if config.equivariance:
-        losses["equivariance"] = Equivariance(build_group(config.group), config.equivariance, config.renoise, config.stop_gradient)
+        group = build_group(config.group, config.draws)
+        losses["equivariance"] = Equivariance(group, config.equivariance, config.renoise, config.stop_gradient)
+    if config.operators:
+        if not any(len(getattr(physics, name, ())) > 1 for name in PER_SAMPLE):
+            raise UserError("objective.operators: all samples share one operator; set it to 0, or give each its own mask")
+        losses["operators"] = MultiOperator(config.operators, noise=config.renoise)
+    noise: Any = getattr(physics, "noise_model", None)
+    if config.sure:
+        poisson = isinstance(noise, deepinv.PoissonNoise)
+        risk = SurePoissonLoss(float(noise.gain)) if poisson else SureGaussianLoss(float(getattr(noise, "sigma", 0)))
+        losses["sure"] = Weighted(risk, config.sure)
+    if config.r2r:
+        if not isinstance(noise, deepinv.GaussianNoise):
+            raise UserError("objective.r2r needs Gaussian noise; set it to 0, or leave out physics.photons")
+        losses["r2r"] = Recorrupted(float(noise.sigma), config.r2r)
+    if config.variation:
+        losses["variation"] = TVLoss(config.variation)
     if config.contraction:
         losses["contraction"] = JacobianPenalty(config.contraction, config.bound)
     if not losses:

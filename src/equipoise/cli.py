@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -40,6 +41,12 @@ def _options(
 ) -> None:
     global _debug
     _debug = debug
+
+
+class Architecture(str, Enum):
+    """The denoisers that there are."""
+
+    conv, unet, proximal = "conv", "unet", "proximal"
 
 
 class Progress:
@@ -258,6 +265,7 @@ def pretrain(
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("denoiser.safetensors"),
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 4000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    architecture: Annotated[Architecture, typer.Option(help="Of the network.")] = Architecture.conv,
 ) -> None:
     """Train the denoiser that models start from, on synthetic images alone (dead leaves and phantoms).
 
@@ -267,7 +275,7 @@ def pretrain(
         raise UserError(f"{out}: exists; nothing was written. Name another file with --out")
     from .learning.pretrain import pretrain as run_pretrain
 
-    scores = run_pretrain(out, steps=steps, seed=seed, say=typer.echo)
+    scores = run_pretrain(out, steps=steps, seed=seed, architecture=architecture.value, say=typer.echo)
     typer.echo(f"wrote {out}: {scores}")
 
 

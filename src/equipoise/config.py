@@ -38,6 +38,7 @@ class Data(Strict):
     count: int = Field(200, ge=1, description="how many phantoms, if there is no path")
     validation: Path | None = Field(None, description="images to score on while training; never trained on")
     holdout: float = Field(0, ge=0, lt=1, description="fraction of the patients to keep from training and score on instead")
+    keep_out: float = Field(0, ge=0, le=0.5, description="fraction of each measurement to keep from training and validate on")
     stream: bool = Field(False, description="read and measure while training, for data that do not fit into memory")
 
     @field_validator("path", "validation", mode="before")
@@ -161,11 +162,18 @@ KINDS: dict[str, Any] = {kind.model_fields["kind"].default: kind for kind in get
 class Model(Strict):
     """The learned step and how its equilibrium is found and differentiated."""
 
-    step: Literal["proximal", "gradient"] = Field("proximal", description="which learned step")
-    strength: float | None = Field(None, gt=0, description="λ of the proximal step; none: (noise / sigma)², noise against prior")
-    step_size: float = Field(1.0, gt=0, lt=2, description="η of the gradient step")
+    step: Literal["proximal", "gradient", "red", "admm", "douglas_rachford", "primal_dual", "mirror"] = Field(
+        "proximal", description="which learned step"
+    )
+    strength: float | None = Field(
+        None, gt=0, description="λ of proximal, admm, douglas_rachford and red; none: (noise / sigma)², noise against prior"
+    )
+    step_size: float = Field(1.0, gt=0, lt=2, description="η of gradient, primal_dual and mirror")
+    learnable: bool = Field(False, description="train λ and η too")
     sigma: float = Field(0.02, ge=0, description="noise level that the denoiser is told")
-    denoiser: str = Field("shipped", description='"shipped", "random", or a .safetensors file made by `equipoise pretrain`')
+    denoiser: str = Field("shipped", description='"shipped", "unet", "proximal", "random", or a file made by `equipoise pretrain`')
+    invariant: Literal["no", "quarter_turns", "reflections"] = Field("no", description="average the denoiser over this group")
+    precision: Literal["32", "64", "bf16"] = Field("32", description="of all numbers; bf16: of the denoiser's convolutions alone")
     channels: int = Field(32, ge=1, description="width of a random denoiser")
     layers: int = Field(6, ge=2, description="depth of a random denoiser")
     solver: Literal["anderson", "picard", "broyden"] = Field("anderson", description="of the fixed-point equation")
@@ -189,9 +197,14 @@ class Objective(Strict):
     equivariance: float = Field(0.2, ge=0, description="α, the weight of the equivariance term")
     splitting: float = Field(1.0, ge=0, description="weight of the measurement-splitting term")
     parts: int = Field(5, ge=2, description="splitting: into how many parts; one is left out and predicted")
+    sure: float = Field(0, ge=0, description="weight of Stein's unbiased risk estimate, for the physics' noise")
+    r2r: float = Field(0, ge=0, description="weight of recorrupted-to-recorrupted, for Gaussian noise")
+    operators: float = Field(0, ge=0, description="weight of multi-operator imaging, where samples have masks of their own")
+    variation: float = Field(0, ge=0, description="weight of the total variation of the image")
     group: Literal["rotations", "quarter_turns", "reflections", "shifts"] = Field(
         "rotations", description="the group that moves images"
     )
+    draws: int = Field(1, ge=1, description="elements of the group for each sample and step")
     renoise: bool = Field(True, description="add noise to the second measurement")
     stop_gradient: bool = Field(False, description="treat the moved image as a constant target")
     contraction: float = Field(0.1, ge=0, description="weight of the Jacobian penalty")
@@ -204,12 +217,16 @@ class Learning(Strict):
     steps: int = Field(1000, ge=1, description="optimiser steps")
     batch: int = Field(8, ge=1, description="measurements in a step")
     workers: int = Field(0, ge=0, description="processes that read ahead, for data.stream (needs an operating system that forks)")
-    lr: float = Field(2e-4, gt=0, description="learning rate of Adam; cosine decay to a tenth")
+    lr: float = Field(2e-4, gt=0, description="learning rate of Adam")
+    schedule: Literal["cosine", "linear", "constant"] = Field("cosine", description="of the learning rate, down to a tenth of it")
+    accumulate: int = Field(1, ge=1, description="parts that a step's batch is handled in, one after the other, to save memory")
     warmup: int = Field(50, ge=0, description="steps over which the learning rate rises")
     clip: float = Field(0.1, gt=0, description="largest norm of the gradient; longer ones are scaled down")
     ema: float = Field(0.99, ge=0, lt=1, description="decay of the running average of the weights, which is what is kept")
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
     validate_every: int = Field(100, ge=1, description="steps between validations")
+    patience: int = Field(0, ge=0, description="validations without progress after which training ends; 0: never. Keeps the best")
+    loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = Field([], description="where else than log.jsonl a step is logged")
 
 
 class Config(Strict):
@@ -233,6 +250,10 @@ class Config(Strict):
     def _held_out(self) -> Config:
         if self.data.holdout and (self.data.validation is not None or self.data.stream):
             raise ValueError("data.holdout keeps patients of data.path; leave out data.validation and data.stream, or set it to 0")
+        if self.data.keep_out and self.data.stream:
+            raise ValueError("data.keep_out needs the data in memory; set data.stream=false, or data.keep_out=0")
+        if self.learning.patience and not (self.data.keep_out or self.data.holdout or self.data.validation):
+            raise ValueError("learning.patience needs something to validate on: set data.keep_out=0.1, or learning.patience=0")
         return self
 
     @property

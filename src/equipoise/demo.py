@@ -29,7 +29,15 @@ CONFIGS = {
 }
 UNSEEN = 24  # phantoms that are reconstructed in the end, of another seed
 MADE = (
-    *("config.yaml", "README.txt", "log.jsonl", "checkpoint.safetensors", "checkpoint.previous.safetensors", "model.safetensors"),
+    *(
+        "config.yaml",
+        "README.txt",
+        "versions.json",
+        "log.jsonl",
+        "checkpoint.safetensors",
+        "checkpoint.previous.safetensors",
+        "model.safetensors",
+    ),
     *("curves.html", "curves.png", "results.json", "grid.png", "report.html"),
 )
 

@@ -6,6 +6,7 @@ runs/NAME/
   checkpoint.safetensors   the state to continue from (and the one before it)
   model.safetensors        the trained weights: the running average
   curves.html, curves.png  how training went
+  versions.json            of the packages, and the git state
   results.json             after `equipoise evaluate` or `equipoise demo`
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import json
 import platform
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,9 +36,11 @@ from .equilibrium import Equilibrium, Stop
 from .errors import UserError
 from .imaging.data import Images, Measurements
 from .imaging.operators import select
+from .imaging.splitting import split
 from .imaging.writers import new_folder, write_images
 from .learning import checkpoint
-from .learning.train import Report, Trainer, train
+from .learning.loggers import open_loggers
+from .learning.train import Report, Trainer, processes, train
 from .reconstruction.model import EquilibriumReconstructor
 
 MODEL = "model.safetensors"
@@ -108,7 +112,9 @@ def train_run(
     Raises:
         UserError: bad data, or the folder holds another run or something else.
     """
-    folder = config.folder
+    fabric, folder = processes(), config.folder
+    if fabric.global_rank:
+        say, on_report = (lambda text: None), (lambda report: None)
     saved = None
     if folder.exists():
         if not folder.is_dir():
@@ -134,33 +140,59 @@ def train_run(
         held = build.build_problem(config, operator, config.data.validation, config.seed + 1000)
     for note in problem.source.notes:
         say(f"note: {note}")
-    physics = problem.physics
+    physics, y = problem.physics, problem.y
+    if config.model.precision == "64" and isinstance(y, Tensor):
+        physics, y = physics.double(), y.double()
     build.set_noise(physics, config.physics, problem.noise)
+    apart = None
+    if config.data.keep_out:
+        try:
+            physics, y, *apart = split(physics, y, round(1 / config.data.keep_out), 0)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"data.keep_out={config.data.keep_out}: {error}, or set data.keep_out=0") from error
     model = build.build_model(config.model, physics.image_shape[0], problem.noise, config.seed)
-    losses = build.build_objective(config.objective, physics, problem.y)
-    trainer = Trainer(model, physics, problem.y, losses, config.learning, config.seed)
-    validate = _validator(config, held, trainer)
+    losses = build.build_objective(config.objective, physics, y)
+    trainer = Trainer(model, physics, y, losses, config.learning, config.seed, fabric)
+    validate = _validator(config, held, trainer, apart)
     if saved is not None:
         trainer.restore(saved)
-        if trainer.step >= config.learning.steps and _whole(folder / MODEL):
-            say(f"{folder}: already trained for {trainer.step} steps")
+        ended = saved.state.get("ended") or f"trained for {trainer.step} steps"
+        if (trainer.step >= config.learning.steps or saved.state.get("ended")) and _whole(folder / MODEL):
+            say(f"{folder}: already {ended}")
             return True
         say(f"{folder}: continuing at step {trainer.step}")
 
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(dump(config))
-    (folder / "README.txt").write_text(ABOUT.format(mark=MARK, folder=folder))
     problem.truth = None  # from here on there is no image anywhere
+    resolved = config.model_dump(mode="json")
     state = {
-        "config": config.model_dump(mode="json"),
+        "config": resolved,
         "noise": problem.noise,
         "denoiser": build.denoiser_config(model),
         "versions": versions(),
+        "processes": fabric.world_size,
     }
-    finished = train(trainer, folder, state, on_report, interrupted, validate)
-    write_curves(folder, config)
-    if finished:
-        checkpoint.write(folder / MODEL, trainer.averaged(), {**state, "step": trainer.step})
+    fabric.barrier()  # all have looked at the folder
+    if fabric.global_rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.yaml").write_text(dump(config))
+        (folder / "README.txt").write_text(ABOUT.format(mark=MARK, folder=folder))
+        (folder / "versions.json").write_text(json.dumps(state["versions"], indent=1))
+        loggers = open_loggers(list(config.learning.loggers), folder, config.name, resolved, trainer.step)
+
+    def log(report: Report) -> None:
+        for logger in loggers:
+            logger(report)
+        on_report(report)
+
+    if saved is not None and saved.state.get("ended"):
+        finished = True
+    else:
+        finished = train(trainer, folder, state, log, interrupted, validate)
+    if fabric.global_rank == 0:
+        write_curves(folder, config)
+        if finished:
+            checkpoint.write(folder / MODEL, trainer.kept(), {**state, "step": trainer.step})
+    fabric.barrier()
     return finished
 
 
@@ -218,34 +250,59 @@ def _whole(path: Path) -> bool:
 
 
 def versions() -> dict[str, str]:
+    """What a run was made with: packages, Python, and the state of the git repository it was started in, if there is one."""
     import deepinv
 
     from . import __version__
 
-    return {
-        "equipoise": __version__,
-        "torch": torch.__version__,
-        "deepinv": deepinv.__version__,
-        "python": platform.python_version(),
-    }
+    out = {"equipoise": __version__, "torch": torch.__version__, "deepinv": deepinv.__version__}
+    out["python"] = platform.python_version()
+    for key, command in (("git", ("rev-parse", "HEAD")), ("uncommitted", ("status", "--short"))):
+        try:
+            out[key] = subprocess.run(("git", *command), capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            break
+    return out
 
 
-def _validator(config: Config, held: build.Problem | None, trainer: Trainer) -> Callable[[], dict[str, float]] | None:
-    if held is None:
+VALIDATED = 16  # measurements of which a part is kept out, that are looked at
+
+
+def _validator(
+    config: Config, held: build.Problem | None, trainer: Trainer, apart: list[Any] | None
+) -> Callable[[], dict[str, float]] | None:
+    """Scores of the averaged weights: PSNR (where there is truth) and misfit on ``held``; ``held_out``, the relative misfit to
+    what was kept out of the measurements that are trained on (operator and data in ``apart``)."""
+    if held is None and apart is None:
         return None
-    physics, y = held.physics, held.y
-    evaluator = build.build_model(config.model, physics.image_shape[0], held.noise)
+    noise = 0.0 if held is None else held.noise
+    evaluator = build.build_model(config.model, trainer.physics.image_shape[0], noise)
+    evaluator = evaluator.to(trainer.fabric.device)
     evaluator.stop = Stop(config.model.test_rtol, config.model.test_max_steps)
+
+    def of(y: Tensor) -> Tensor:
+        return y.to(trainer.fabric.device, next(evaluator.parameters()).dtype)
 
     def validate() -> dict[str, float]:
         evaluator.load_state_dict(trainer.averaged())
-        table = Table({}, [])
+        out: dict[str, float] = {}
         with torch.no_grad():
-            solved = evaluator.equilibrium(y, physics)
-        table.add("equipoise", solved.value, y, physics, held.truth)
-        scores = table.scores["equipoise"]
-        out = {k: sum(v) / len(v) for k, v in scores.items() if k in ("psnr", "misfit")}
-        return out | {"unsolved": float((~solved.converged).float().mean())}
+            if held is not None:
+                y, table = of(held.y), Table({}, [])
+                solved = evaluator.equilibrium(y, held.physics)
+                table.add("equipoise", solved.value, y, held.physics, None if held.truth is None else of(held.truth))
+                scores = table.scores["equipoise"]
+                out = {k: sum(v) / len(v) for k, v in scores.items() if k in ("psnr", "misfit")}
+                out["unsolved"] = float((~solved.converged).float().mean())
+            if apart is not None:
+                left, y_left = apart
+                index = torch.arange(len(y_left))[:VALIDATED]
+                solved = evaluator.equilibrium(of(trainer.y[index]), select(trainer.physics, index, len(y_left)))
+                table = Table({}, [])
+                table.add("equipoise", solved.value, of(y_left[index]), select(left, index, len(y_left)), None)
+                misfits = table.scores["equipoise"]["misfit"]
+                out["held_out"] = sum(misfits) / len(misfits)
+        return out
 
     return validate
 

@@ -5,12 +5,15 @@ Interpolation decides what can be learnt: if T_g blurs, T_g x̂ is a blurred tar
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
 import torch
 from deepinv.transform.base import Transform
 from torch import Tensor
+
+from .draws import per_sample
 
 
 class Group(Transform):
@@ -27,7 +30,19 @@ class Group(Transform):
         self.rng = rng
 
     def _uniform(self, n: int) -> Tensor:
-        return torch.rand(n, generator=self.rng, device=self.rng.device if self.rng is not None else None)
+        if self.rng is not None:
+            return torch.rand(n, generator=self.rng, device=self.rng.device)
+        return per_sample(lambda index: torch.rand(len(index)), n)
+
+    def elements(self) -> list[dict[str, Tensor]]:
+        """The parameters of every element, the identity first.
+
+        Raises:
+            ValueError: the group is not finite.
+        """
+        raise ValueError(
+            f"{type(self).__name__} with these settings is no finite group; use Rotations(multiples=90) or Reflections()"
+        )
 
     def inverse(self, x: Tensor, batchwise: bool = True, **params: Any) -> Tensor:
         """T_g⁻¹ for the ``params`` of ``get_params``: sample by sample."""
@@ -62,6 +77,9 @@ class Product(Group):
         if shared := a.keys() & b.keys():
             raise ValueError(f"both groups of this product move by {', '.join(sorted(shared))}; multiply different kinds of groups")
         return a | b
+
+    def elements(self) -> list[dict[str, Tensor]]:
+        return [a | b for a in self.first.elements() for b in self.second.elements()]
 
     def _transform(self, x: Tensor, **params: Any) -> Tensor:
         return self.second._transform(self.first._transform(x, **params), **params)
@@ -121,6 +139,11 @@ class Rotations(Group):
         high = math.ceil(self.limit / self.multiples)  # exclusive, so that ±180° is drawn once
         return {"theta": ((low + u * (high - low)).floor()) * self.multiples}
 
+    def elements(self) -> list[dict[str, Tensor]]:
+        if self.multiples is None or self.limit != 180 or 360 % self.multiples:
+            return super().elements()
+        return [{"theta": torch.tensor([k * self.multiples])} for k in range(round(360 / self.multiples))]
+
     def _transform(self, x: Tensor, theta: Tensor | None = None, **kwargs: Any) -> Tensor:
         theta = torch.zeros(1) if theta is None else torch.as_tensor(theta).flatten()
         x, theta = self._match(x, theta)
@@ -162,6 +185,10 @@ class Reflections(Group):
 
     def invert_params(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
         return params
+
+    def elements(self) -> list[dict[str, Tensor]]:
+        choices = itertools.product(*[(0, 1) for _ in self.axes])
+        return [{f"flip_{a}": torch.tensor([k]) for a, k in zip(self.axes, choice)} for choice in choices]
 
     def _transform(self, x: Tensor, flip_x: Tensor | None = None, flip_y: Tensor | None = None, **kwargs: Any) -> Tensor:
         zero = torch.zeros(1, dtype=torch.long)

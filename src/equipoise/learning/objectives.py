@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +11,9 @@ from deepinv.loss import Loss
 from torch import Tensor
 
 from ..equilibrium import Equilibrium
+from ..imaging.draws import per_sample, shared
 from ..imaging.linear import solve_spd
+from ..imaging.operators import select
 from ..imaging.splitting import split
 from ..reconstruction.model import EquilibriumReconstructor
 
@@ -29,6 +32,21 @@ def _solve(loss: Any, model: Any, y: Tensor, physics: Any, near: Tensor) -> Tens
     loss.solved = replace(record, value=None)
     x: Tensor = record.value
     return x
+
+
+def _measured(x: Tensor, physics: Any, noise: bool) -> Any:
+    """What the operator measures of x, with noise (and sensor model) if asked, which each sample draws for itself."""
+    clean = physics.A(x)
+    if not noise:
+        return clean
+    if not isinstance(clean, Tensor):
+        return physics.sensor(physics.noise(clean))
+
+    def draw(index: Sequence[int]) -> Tensor:
+        part = select(physics, torch.tensor(index), len(x))
+        return part.sensor(part.noise(clean[index[0] : index[-1] + 1]))
+
+    return per_sample(draw, len(x))
 
 
 class MeasurementConsistency(Loss):
@@ -64,8 +82,8 @@ class MeasurementConsistency(Loss):
 class Equivariance(Loss):
     """Equivariant imaging (Chen, Tachella and Davies, ICCV 2021): weight · mean |T_g x̂ − f*(A T_g x̂)|².
 
-    The reconstruction is moved by one draw of ``group`` for each sample, measured again and reconstructed again. An
-    equilibrium model starts its second solve at T_g x̂, its own answer once it is trained.
+    The reconstruction is moved by one draw of ``group`` for each sample (or by ``group.n_trans`` draws), measured again and
+    reconstructed again. An equilibrium model starts its second solve at T_g x̂, its own answer once it is trained.
 
     Args:
         group: ``Rotations``, ``Reflections``, ``Shifts``, or any deepinv transform.
@@ -82,8 +100,9 @@ class Equivariance(Loss):
     def forward(self, x_net: Tensor, physics: Any, model: Any, **kwargs: Any) -> Tensor:
         frames = x_net.flatten(1, -3)  # of a sequence (B, C, T, H, W), all frames move alike
         moved = self.group(frames).reshape(-1, *x_net.shape[1:])
-        y = physics(moved) if self.noise else physics.A(moved)
-        again = _solve(self, model, y, physics, moved)
+        if len(moved) > len(x_net):  # several draws: each sample's operator as often
+            physics = select(physics, torch.arange(len(x_net)).repeat(len(moved) // len(x_net)), len(x_net))
+        again = _solve(self, model, _measured(moved, physics, self.noise), physics, moved)
         return self.weight * _mse(again, moved.detach() if self.stop_gradient else moved)
 
 
@@ -108,9 +127,66 @@ class Splitting(Loss):
         self.solved: Equilibrium | None = None
 
     def forward(self, x_net: Tensor, y: Tensor, physics: Any, model: Any, **kwargs: Any) -> Tensor:
-        k = int(torch.randint(self.parts, ()))
+        k = int(shared(lambda: torch.randint(self.parts, ())))
         seen, y_seen, left, y_left = split(physics, y, self.parts, k)
         return self.misfit(x_net=_solve(self, model, y_seen, seen, x_net), y=y_left, physics=left)
+
+
+class MultiOperator(Loss):
+    """Multi-operator imaging (Tachella, Chen and Davies, NeurIPS 2022): weight · mean |x̂ − f*(A' x̂)|², A' the operator of another
+    sample of the batch; with a ``group``, MOEI: T_g x̂ in place of x̂. For data whose samples have masks or coils of their own.
+
+    Args:
+        weight: of the term.
+        group: moves the image first.
+        noise: add the physics' noise to the second measurement.
+    """
+
+    def __init__(self, weight: float = 1.0, group: Any = None, noise: bool = True):
+        super().__init__()
+        self.weight, self.group, self.noise = weight, group, noise
+        self.solved: Equilibrium | None = None
+
+    def forward(self, x_net: Tensor, physics: Any, model: Any, **kwargs: Any) -> Tensor:
+        other = select(physics, torch.arange(len(x_net)).roll(1), len(x_net))
+        x = x_net if self.group is None else self.group(x_net.flatten(1, -3)).reshape(x_net.shape)
+        return self.weight * _mse(_solve(self, model, _measured(x, other, self.noise), other, x), x)
+
+
+class Recorrupted(Loss):
+    """Recorrupted-to-recorrupted (Pang et al., CVPR 2021): weight · mean |A f*(y + a σ w) − (y − σ w / a)|² with w ~ N(0, 1): the
+    two have independent noise, so that the expectation is that of a clean target, up to a constant. For Gaussian noise.
+
+    Args:
+        sigma: the noise's standard deviation σ.
+        weight: of the term.
+        a: how the noise is shared between input and target.
+    """
+
+    def __init__(self, sigma: float, weight: float = 1.0, a: float = 0.5):
+        super().__init__()
+        if not (sigma > 0 and a > 0):
+            raise ValueError(f"sigma and a must be > 0, got {sigma} and {a}")
+        self.sigma, self.weight, self.a = sigma, weight, a
+        self.solved: Equilibrium | None = None
+
+    def forward(self, x_net: Tensor, y: Tensor, physics: Any, model: Any, **kwargs: Any) -> Tensor:
+        w = self.sigma * per_sample(lambda index: torch.randn(len(index), *y.shape[1:], dtype=y.dtype), len(y)).to(y.device)
+        w = w * (y != 0)  # what is not measured has no noise
+        x = _solve(self, model, y + self.a * w, physics, x_net)
+        return self.weight * _mse(physics.A(x), y - w / self.a)
+
+
+class Weighted(Loss):
+    """weight · another loss, such as deepinv's ``SureGaussianLoss``."""
+
+    def __init__(self, loss: Loss, weight: float = 1.0):
+        super().__init__()
+        self.loss, self.weight = loss, weight
+
+    def forward(self, **kwargs: Any) -> Tensor:
+        value: Tensor = self.loss(**kwargs)
+        return self.weight * value
 
 
 class Supervised(Loss):

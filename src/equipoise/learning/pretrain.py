@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from ..imaging.phantoms import KINDS, dead_leaves, phantoms
-from ..reconstruction.denoisers import ConvDenoiser, save_denoiser
+from ..reconstruction.denoisers import make_denoiser, save_denoiser
 
 
 def synthetic(count: int, size: int, seed: int) -> torch.Tensor:
@@ -36,12 +36,12 @@ def pretrain(
     images: int = 3000,
     max_sigma: float = 0.15,
     lr: float = 2e-3,
-    channels: int = 32,
-    layers: int = 6,
+    architecture: str = "conv",
     seed: int = 0,
     say: Callable[[str], None] = print,
 ) -> dict[str, float]:
-    """Trains ``ConvDenoiser`` on synthetic images with noise σ ~ U(0, ``max_sigma``), and writes safetensors to ``out``.
+    """Trains a denoiser ("conv", "unet" or "proximal") on synthetic images with noise σ ~ U(0, ``max_sigma``), and writes
+    safetensors to ``out``.
 
     The loss is the squared error divided by σ + 0.02, so that small noise levels count too. Returns the validation PSNR
     at three noise levels, on images of another seed.
@@ -49,7 +49,7 @@ def pretrain(
     torch.manual_seed(seed)
     rng = torch.Generator().manual_seed(seed)
     data, held = synthetic(images, size, seed), synthetic(64, size, seed + 1)
-    model = ConvDenoiser(1, channels, layers)
+    model = make_denoiser({"architecture": architecture})
     optimizer = torch.optim.Adam(model.parameters(), lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda k: min(1, (k + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * k / steps))
@@ -77,7 +77,7 @@ def pretrain(
             say(f"step {k + 1}/{steps}  loss {running:.5f}  PSNR at sigma 0.05: {score(0.05):.2f} dB")
     scores = {f"psnr_sigma_{s}": round(score(s), 2) for s in (0.02, 0.05, 0.1)}
     about = {
-        "command": f"equipoise pretrain --steps {steps} --seed {seed}",
+        "command": f"equipoise pretrain --architecture {architecture} --steps {steps} --seed {seed}",
         "data": "synthetic: dead leaves and anatomical phantoms (equipoise.imaging.phantoms)",
         "scores": str(scores),
         "torch": torch.__version__,

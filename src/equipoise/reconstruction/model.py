@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import torch
 from deepinv.models import Reconstructor
 from torch import Tensor
 
@@ -45,7 +47,13 @@ class EquilibriumReconstructor(Reconstructor):
         return value
 
     def equilibrium(self, y: Tensor, physics: Any, x0: Tensor | None = None) -> Equilibrium:
-        """The :class:`Equilibrium` behind the image: value, residual, steps, status, trace; the adjoint after backward."""
+        """The :class:`Equilibrium` behind the image: value, residual, steps, status, trace; the adjoint after backward.
+
+        Where the step's state holds more than the image (``ADMM``), the residual is that of the whole state."""
         f = self.step.bind(y, physics)
-        x0 = self.step.start(y, physics).detach() if x0 is None else x0
-        return fixed_point(f, x0, solver=self.solver, stop=self.stop, gradient=self.gradient, on_failure=self.on_failure)
+        with torch.no_grad():
+            x0 = self.step.start(y, physics) if x0 is None else x0
+            z0 = self.step.lift(x0, y, physics)
+        how: Any = {"stop": self.stop, "gradient": self.gradient, "on_failure": self.on_failure}
+        found = fixed_point(f, z0, solver=self.solver, **how)
+        return replace(found, value=self.step.image(found.value, y, physics))

@@ -1,4 +1,4 @@
-"""The learned steps f_θ(x; y): each reads as its equation."""
+"""The learned steps f_θ(z; y): each reads as its equation. The state z is the image x, or holds what else the step needs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from deepinv.physics import LinearPhysics, Physics
 from torch import Tensor, nn
 
+from ..equilibrium.result import State
 from ..imaging.linear import least_squares, proximal_l2
 from ..imaging.operators import select
 from .denoisers import channels_last
@@ -26,15 +27,16 @@ class Positive(nn.Module):
 
 
 class BoundStep:
-    """f(x) = step(x, y, physics), for some measurements: what a fixed-point solver is given."""
+    """f(z) = step(z, y, physics), for some measurements: what a fixed-point solver is given."""
 
     def __init__(self, step: Step, y: Tensor, physics: Physics):
         self.step, self.y, self.physics = step, y, physics
         if not isinstance(y, Tensor):  # stacked physics take whole batches
             self.restrict = None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return self.step(x, self.y, self.physics)
+    def __call__(self, z: State) -> State:
+        out: State = self.step(z, self.y, self.physics)
+        return out
 
     def restrict(self, index: Tensor) -> BoundStep:
         """The same map for the samples ``index`` alone."""
@@ -50,8 +52,15 @@ class Step(nn.Module):
             raise ValueError(f"sigma must be >= 0, got {sigma}; it is the noise level the denoiser is told, for images in [0, 1]")
         self.denoiser, self.sigma = denoiser, float(sigma)
         self.any_layout = True  #: the denoiser may be given images whose channels are stored last
+        self.precision: torch.dtype | None = None  #: of the denoiser's convolutions (bfloat16); none: that of the images
 
     def denoise(self, x: Tensor) -> Tensor:
+        if self.precision is not None:
+            with torch.autocast(x.device.type, self.precision):
+                return self._denoise(x).to(x.dtype)
+        return self._denoise(x)
+
+    def _denoise(self, x: Tensor) -> Tensor:
         if self.any_layout:
             try:
                 return self.denoiser(channels_last(x), self.sigma)
@@ -65,10 +74,20 @@ class Step(nn.Module):
         return BoundStep(self, y, physics)
 
     def start(self, y: Tensor, physics: Any) -> Tensor:
-        """Where a solve begins if nobody says: two steps of conjugate gradients from zero, less than one denoiser costs."""
+        """The image from which a solve begins if nobody says: two steps of conjugate gradients from zero, less than one
+        denoiser costs."""
         if not isinstance(physics, LinearPhysics):
             return physics.A_adjoint(y)
         return least_squares(physics.A, physics.A_adjoint, y, max_iter=2).value
+
+    def lift(self, x: Tensor, y: Tensor, physics: Any) -> State:
+        """The state whose image is x; exactly, where x is an equilibrium's."""
+        return x
+
+    def image(self, z: Any, y: Tensor, physics: Any) -> Tensor:
+        """The image of a state."""
+        out: Tensor = z
+        return out
 
 
 class GradientStep(Step):
@@ -117,6 +136,133 @@ class ProximalStep(Step):
 
     def forward(self, x: Tensor, y: Tensor, A: Any) -> Tensor:
         return proximal(A, self.denoise(x), y, self.strength(), self.tol)
+
+
+class RED(Step):
+    """f(x) = x − η (Aᵀ(A x − y) + λ (x − D(x))): regularisation by denoising (Romano, Elad and Milanfar, SIIMS 2017).
+
+    Args:
+        denoiser: D, called as ``denoiser(x, sigma)``.
+        strength: λ > 0, for physics with ‖A‖ = 1.
+        step_size: η; default 1 / (1 + λ), the largest that is safe while D is non-expansive.
+        sigma: the noise level that D is told.
+        learnable: train λ and η too.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        strength: float = 0.02,
+        step_size: float | None = None,
+        sigma: float = 0.05,
+        learnable: bool = False,
+    ):
+        super().__init__(denoiser, sigma)
+        if not strength > 0:
+            raise ValueError(f"strength must be > 0, got {strength}")
+        step_size, top = 1 / (1 + strength) if step_size is None else step_size, 2 / (1 + strength)
+        if not 0 < step_size < top:
+            raise ValueError(f"step_size must be in (0, {top:.3g}) for strength {strength}, got {step_size}")
+        self.strength, self.step_size = Positive(strength, learnable), Positive(step_size, learnable)
+
+    def forward(self, x: Tensor, y: Tensor, A: Any) -> Tensor:
+        return x - self.step_size() * (A.A_adjoint(A.A(x) - y) + self.strength() * (x - self.denoise(x)))
+
+
+class DouglasRachford(ProximalStep):
+    """f(s) = s + D(2x − s) − x, where x = argmin_u ½‖A u − y‖² + ½λ‖u − s‖² is the image: Douglas–Rachford splitting with a
+    learned prior (Ryu et al., ICML 2019). Arguments as :class:`ProximalStep`."""
+
+    def forward(self, s: Tensor, y: Tensor, A: Any) -> Tensor:
+        x = self.image(s, y, A)
+        return s + self.denoise(2 * x - s) - x
+
+    def image(self, s: Tensor, y: Tensor, A: Any) -> Tensor:
+        return proximal(A, s, y, self.strength(), self.tol)
+
+    def lift(self, x: Tensor, y: Tensor, A: Any) -> Tensor:
+        return x + A.A_adjoint(A.A(x) - y) / self.strength()
+
+
+class ADMM(ProximalStep):
+    """f(z, u) = (D(x + u), u + x − D(x + u)) with x = argmin_v ½‖A v − y‖² + ½λ‖v − z + u‖²; z is the image: the alternating
+    direction method of multipliers with a learned prior (Venkatakrishnan et al. 2013; Chan, Wang and Elgendy 2017).
+    Arguments as :class:`ProximalStep`."""
+
+    def forward(self, state: tuple[Tensor, Tensor], y: Tensor, A: Any) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        z, u = state
+        x = proximal(A, z - u, y, self.strength(), self.tol)
+        z = self.denoise(x + u)
+        return z, u + x - z
+
+    def image(self, state: tuple[Tensor, Tensor], y: Tensor, A: Any) -> Tensor:
+        return state[0]
+
+    def lift(self, x: Tensor, y: Tensor, A: Any) -> tuple[Tensor, Tensor]:
+        return x, A.A_adjoint(y - A.A(x)) / self.strength()
+
+
+class PrimalDual(GradientStep):
+    """f(x, v) = (x⁺, (v + σ (A(2x⁺ − x) − y)) / (1 + σ)) with x⁺ = D(x − η Aᵀ v): primal–dual splitting with a learned prior
+    (Chambolle and Pock 2011; Ono 2017). Its equilibria are those of :class:`GradientStep` with the same η.
+
+    Args:
+        denoiser, step_size, sigma, learnable: as for :class:`GradientStep`.
+        dual_step: σ in (0, 1/η]; default 1/η.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        step_size: float = 1.0,
+        sigma: float = 0.05,
+        learnable: bool = False,
+        dual_step: float | None = None,
+    ):
+        super().__init__(denoiser, step_size, sigma, learnable)
+        dual_step = 1 / step_size if dual_step is None else dual_step
+        if not 0 < dual_step * step_size <= 1:
+            raise ValueError(f"dual_step must be in (0, {1 / step_size:.3g}] = (0, 1/step_size], got {dual_step}")
+        self.ratio = dual_step * step_size  # σ = ratio / η, so that a learnt η keeps the bound
+
+    def forward(self, state: tuple[Tensor, Tensor], y: Tensor, A: Any) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        x, v = state
+        eta = self.step_size()
+        s = self.ratio / eta
+        new = self.denoise(x - eta * A.A_adjoint(v))
+        return new, (v + s * (A.A(2 * new - x) - y)) / (1 + s)
+
+    def image(self, state: tuple[Tensor, Tensor], y: Tensor, A: Any) -> Tensor:
+        return state[0]
+
+    def lift(self, x: Tensor, y: Tensor, A: Any) -> tuple[Tensor, Tensor]:
+        return x, A.A(x) - y
+
+
+class MirrorStep(GradientStep):
+    """f(x) = D(x · exp(−η Aᵀ(1 − y / (A x)) / Aᵀ1)): mirror descent on the Poisson likelihood, with the entropy as mirror map,
+    and a learned prior (Hurault et al., NeurIPS 2023, with Burg's entropy; this one's gradient step with 1 − t for exp(−t) is
+    the EM iteration of Shepp and Vardi 1982). For counts: A, y and x are not negative.
+
+    Args:
+        denoiser, sigma, learnable: as for :class:`GradientStep`.
+        step_size: η in (0, 1]; 1 is the pace of EM.
+        floor: what x and A x are kept above.
+    """
+
+    def __init__(
+        self, denoiser: nn.Module, step_size: float = 1.0, sigma: float = 0.05, learnable: bool = False, floor: float = 1e-3
+    ):
+        super().__init__(denoiser, step_size, sigma, learnable)
+        if not floor > 0:
+            raise ValueError(f"floor must be > 0, got {floor}")
+        self.floor = floor
+
+    def forward(self, x: Tensor, y: Tensor, A: Any) -> Tensor:
+        x = x.clamp_min(self.floor)
+        seen = A.A_adjoint(torch.ones_like(y)).clamp_min(self.floor)
+        gradient = A.A_adjoint(1 - y / A.A(x).clamp_min(self.floor)) / seen
+        return self.denoise(x * torch.exp(-self.step_size() * gradient.clamp(-2, 2)))
 
 
 def proximal(physics: Any, d: Tensor, y: Tensor, strength: Tensor, tol: float) -> Tensor:
