@@ -134,7 +134,7 @@ def build_model(
     match config.step:
         case "proximal" | "admm" | "douglas_rachford":
             kind = {"proximal": ProximalStep, "admm": ADMM, "douglas_rachford": DouglasRachford}[config.step]
-            step = kind(D, strength, config.sigma, config.learnable)
+            step = kind(D, strength, config.sigma, config.learnable, tol=1e-5 if config.precision != "64" else 1e-12)
         case "red":
             step = RED(D, strength, None, config.sigma, config.learnable)
         case "gradient" | "primal_dual" | "mirror":
