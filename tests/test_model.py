@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import deepinv
 import pytest
 import torch
 
 import equipoise as eq
+from equipoise.imaging.draws import seeded, shared
+from equipoise.imaging.linear import norm
 from equipoise.imaging.mri import cartesian_mask
-from equipoise.learning.objectives import Splitting
-from equipoise.reconstruction.contraction import measure
+from equipoise.learning.objectives import Splitting, Weighted
+from equipoise.reconstruction.contraction import convolution_norm, measure
 from equipoise.reconstruction.denoisers import ComplexDenoiser, save_denoiser
 
 
@@ -31,15 +35,22 @@ def tiny():
     return Contracting(), physics, physics.A(torch.rand(3, 1, 12, 12, dtype=torch.float64))
 
 
-def steps(denoiser):
-    return [eq.GradientStep(denoiser, learnable=True), eq.ProximalStep(denoiser, strength=0.1, learnable=True)]
+STEPS = {
+    "gradient": lambda D: eq.GradientStep(D, learnable=True),
+    "proximal": lambda D: eq.ProximalStep(D, strength=0.1, learnable=True),
+    "red": lambda D: eq.RED(D, strength=0.3, learnable=True),
+    "douglas_rachford": lambda D: eq.DouglasRachford(D, strength=0.5, learnable=True),
+    "admm": lambda D: eq.ADMM(D, strength=0.5, learnable=True),
+    "primal_dual": lambda D: eq.PrimalDual(D, step_size=0.9, learnable=True),
+    "mirror": lambda D: eq.MirrorStep(D, learnable=True),
+}
 
 
-@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("which", STEPS)
 def test_two_pass_ei_gradient_through_the_model(tiny, which):
-    """Weights, step parameters and measurements: within 1e-9 of 1,500 unrolled steps, in float64."""
+    """Weights, step parameters and measurements: within 1e-9 of 600 unrolled steps, in float64."""
     denoiser, physics, y = tiny
-    step, y = steps(denoiser)[which].double(), y.clone().requires_grad_()
+    step, y = STEPS[which](denoiser).double(), y.clone().requires_grad_()
     stop = eq.Stop(1e-13, 800)
     model = eq.EquilibriumReconstructor(step, stop=stop, gradient=eq.Implicit(stop=stop), on_failure="ignore")
     theta = torch.tensor([33.0, -20.0, 75.0], dtype=torch.float64)
@@ -50,10 +61,12 @@ def test_two_pass_ei_gradient_through_the_model(tiny, which):
         return (physics.A(x) - y).square().sum() + (reconstruct(physics.A(moved)) - moved).square().sum()
 
     def unrolled(y):
-        x, f = step.start(y, physics).detach(), step.bind(y, physics)
-        for _ in range(1500):
-            x = f(x)
-        return x
+        f = step.bind(y, physics)
+        with torch.no_grad():
+            z = step.lift(step.start(y, physics), y, physics)
+        for _ in range(600):
+            z = f(z)
+        return step.image(z, y, physics)
 
     inputs = [y, *model.parameters()]
     exact = torch.autograd.grad(loss(unrolled), inputs)
@@ -92,15 +105,62 @@ def test_denoisers_are_given_channels_last_and_those_that_cannot_take_it_the_oth
         eq.GradientStep(broken).denoise(y)
 
 
-def test_the_fixed_point_is_one(tiny):
+@pytest.mark.parametrize("which", STEPS)
+def test_the_fixed_point_is_one(tiny, which):
+    """And ``lift`` finds the whole state that belongs to its image."""
     denoiser, physics, y = tiny
-    for step in steps(denoiser):
-        model = eq.EquilibriumReconstructor(step, stop=eq.Stop(1e-10, 500))
-        r = model.equilibrium(y, physics)
-        assert r.converged.all()
-        assert (step(r.value, y, physics) - r.value).norm() < 1e-9 * r.value.norm()
-        again = model.equilibrium(y, physics, x0=torch.randn_like(r.value))
-        assert (again.value - r.value).norm() < 1e-8 * r.value.norm()
+    step = STEPS[which](denoiser)
+    if hasattr(step, "tol"):
+        step.tol = 1e-12
+    model = eq.EquilibriumReconstructor(step.double(), stop=eq.Stop(1e-10, 800))
+    r = model.equilibrium(y, physics)
+    assert r.converged.all()
+    z = step.lift(r.value, y, physics)
+    for a, b in zip(*(t if isinstance(t, tuple) else (t,) for t in (step(z, y, physics), z))):
+        assert (a - b).norm() < 1e-7 * b.norm()
+    again = model.equilibrium(y, physics, x0=torch.rand_like(r.value))
+    assert (again.value - r.value).norm() < 1e-7 * r.value.norm()
+
+
+def test_steps_that_share_their_equilibria(tiny):
+    """Splitting methods differ in how they get there: with λ = 1/η all stand at x = D(x − η Aᵀ(A x − y))."""
+    denoiser, physics, y = tiny
+    same = [
+        eq.GradientStep(denoiser, 0.8),
+        eq.PrimalDual(denoiser, 0.8),
+        eq.ADMM(denoiser, strength=1 / 0.8, tol=1e-12),
+        eq.DouglasRachford(denoiser, strength=1 / 0.8, tol=1e-12),
+    ]
+    first, *others = [eq.EquilibriumReconstructor(step.double(), stop=eq.Stop(1e-11, 800))(y, physics) for step in same]
+    assert all((other - first).norm() < 1e-7 * first.norm() for other in others)
+
+
+def test_red_of_a_linear_denoiser(tiny):
+    """D(x) = x / 2: (AᵀA + λ/2) x = Aᵀy."""
+    _, physics, y = tiny
+    step = eq.RED(lambda x, sigma: x / 2, strength=0.3).double()
+    x = eq.EquilibriumReconstructor(step, stop=eq.Stop(1e-12, 800))(y, physics)
+    assert (physics.A_adjoint(physics.A(x) - y) + 0.15 * x).norm() < 1e-7 * x.norm()
+
+
+def test_mirror_descent_raises_the_likelihood_of_counts(tiny):
+    _, physics, _ = tiny
+    x = 0.2 + torch.rand(2, 1, 12, 12, dtype=torch.float64)
+    step = eq.MirrorStep(lambda x, sigma: x).double()
+    counts = physics.A(x)
+    assert (step(x, counts, physics) - x).abs().max() < 1e-10  # data without noise: the truth is an equilibrium
+    counts = torch.poisson(200 * counts) / 200
+
+    def loss(z):
+        seen = physics.A(z).clamp_min(1e-3)
+        return float((seen - counts * seen.log()).sum())
+
+    z, values = torch.ones_like(x), []
+    for _ in range(20):
+        z = step(z, counts, physics)
+        values.append(loss(z))
+    assert all(b < a for a, b in pairwise(values))
+    assert (z >= 0).all()
 
 
 def test_an_image_does_not_depend_on_its_batchmates(tiny):
@@ -175,8 +235,12 @@ def test_penalty_lowers_the_gain(tiny):
     with torch.no_grad():
         denoiser.convolutions[-1].weight.mul_(-25)
     model = eq.EquilibriumReconstructor(eq.GradientStep(denoiser), on_failure="ignore")
-    penalty = eq.JacobianPenalty(weight=1.0, bound=0.5, iterations=8)
+    penalty = eq.JacobianPenalty(weight=1.0, bound=0.5)
     x = torch.rand(3, 1, 12, 12, dtype=torch.float64)
+    for _ in range(30):  # its direction is remembered, and turns to where Jᵀ gains most
+        penalty(x_net=x, y=y, physics=physics, model=model)
+    radius = measure(model.step.bind(y, physics), x, iterations=60).radius
+    assert penalty.gain[0] > 0.95 * radius[0]
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
     before = float(penalty(x_net=x, y=y, physics=physics, model=model))
     assert before > 0.01
@@ -185,6 +249,89 @@ def test_penalty_lowers_the_gain(tiny):
         penalty(x_net=x, y=y, physics=physics, model=model).backward()
         optimizer.step()
     assert float(penalty(x_net=x, y=y, physics=physics, model=model)) < 0.2 * before
+
+
+@pytest.mark.parametrize(("out", "inside", "k"), [(4, 3, 3), (1, 5, 5), (6, 6, 1)])
+def test_norm_of_a_convolution(out, inside, k):
+    """An upper bound, and close: against power iteration on the convolution itself."""
+    weight = torch.randn(out, inside, k, k, dtype=torch.float64, generator=torch.Generator().manual_seed(k))
+    A = lambda x: torch.nn.functional.conv2d(x, weight, padding=k // 2)  # noqa: E731
+    At = lambda y: torch.nn.functional.conv_transpose2d(y, weight, padding=k // 2)  # noqa: E731
+    true = norm(A, At, torch.zeros(1, inside, 48, 48, dtype=torch.float64), tol=1e-9, max_iter=3000)
+    assert true <= float(convolution_norm(weight)) <= 1.25 * true
+
+
+def test_bounded_networks_stay_so_whatever_is_learnt():
+    torch.manual_seed(0)
+    network = eq.bounded(
+        torch.nn.Sequential(torch.nn.Conv2d(1, 6, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(6, 1, 3, padding=1))
+    )
+    with torch.no_grad():
+        for p in network.parameters():
+            p.mul_(50)
+    x, e = torch.randn(2, 8, 1, 16, 16)
+    assert ((network(x + e) - network(x)).flatten(1).norm(dim=1) <= e.flatten(1).norm(dim=1) * 1.0001).all()
+    with pytest.raises(ValueError, match="stride, dilation and groups 1"):
+        eq.bounded(torch.nn.Conv2d(1, 1, 3, stride=2))
+
+
+class TestPriors:
+    def test_invariant_denoisers_commute_with_the_group(self):
+        torch.manual_seed(0)
+        group = eq.Rotations(multiples=90) * eq.Reflections(("x",))
+        denoiser = eq.Invariant(eq.ConvDenoiser(channels=4, layers=2).double(), group)
+        assert len(denoiser.moves) == 8
+        x = torch.rand(2, 1, 10, 10, dtype=torch.float64)
+        for move in denoiser.moves:
+            a, b = group.transform(denoiser(x), **move), denoiser(group.transform(x, **move))
+            assert (a - b).abs().max() < 1e-14
+        assert (denoiser.denoiser(x.rot90(1, (2, 3))) - denoiser.denoiser(x).rot90(1, (2, 3))).abs().max() > 1e-6
+        with pytest.raises(ValueError, match="no finite group"):
+            eq.Invariant(denoiser, eq.Rotations())
+
+    def test_a_proximal_network_is_a_proximal_map(self):
+        torch.manual_seed(0)
+        D = eq.ProximalNetwork(channels=6, layers=3).double()
+        with torch.no_grad():
+            for p in D.parameters():
+                p.add_(0.1 * torch.randn_like(p))
+        x = torch.rand(1, 1, 6, 6, dtype=torch.float64)
+        J = torch.autograd.functional.jacobian(lambda v: D(v, 0.1), x).reshape(36, 36)
+        assert (J - J.T).abs().max() < 1e-12
+        assert float(torch.linalg.eigvalsh(J).min()) >= D.convexity - 1e-9
+        # D(x) minimises ½‖u − x‖² + φ(u): over all u = D(z), at which φ is known
+        z = x + 0.5 * torch.randn(200, 1, 6, 6, dtype=torch.float64)
+        value = 0.5 * (D(z, 0.1) - x).square().flatten(1).sum(1) + D.prior(z, 0.1)
+        assert float(value.min()) >= float(0.5 * (D(x, 0.1) - x).square().sum() + D.prior(x, 0.1))
+
+    def test_a_proximal_network_in_a_model(self):
+        torch.manual_seed(0)
+        physics = eq.ParallelBeam(8, 6, normalize=True)
+        y = physics.A(torch.rand(2, 1, 8, 8, dtype=torch.float64))
+        D = eq.ProximalNetwork(channels=4, layers=2).double()
+        with torch.no_grad():
+            D.Q.weight.mul_(0.7)
+        stop = eq.Stop(1e-11, 400)
+        model = eq.EquilibriumReconstructor(eq.ProximalStep(D, 0.3, tol=1e-13).double(), stop=stop, gradient=eq.Implicit(stop=stop))
+        weight = D.Q.weight
+        (g,) = torch.autograd.grad(model(y, physics).square().sum(), weight)
+        e = torch.randn_like(weight)
+        with torch.no_grad():
+            values = []
+            for h in (1e-5, -1e-5):
+                weight.add_(h * e)
+                values.append(float(model(y, physics).square().sum()))
+                weight.sub_(h * e)
+        assert abs((values[0] - values[1]) / 2e-5 - float((g * e).sum())) < 1e-5 * abs(float((g * e).sum()))
+
+    @pytest.mark.parametrize("name", ["shipped", "unet"])
+    def test_shipped_weights_denoise(self, name):
+        x = eq.phantoms(4, 63, 900)
+        noisy = x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            out = eq.load_denoiser(name)(noisy, 0.05)
+        assert out.shape == x.shape
+        assert (out - x).square().mean() < 0.2 * (noisy - x).square().mean()
 
 
 class TestObjectives:
@@ -273,3 +420,78 @@ class TestDenoiser:
         both = d(x, torch.tensor([0.02, 0.1]))
         assert torch.allclose(both[1:], d(x[1:], 0.1), atol=1e-6)
         assert not torch.allclose(both[0], d(x[:1], 0.1)[0], atol=1e-6)
+
+
+class TestRandomness:
+    def test_what_a_sample_draws_does_not_depend_on_its_batchmates(self):
+        x, group = torch.rand(4, 1, 8, 8), eq.Rotations() * eq.Shifts()
+        with seeded((3, 7), [0, 1, 2, 3]):
+            whole, again = group.get_params(x), group.get_params(x)
+        with seeded((3, 7), [2, 3]):
+            half = group.get_params(x[2:])
+        for key in whole:
+            assert torch.equal(whole[key][2:], half[key])
+            assert len(whole[key].unique()) > 1
+            assert not torch.equal(whole[key], again[key])
+        with seeded((3, 8), [2, 3]):
+            assert not torch.equal(group.get_params(x[2:])["theta"], half["theta"])
+
+    def test_shared_draws(self):
+        def draw(samples):
+            with seeded((1, 2), samples):
+                return [int(shared(lambda: torch.randint(1000, ()))) for _ in range(4)]
+
+        assert draw([0, 1]) == draw([5])
+        assert len(set(draw([0]))) > 1
+
+    @pytest.mark.parametrize("n", [1, 3])
+    def test_one_batch_gives_the_same_loss_in_parts(self, tiny, n):
+        denoiser, physics, y = tiny
+        physics.noise_model = deepinv.physics.GaussianNoise(0.01)
+        model = eq.EquilibriumReconstructor(eq.GradientStep(denoiser).double(), stop=eq.Stop(1e-11, 500))
+        loss = eq.Equivariance(eq.Rotations(n_trans=n))
+
+        def of(index):
+            with seeded((5,), index), torch.no_grad():
+                x = model(y[index], physics)
+                return loss(x_net=x, y=y[index], physics=physics, model=model)
+
+        whole, parts = of([0, 1, 2]), [of([i]) for i in range(3)]
+        assert len(whole) == 3 * n
+        for i in range(3):
+            assert torch.allclose(whole[i::3], parts[i], rtol=1e-6)
+
+
+class TestOtherObjectives:
+    @pytest.mark.parametrize("which", ["r2r", "sure"])
+    def test_estimates_of_the_risk_are_unbiased(self, which):
+        """Of a linear reconstruction, against the risk that only the truth can tell."""
+        sigma, a, c = 0.3, 0.5, 0.8
+        physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(sigma))
+        x = torch.rand(1500, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        torch.manual_seed(1)
+        y = physics(x)
+
+        def model(y, physics):
+            return c * y
+
+        given = {"x_net": model(y, physics), "y": y, "physics": physics, "model": model}
+        if which == "r2r":
+            value = eq.Recorrupted(sigma, a=a)(**given).mean() - sigma**2 * (1 + 1 / a**2)
+            risk = (model(y + a * sigma * torch.randn_like(y), physics) - x).square().mean()
+        else:
+            value = Weighted(deepinv.loss.SureGaussianLoss(sigma), 2.0)(**given).mean() / 2
+            risk = (c * y - x).square().mean()
+        assert abs(float(value / risk) - 1) < 0.03
+
+    def test_multi_operator_imaging_uses_the_operator_of_another_sample(self):
+        masks = torch.stack([cartesian_mask(16, 16, 2.0, 0.2, seed=k) for k in range(3)])[:, None]
+        physics = deepinv.physics.MRI(mask=masks, img_size=(16, 16))
+        x, seen = torch.rand(3, 2, 16, 16), []
+
+        def model(y, physics):
+            seen.append(physics.mask)
+            return x
+
+        assert eq.MultiOperator()(x_net=x, physics=physics, model=model).abs().max() == 0
+        assert torch.equal(seen[0], physics.mask.roll(1, 0))

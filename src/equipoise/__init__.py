@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from .imaging.groups import Reflections, Rotations, Shifts
     from .imaging.phantoms import phantoms
     from .imaging.tomography import FanBeam, ParallelBeam
-    from .learning.objectives import Equivariance, MeasurementConsistency, Supervised
-    from .reconstruction.contraction import JacobianPenalty
-    from .reconstruction.denoisers import ConvDenoiser, load_denoiser
+    from .learning.objectives import Equivariance, MeasurementConsistency, MultiOperator, Recorrupted, Splitting, Supervised
+    from .reconstruction.contraction import JacobianPenalty, bounded
+    from .reconstruction.denoisers import ConvDenoiser, Invariant, ProximalNetwork, UNet, load_denoiser
     from .reconstruction.model import EquilibriumReconstructor
-    from .reconstruction.steps import GradientStep, ProximalStep
+    from .reconstruction.steps import ADMM, RED, DouglasRachford, GradientStep, MirrorStep, PrimalDual, ProximalStep
     from .runs import load_run
 
 __version__ = "0.1.0"
@@ -47,20 +47,23 @@ _HOME = {
     "imaging.groups": "Reflections Rotations Shifts",
     "imaging.phantoms": "phantoms",
     "imaging.tomography": "FanBeam ParallelBeam",
-    "learning.objectives": "Equivariance MeasurementConsistency Supervised",
-    "reconstruction.contraction": "JacobianPenalty",
-    "reconstruction.denoisers": "ConvDenoiser load_denoiser",
+    "learning.objectives": "Equivariance MeasurementConsistency MultiOperator Recorrupted Splitting Supervised",
+    "reconstruction.contraction": "JacobianPenalty bounded",
+    "reconstruction.denoisers": "ConvDenoiser Invariant ProximalNetwork UNet load_denoiser",
     "reconstruction.model": "EquilibriumReconstructor",
-    "reconstruction.steps": "GradientStep ProximalStep",
+    "reconstruction.steps": "ADMM RED DouglasRachford GradientStep MirrorStep PrimalDual ProximalStep",
     "runs": "load_run",
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names.split()}
 
 __all__ = [
+    "ADMM",
     "GMRES",
+    "RED",
     "Anderson",
     "Broyden",
     "ConvDenoiser",
+    "DouglasRachford",
     "Equilibrium",
     "EquilibriumError",
     "EquilibriumReconstructor",
@@ -69,21 +72,30 @@ __all__ = [
     "FanBeam",
     "GradientStep",
     "Implicit",
+    "Invariant",
     "JacobianFree",
     "JacobianPenalty",
     "MeasurementConsistency",
+    "MirrorStep",
+    "MultiOperator",
     "Neumann",
     "ParallelBeam",
     "Phantom",
     "Picard",
+    "PrimalDual",
+    "ProximalNetwork",
     "ProximalStep",
+    "Recorrupted",
     "Reflections",
     "Rotations",
     "Shifts",
+    "Splitting",
     "Status",
     "Stop",
     "Supervised",
+    "UNet",
     "Unrolled",
+    "bounded",
     "fixed_point",
     "load_denoiser",
     "load_run",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from enum import Enum
@@ -143,31 +144,33 @@ def train(
     """Train from measurements alone, or continue where it was interrupted.
 
     Example: equipoise train configs/ct64.yaml learning.steps=500
+    With several processes: torchrun --nproc-per-node=2 -m equipoise train configs/ct64.yaml
     """
     from .config import load_config
     from .runs import train_run
 
     settings = load_config(config, overrides)
     stopped: list[int] = []
+    echo = typer.echo if os.environ.get("RANK", "0") == "0" else lambda *args, **kwargs: None  # torchrun: the first alone speaks
 
     def stop(number: int, frame: object) -> None:
         if stopped:
             raise KeyboardInterrupt
         stopped.append(number)
-        typer.echo("stopping after this step; the checkpoint is kept (once more: at once)", err=True)
+        echo("stopping after this step; the checkpoint is kept (once more: at once)", err=True)
 
     old = signal.signal(signal.SIGINT, stop), signal.signal(signal.SIGTERM, stop)
     progress = Progress(settings.learning.steps)
     try:
-        finished = train_run(settings, typer.echo, progress, lambda: bool(stopped))
+        finished = train_run(settings, echo, progress, lambda: bool(stopped))
     finally:
         progress.close()
         signal.signal(signal.SIGINT, old[0])
         signal.signal(signal.SIGTERM, old[1])
     if not finished:
-        typer.echo(f"interrupted; the same command continues: equipoise train {config} {' '.join(overrides or [])}".rstrip())
+        echo(f"interrupted; the same command continues: equipoise train {config} {' '.join(overrides or [])}".rstrip())
         raise typer.Exit(130)
-    typer.echo(f"trained: {settings.folder}/model.safetensors; how it went: {settings.folder}/curves.html")
+    echo(f"trained: {settings.folder}/model.safetensors; how it went: {settings.folder}/curves.html")
 
 
 @app.command()
@@ -217,7 +220,8 @@ def evaluate(
         for name, misfit in zip(table.names, scores["misfit"]):
             typer.echo(f"{name:<{width}}  misfit {misfit:.2e}")
     _print_table(table)
-    typer.echo(f"\nsaved: {table.folder}/results.json, grid.png, report.html")
+    typer.echo(f"\n{table.problem['contraction']['words']}")
+    typer.echo(f"saved: {table.folder}/results.json, grid.png, report.html")
 
 
 @app.command()

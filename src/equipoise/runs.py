@@ -40,7 +40,8 @@ from .imaging.splitting import split
 from .imaging.writers import new_folder, write_images
 from .learning import checkpoint
 from .learning.loggers import open_loggers
-from .learning.train import Report, Trainer, processes, train
+from .learning.train import Report, Trainer, processes, together, train
+from .reconstruction import contraction
 from .reconstruction.model import EquilibriumReconstructor
 
 MODEL = "model.safetensors"
@@ -66,21 +67,36 @@ class Run:
     model: EquilibriumReconstructor
     noise: float
 
-    def solve(self, problem: build.Problem, batch: int = 16) -> Equilibrium:
-        """The equilibria of a problem's measurements, batch by batch."""
-        parts, y = [], problem.y
+    def solve(self, problem: build.Problem, batch: int = 16, fabric: Any = None) -> Equilibrium:
+        """The equilibria of a problem's measurements, batch by batch; each process of ``fabric`` solves its share."""
+        y = problem.y.to(next(self.model.parameters()).dtype)
+        rank, world = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
+        mine = torch.arange(len(y)).tensor_split(world)[rank]
+        longest = max(self.model.stop.max_steps, getattr(self.model.gradient, "steps", 0))  # Unrolled has its own
+        whole = [torch.zeros(len(y), *problem.physics.image_shape, dtype=y.dtype), *torch.zeros(3, len(y), dtype=torch.float64)]
+        whole += [torch.zeros(longest, len(y)), torch.zeros(1)]
         with torch.no_grad():
-            for some in torch.arange(len(y)).split(batch):
-                parts.append(self.model.equilibrium(y[some], select(problem.physics, some, len(y))))
-        longest = max((len(p.trace) for p in parts), default=0)
-        traces = [torch.cat([p.trace, p.trace[-1:].expand(longest - len(p.trace), -1)]) for p in parts]
-        return Equilibrium(
-            torch.cat([p.value for p in parts]),
-            torch.cat([p.residual for p in parts]),
-            torch.cat([p.steps for p in parts]),
-            torch.cat([p.status for p in parts]),
-            torch.cat(traces, 1),
-        )
+            for some in mine.split(batch) if len(mine) else ():
+                r = self.model.equilibrium(y[some], select(problem.physics, some, len(y)))
+                for into, part in zip(whole, (r.value, r.residual, r.steps, r.status)):
+                    into[some] = part.to(into)
+                whole[4][:, some] = torch.cat([r.trace, r.trace[-1:].expand(longest - len(r.trace), -1)]).to(whole[4])
+                whole[5] = torch.maximum(whole[5], torch.tensor([float(len(r.trace))]))
+        if world > 1:
+            whole = [together(fabric, part, "sum" if i < 5 else "max") for i, part in enumerate(whole)]
+        value, residual, steps, status, trace, length = whole
+        return Equilibrium(value.to(problem.y.dtype), residual.to(y.dtype), steps.long(), status.long(), trace[: int(length)])
+
+    def contraction(self, problem: build.Problem, x: Tensor) -> dict[str, Any]:
+        """How f contracts at the first few of the equilibria x, and the same in words."""
+        some = torch.arange(min(4, len(x)))
+        dtype = next(self.model.parameters()).dtype
+        y, x, step = problem.y[some].to(dtype), x[some].to(dtype), self.model.step
+        physics = select(problem.physics, some, len(problem.y))
+        found = contraction.measure(step.bind(y, physics), step.lift(x, y, physics), rng=torch.Generator().manual_seed(0))
+        words = f"Contraction: at {len(some)} equilibria, ∂f/∂x has a spectral radius up to {float(found.radius.max()):.3f}"
+        words += f" (below 1: an equilibrium that iteration finds) and a norm up to {float(found.norm.max()):.2f}."
+        return {"radius": found.radius.tolist(), "norm": found.norm.tolist(), "words": words}
 
 
 def _difference(a: Any, b: Any, at: str = "") -> list[str]:
@@ -366,9 +382,11 @@ def load_run(folder: str | Path) -> Run:
 
 def reconstruct(run: Run, data: str | Path, out: str | Path, say: Callable[[str], None] = print) -> Equilibrium:
     """Reconstructs ``data`` into the new folder ``out``: images in the input's kind, ``preview.png``, ``report.json``."""
-    out = new_folder(out)
+    fabric, out = processes(), new_folder(out)
     problem = build.build_problem(run.config, run.physics, Path(data))
-    solved = run.solve(problem)
+    solved = run.solve(problem, fabric=fabric)
+    if fabric.global_rank:
+        return solved
     x: Tensor = solved.value
     names = problem.source.names
     native = x * run.config.data.peak if isinstance(problem.source, Measurements) else x
@@ -448,6 +466,7 @@ def evaluate(run: Run, data: str | Path | None = None, folder: Path | None = Non
     setting = f"{float(solved.steps.float().mean()):.0f} evaluations" + (f"; {late} of {len(y)} not converged" if late else "")
     table.add("equipoise", solved.value, y, physics, problem.truth, setting)
     table.solve = solved
+    about["contraction"] = run.contraction(problem, solved.value)
     if folder is None:
         folder = _evaluation_folder(run.folder, data)
     folder.mkdir(parents=True, exist_ok=True)
@@ -491,5 +510,6 @@ def _words(table: Table) -> list[str]:
         rest = ", ".join(f"{report.label(m)} {v:.2f}" for m, v in mean.items() if m != "equipoise")
         words.append(f"Equipoise reaches {mean['equipoise']:.2f} dB on average; {rest} dB.")
         words.append(f"In the classical methods' favour: {table.problem['tuning']}.")
+    words.append(table.problem["contraction"]["words"])
     words.append(f"Command: equipoise {' '.join(sys.argv[1:])}")
     return words

@@ -141,11 +141,11 @@ class _Tally:
         if fabric.world_size > 1:
             for values, how in ((self.sums, "sum"), (self.largest, "max")):
                 keys = sorted(values)
-                total = _together(fabric, torch.tensor([values[k] for k in keys], dtype=torch.float64), how)
+                total = together(fabric, torch.tensor([values[k] for k in keys], dtype=torch.float64), how)
                 values.update(zip(keys, total.tolist()))
 
 
-def _together(fabric: Fabric, values: Tensor, how: str = "sum") -> Tensor:
+def together(fabric: Fabric, values: Tensor, how: str = "sum") -> Tensor:
     """The sum (or maximum) of ``values`` over the processes."""
     try:
         out: Tensor = fabric.all_reduce(values.to(fabric.device), reduce_op=how)
@@ -271,7 +271,7 @@ class Trainer:
         if self.fabric.world_size == 1:
             return
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters.values()]
-        total = _together(self.fabric, torch.cat([g.flatten() for g in grads]))
+        total = together(self.fabric, torch.cat([g.flatten() for g in grads]))
         for p, g in zip(self.parameters.values(), total.split([g.numel() for g in grads])):
             p.grad = g.view_as(p)
 
@@ -376,7 +376,7 @@ def train(
                 on_report(report)
             stop = interrupted()
             if several:
-                stop = bool(_together(fabric, torch.tensor(float(stop)), "max") > 0)
+                stop = bool(together(fabric, torch.tensor(float(stop)), "max") > 0)
             if first and (last or trainer.step % s.checkpoint_every == 0 or stop):
                 tensors, more = trainer.checkpoint()
                 save_latest(folder, tensors, {**state, **more, "ended": report.ended})

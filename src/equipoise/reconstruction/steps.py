@@ -146,7 +146,7 @@ class RED(Step):
         strength: λ > 0, for physics with ‖A‖ = 1.
         step_size: η; default 1 / (1 + λ), the largest that is safe while D is non-expansive.
         sigma: the noise level that D is told.
-        learnable: train λ and η too.
+        learnable: train λ too; η does not change the equilibrium.
     """
 
     def __init__(
@@ -163,10 +163,10 @@ class RED(Step):
         step_size, top = 1 / (1 + strength) if step_size is None else step_size, 2 / (1 + strength)
         if not 0 < step_size < top:
             raise ValueError(f"step_size must be in (0, {top:.3g}) for strength {strength}, got {step_size}")
-        self.strength, self.step_size = Positive(strength, learnable), Positive(step_size, learnable)
+        self.strength, self.step_size = Positive(strength, learnable), step_size
 
     def forward(self, x: Tensor, y: Tensor, A: Any) -> Tensor:
-        return x - self.step_size() * (A.A_adjoint(A.A(x) - y) + self.strength() * (x - self.denoise(x)))
+        return x - self.step_size * (A.A_adjoint(A.A(x) - y) + self.strength() * (x - self.denoise(x)))
 
 
 class DouglasRachford(ProximalStep):
