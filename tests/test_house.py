@@ -68,5 +68,5 @@ def test_help_is_light():
 
 def test_the_package_is_small():
     lines = sum(bool(line.strip()) for p in SOURCE.rglob("*.py") for line in p.read_text().splitlines())
-    assert lines < 6000
+    assert lines < 6500
     assert (SOURCE / "weights" / "denoiser.safetensors").stat().st_size <= 1_000_000

@@ -115,13 +115,20 @@ def curves(log: list[dict[str, Any]]) -> Figure:
         axes[0, 1].plot(step, smooth([r[key] for r in log]), label=name)
     axes[0, 1].set(title="Solver steps to tolerance, mean of the batch", xlabel="step", ylim=(0, None))
     axes[0, 1].legend()
-    for key, name in (("residual", "forward residual"), ("adjoint_residual", "adjoint residual"), ("gradient", "gradient norm")):
-        axes[1, 0].semilogy(step, [max(r[key], 1e-12) for r in log], label=name, lw=0.9)
-    axes[1, 0].set(title="Largest relative residual of the batch, gradient norm", xlabel="step")
+    lines = {"residual": "forward residual", "adjoint_residual": "adjoint residual", "gradient": "gradient norm"}
+    lines["gain"] = "gain of the adjoint Jacobian"
+    for key, name in lines.items():
+        axes[1, 0].semilogy(step, [r.get(key) or float("nan") for r in log], label=name, lw=0.9)
+    axes[1, 0].set(title="Largest relative residual of the batch, gradient norm, gain", xlabel="step")
     axes[1, 0].legend()
     valid = [(r["step"], r["validation"]) for r in log if r.get("validation")]
     if valid:
-        key, name = ("psnr", "PSNR (dB)") if "psnr" in valid[0][1] else ("misfit", "relative misfit ‖A x̂ − y‖ / ‖y‖")
+        names = {
+            "psnr": "PSNR (dB)",
+            "held_out": "relative misfit of what was kept out",
+            "misfit": "relative misfit ‖A x̂ − y‖ / ‖y‖",
+        }
+        key, name = next((k, v) for k, v in names.items() if k in valid[0][1])
         axes[1, 1].plot([s for s, _ in valid], [v[key] for _, v in valid], "o-", ms=3, label=name)
     for a in axes.flat:
         a.grid(alpha=0.3)
@@ -130,7 +137,7 @@ def curves(log: list[dict[str, Any]]) -> Figure:
         axes[1, 1].legend()
     else:
         axes[1, 1].axis("off")
-        axes[1, 1].text(0.5, 0.5, "no data.validation was named", ha="center", va="center", transform=axes[1, 1].transAxes)
+        axes[1, 1].text(0.5, 0.5, "nothing was kept for validation", ha="center", va="center", transform=axes[1, 1].transAxes)
     return fig
 
 

@@ -307,7 +307,7 @@ class Trainer:
     def validated(self, scores: dict[str, float]) -> bool:
         """Takes note of a validation without ground truth; whether there has been no progress for ``patience`` of them."""
         s = self.settings
-        score = scores.get("held_out", scores["misfit"])
+        score = scores["held_out"] if "held_out" in scores else scores["misfit"]
         if score < self.best_score:
             self.best_score, self.best_step = score, self.step
             self.best = {k: v.clone() for k, v in self.average.items()}
