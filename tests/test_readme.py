@@ -33,6 +33,13 @@ def test_the_equilibrium_page(capsys):
     assert names["W"].grad.norm() > 0
 
 
+def test_the_training_page():
+    (code,) = examples("docs/training.md")
+    names: dict = {}
+    exec(compile(code, "docs/training.md", "exec"), names)
+    assert names["x"].shape == (2, 1, 32, 32)
+
+
 def test_the_data_page():
     (custom,) = examples("docs/data.md")
     names: dict = {}
