@@ -72,9 +72,7 @@ def main() -> None:
             t.advance()
             times[name].append(time.perf_counter() - start)
     on, off = (median(times[name][2:]) for name in both)
-    print(
     print(f"a training step: {on:.2f} s with the penalty, {off:.2f} s without: {on / off - 1:.0%} more")
-    )
 
 
 if __name__ == "__main__":
