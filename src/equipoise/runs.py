@@ -13,6 +13,7 @@ runs/NAME/
 from __future__ import annotations
 
 import json
+import math
 import platform
 import subprocess
 import sys
@@ -95,8 +96,12 @@ class Run:
         physics = select(problem.physics, some, len(problem.y))
         found = contraction.measure(step.bind(y, physics), step.lift(x, y, physics), rng=torch.Generator().manual_seed(0))
         words = f"Contraction: at {len(some)} equilibria, ∂f/∂x has a spectral radius up to {float(found.radius.max()):.3f}"
-        words += f" (below 1: an equilibrium that iteration finds) and a norm up to {float(found.norm.max()):.2f}."
-        return {"radius": found.radius.tolist(), "norm": found.norm.tolist(), "words": words}
+        words += " (below 1: an equilibrium that iteration finds) and "
+        words += (
+            f"a norm up to {float(found.norm.max()):.2f}." if bool(found.norm.isfinite().all()) else "a norm that is not known."
+        )
+        norms = [v if math.isfinite(v) else None for v in found.norm.tolist()]
+        return {"radius": found.radius.tolist(), "norm": norms, "words": words}
 
 
 def _difference(a: Any, b: Any, at: str = "") -> list[str]:

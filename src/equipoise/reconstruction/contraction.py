@@ -65,7 +65,7 @@ class Contraction(NamedTuple):
     """How f behaves at a point."""
 
     radius: Tensor  # (B,) estimate of the spectral radius of ∂f/∂x, from the last power iterations
-    norm: Tensor  # (B,) estimate of its largest singular value
+    norm: Tensor  # (B,) estimate of its largest singular value; NaN where f cannot be differentiated twice
 
 
 def measure(f: Any, x: Any, iterations: int = 30, rng: torch.Generator | None = None) -> Contraction:
@@ -84,7 +84,8 @@ def measure(f: Any, x: Any, iterations: int = 30, rng: torch.Generator | None = 
             return torch.autograd.grad(out, z, v, retain_graph=True)[0]
 
         def J(v: Tensor) -> Tensor:
-            return torch.autograd.grad(vjp, dummy, v, retain_graph=True)[0]
+            Jv = torch.autograd.grad(vjp, dummy, v, retain_graph=True, allow_unused=True)[0]
+            return torch.zeros_like(v) if Jv is None else Jv
 
         def start() -> Tensor:
             return _unit(torch.randn(z.shape, generator=rng, device=z.device, dtype=z.dtype))
@@ -95,7 +96,10 @@ def measure(f: Any, x: Any, iterations: int = 30, rng: torch.Generator | None = 
             logs.append(_norms(v).clamp_min(1e-30).log())
             v = _unit(v)
         radius = torch.stack(logs[iterations // 2 :]).mean(0).exp()
-        v = start()
+        u, v = start(), start()
+        Jv = J(v) if vjp.grad_fn is not None else torch.zeros_like(v)
+        if float(((u * Jv).sum(1) - (Jt(u) * v).sum(1)).abs().max()) > 1e-2 * float(_norms(Jt(u)).max()):
+            return Contraction(radius, torch.full_like(radius, torch.nan))  # some operator in f is differentiable but once
         for _ in range(iterations):
             v = _unit(Jt(J(v)))
         return Contraction(radius, _norms(J(v)).detach())
