@@ -344,6 +344,19 @@ class TestGradients:
         assert relative(ours, exact) < 1e-9
         assert len(calls) <= 4  # two solves, each repeated at most once
 
+    def test_f_that_calls_torch_func(self):  # as deepinv's operators with an adjoint by backpropagation do
+        net, y = Imaging(), torch.randn(2, 9, requires_grad=True)
+        exact = torch.autograd.grad(ei_loss(net, net.unrolled, y), [net.W, net.A, y])
+        f = net.f
+
+        def through_func(y):
+            F = f(y)
+            return lambda z: torch.func.vjp(lambda u: u, torch.zeros_like(z))[1](F(z))[0]
+
+        net.f = through_func
+        ours = torch.autograd.grad(ei_loss(net, net.implicit, y), [net.W, net.A, y])
+        assert relative(ours, exact) < 1e-9
+
     def test_part_of_the_inputs_and_accumulation(self):
         net, y = Imaging(), torch.randn(2, 9, requires_grad=True)
         exact = torch.autograd.grad(ei_loss(net, net.unrolled, y), [net.W])

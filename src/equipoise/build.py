@@ -97,7 +97,7 @@ def build_denoiser(config: settings.Model, channels: int, seed: int = 0, shape: 
                 f"({type(error).__name__}: {error}); make one with: equipoise pretrain --out FILE"
             ) from error
     denoiser = ComplexDenoiser(denoiser) if channels == 2 else denoiser
-    return denoiser if config.invariant == "no" else Invariant(denoiser, build_group(config.invariant))
+    return denoiser if config.invariant == "none" else Invariant(denoiser, build_group(config.invariant))
 
 
 def denoiser_config(model: EquilibriumReconstructor) -> dict[str, Any]:
@@ -138,6 +138,8 @@ def build_model(
         case "red":
             step = RED(D, strength, None, config.sigma, config.learnable)
         case "gradient" | "primal_dual" | "mirror":
+            if config.step == "mirror" and channels == 2:
+                raise UserError("model.step=mirror is for counts, which complex images do not give; use proximal or gradient")
             other = {"gradient": GradientStep, "primal_dual": PrimalDual, "mirror": MirrorStep}[config.step]
             step = other(D, config.step_size, config.sigma, config.learnable)
     step.precision = torch.bfloat16 if config.precision == "bf16" else None

@@ -81,6 +81,8 @@ class Progress:
             text += "  validation " + " ".join(f"{k} {v:.4g}" for k, v in r.validation.items())
         if self.bar is not None:
             self.bar.update(self.task, completed=r.step, description=text)
+            if r.ended:
+                self.bar.print(f"ended at step {r.step}: {r.ended}")
             if r.skipped:
                 self.bar.print(f"step {r.step} skipped: {r.skipped}")
             return

@@ -171,9 +171,15 @@ class Model(Strict):
     step_size: float = Field(1.0, gt=0, lt=2, description="η of gradient, primal_dual and mirror")
     learnable: bool = Field(False, description="train λ and η too")
     sigma: float = Field(0.02, ge=0, description="noise level that the denoiser is told")
-    denoiser: str = Field("shipped", description='"shipped", "unet", "proximal", "random", or a file made by `equipoise pretrain`')
-    invariant: Literal["no", "quarter_turns", "reflections"] = Field("no", description="average the denoiser over this group")
+    denoiser: str = Field("shipped", description='"shipped", "unet", "random", or a file made by `equipoise pretrain`')
+    invariant: Literal["none", "quarter_turns", "reflections"] = Field("none", description="average the denoiser over this group")
     precision: Literal["32", "64", "bf16"] = Field("32", description="of all numbers; bf16: of the denoiser's convolutions alone")
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _bits(cls, value: Any) -> Any:
+        return str(value) if value in (32, 64) else value
+
     channels: int = Field(32, ge=1, description="width of a random denoiser")
     layers: int = Field(6, ge=2, description="depth of a random denoiser")
     solver: Literal["anderson", "picard", "broyden"] = Field("anderson", description="of the fixed-point equation")

@@ -84,7 +84,7 @@ class Run:
                 whole[4][:, some] = torch.cat([r.trace, r.trace[-1:].expand(longest - len(r.trace), -1)]).to(whole[4])
                 whole[5] = torch.maximum(whole[5], torch.tensor([float(len(r.trace))]))
         if world > 1:
-            whole = [together(fabric, part, "sum" if i < 5 else "max") for i, part in enumerate(whole)]
+            whole = [together(fabric, part, "sum" if i < 5 else "max").cpu() for i, part in enumerate(whole)]
         value, residual, steps, status, trace, length = whole
         return Equilibrium(value.to(problem.y.dtype), residual.to(y.dtype), steps.long(), status.long(), trace[: int(length)])
 
@@ -114,7 +114,9 @@ def _check_same(config: Config, saved: dict[str, Any], folder: Path) -> None:
     now, then = config.model_dump(mode="json"), dict(saved)
     for tree in (now, then):
         tree.pop("out", None)
-        tree["learning"] = {k: v for k, v in tree["learning"].items() if k not in ("checkpoint_every", "validate_every", "workers")}
+        tree["learning"] = {
+            k: v for k, v in tree["learning"].items() if k not in ("checkpoint_every", "validate_every", "workers", "loggers")
+        }
     if changes := _difference(now, then):
         raise UserError(
             f"{folder} holds a run with another configuration ({'; '.join(sorted(changes))}); nothing was changed. "
@@ -174,7 +176,7 @@ def train_run(
     model = build.build_model(config.model, physics.image_shape[0], problem.noise, config.seed)
     losses = build.build_objective(config.objective, physics, y)
     trainer = Trainer(model, physics, y, losses, config.learning, config.seed, fabric)
-    validate = _validator(config, held, trainer, apart)
+    validate = _validator(config, held, trainer, apart, problem.noise)
     if saved is not None:
         trainer.restore(saved)
         ended = saved.state.get("ended") or f"trained for {trainer.step} steps"
@@ -240,6 +242,8 @@ def simulate(config: Config, out: str | Path) -> list[Path]:
     other.name, other.out = config.name + "-simulated", None
     other.data.path, other.data.kind, other.data.stream, other.data.holdout = folder.resolve(), "measurements", False, 0
     other.data.peak = 1.0
+    if not (other.data.keep_out or other.data.validation):
+        other.learning.patience = 0
     if other.data.validation is not None:
         other.data.validation = other.data.validation.resolve()
     (out / "config.yaml").write_text(dump(other))
@@ -290,15 +294,17 @@ VALIDATED = 16  # measurements of which a part is kept out, that are looked at
 
 
 def _validator(
-    config: Config, held: build.Problem | None, trainer: Trainer, apart: list[Any] | None
+    config: Config, held: build.Problem | None, trainer: Trainer, apart: list[Any] | None, noise: float
 ) -> Callable[[], dict[str, float]] | None:
     """Scores of the averaged weights: PSNR (where there is truth) and misfit on ``held``; ``held_out``, the relative misfit to
     what was kept out of the measurements that are trained on (operator and data in ``apart``)."""
     if held is None and apart is None:
         return None
-    noise = 0.0 if held is None else held.noise
-    evaluator = build.build_model(config.model, trainer.physics.image_shape[0], noise)
-    evaluator = evaluator.to(trainer.fabric.device)
+    device = trainer.fabric.device
+    evaluator = build.build_model(config.model, trainer.physics.image_shape[0], noise).to(device)
+    for physics in ([] if held is None else [held.physics], apart[:1] if apart else []):
+        for operator in physics:
+            operator.to(device)
     evaluator.stop = Stop(config.model.test_rtol, config.model.test_max_steps)
 
     def of(y: Tensor) -> Tensor:

@@ -305,8 +305,14 @@ def _apply(
     # Inside torch.utils.checkpoint, saved tensors would be thrown away and the whole solve repeated for each adjoint
     # step; one application of f is all there is to save, so it is kept.
     keep = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
-    with _Watch() as watch, keep:
-        out = F(z)
+    try:
+        with _Watch() as watch, keep:
+            out = F(z)
+    except RuntimeError as error:
+        if "saved tensor hooks" not in str(error):
+            raise
+        with _Watch() as watch:  # f calls torch.func, which cannot live with hooks
+            out = F(z)
     if out.grad_fn is None:
         return None
     closed, complete = _closed_over(out, z, watch.seen, first)

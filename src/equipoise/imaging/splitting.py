@@ -61,6 +61,8 @@ def _every(lines: Tensor, parts: int, k: int) -> Tensor:
     while high < len(lines) and bool(lines[high]):
         high += 1
     free = [i for i in lines.nonzero()[:, 0].tolist() if not (low <= i < high and high - low > 2)]
+    if len(free) < parts:
+        raise ValueError(f"cannot split {len(free)} sampled lines outside the fully sampled centre into {parts} parts; lower parts")
     chosen = torch.zeros_like(lines)
     chosen[free[k::parts]] = True
     return chosen

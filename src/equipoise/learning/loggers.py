@@ -26,6 +26,8 @@ def _tensorboard(folder: Path, name: str, config: dict[str, Any], start: int) ->
     def log(report: Report) -> None:
         for key, value in _numbers(report).items():
             writer.add_scalar(key, value, report.step)
+        if report.validation or report.step % 20 == 0 or report.last:
+            writer.flush()
 
     return log
 

@@ -51,11 +51,12 @@ class Report:
     images_per_second: float
     waiting: float  #: fraction of the step's time that went into reading measurements
     skipped: str = ""  #: why the optimiser did not move
+    last: bool = False  #: of the run
     ended: str = ""  #: why training ended before its last step
     validation: dict[str, float] = field(default_factory=dict)
 
     def line(self) -> str:
-        return json.dumps({k: v for k, v in self.__dict__.items() if v not in ("", {})})
+        return json.dumps({k: v for k, v in self.__dict__.items() if v not in ("", {}) and v is not False})
 
 
 def learning_rate(step: int, settings: Learning) -> float:
@@ -76,10 +77,11 @@ def processes() -> Fabric:
     count, here = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     for name in ("lightning_fabric", "lightning_fabric.utilities"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    fabric = Fabric(devices=here, num_nodes=count // here, strategy="ddp" if count > 1 else "auto")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
+        fabric = Fabric(accelerator=device, devices=here, num_nodes=count // here, strategy="ddp" if count > 1 else "auto")
         fabric.launch()
-    except RuntimeError as error:
+    except Exception as error:  # lightning has its own
         raise UserError(f"the {count} processes of this run cannot reach each other: {error}") from error
     return fabric
 
@@ -263,7 +265,10 @@ class Trainer:
                     tally.largest["gain"] = max(tally.largest["gain"], float(penalty.gain.max()))
             after = after or [p.direction for p in penalties]
         for penalty, direction in zip(penalties, after):
-            penalty.direction = self.fabric.broadcast(direction) if self.fabric.world_size > 1 else direction
+            penalty.direction = direction
+            if self.fabric.world_size > 1 and direction is not None:  # that of the first process
+                own = direction if self.fabric.global_rank == 0 else torch.zeros_like(direction)
+                penalty.direction = together(self.fabric, own)
         return tally, waited
 
     def _share_gradient(self) -> None:
@@ -370,6 +375,7 @@ def train(
                 if trainer.validated(report.validation):
                     report.ended = f"no progress since step {trainer.best_step}"
                     last = True
+            report.last = last
             if first:
                 log.write(report.line() + "\n")
                 log.flush()

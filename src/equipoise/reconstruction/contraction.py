@@ -55,7 +55,7 @@ class JacobianPenalty(Loss):
         with torch.enable_grad():
             (Jv,) = torch.autograd.grad(F(z), z, v.expand_as(z), create_graph=True)
         gain = _norms(Jv)
-        if bool(gain.detach().isfinite().all()):
+        if bool((gain.detach().isfinite() & (gain.detach() > 0)).all()):
             self.direction = _unit(Jv.detach()[:1])
         self.gain = gain.detach()
         return self.weight * torch.relu(gain - self.bound).square().mean()

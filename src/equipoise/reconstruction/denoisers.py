@@ -176,6 +176,8 @@ class Invariant(Denoiser):
         self.denoiser, self.group, self.moves = denoiser, group, group.elements()
 
     def forward(self, x: Tensor, sigma: float | Tensor = 0.05) -> Tensor:
+        if x.shape[-1] != x.shape[-2] and any("theta" in move for move in self.moves):
+            raise ValueError(f"images must be square to be turned, got {tuple(x.shape[-2:])}; use Reflections, or pad them")
         frames = x.flatten(1, -3)  # of a sequence, all frames move alike
         total = torch.zeros_like(x)
         for move in self.moves:
@@ -204,7 +206,7 @@ class ComplexDenoiser(Denoiser):
 
 
 ARCHITECTURES: dict[str, Any] = {"conv": ConvDenoiser, "unet": UNet, "proximal": ProximalNetwork}
-SHIPPED = {"shipped": "denoiser", "unet": "unet", "proximal": "proximal"}  #: names of what comes with the package
+SHIPPED = {"shipped": "denoiser", "unet": "unet"}  #: names of what comes with the package
 
 
 def make_denoiser(config: dict[str, Any]) -> Any:
@@ -226,8 +228,8 @@ def save_denoiser(denoiser: Any, path: str | Path, about: dict[str, str]) -> Non
 
 
 def load_denoiser(path: str | Path | None = None) -> Any:
-    """The denoiser in ``path``, or one that comes with the package (made by ``equipoise pretrain``): ``"shipped"`` (default),
-    ``"unet"``, ``"proximal"``."""
+    """The denoiser in ``path``, or one that comes with the package (made by ``equipoise pretrain``): ``"shipped"`` (default)
+    or ``"unet"``."""
     from safetensors import safe_open
 
     path = shipped_path(str(path or "shipped")) if path is None or str(path) in SHIPPED else Path(path)

@@ -163,10 +163,12 @@ class RED(Step):
         step_size, top = 1 / (1 + strength) if step_size is None else step_size, 2 / (1 + strength)
         if not 0 < step_size < top:
             raise ValueError(f"step_size must be in (0, {top:.3g}) for strength {strength}, got {step_size}")
-        self.strength, self.step_size = Positive(strength, learnable), step_size
+        self.strength, self.ratio = Positive(strength, learnable), step_size / top  # so that a learnt λ keeps η safe
 
     def forward(self, x: Tensor, y: Tensor, A: Any) -> Tensor:
-        return x - self.step_size * (A.A_adjoint(A.A(x) - y) + self.strength() * (x - self.denoise(x)))
+        strength = self.strength()
+        step_size = self.ratio * 2 / (1 + strength.detach())
+        return x - step_size * (A.A_adjoint(A.A(x) - y) + strength * (x - self.denoise(x)))
 
 
 class DouglasRachford(ProximalStep):
