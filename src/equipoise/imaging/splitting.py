@@ -15,10 +15,11 @@ def split(physics: Any, y: Tensor, parts: int, k: int) -> tuple[Any, Tensor, Any
     """Splits measurements into ``parts`` interleaved parts: (operator, y) without part ``k``, and of part ``k`` alone.
 
     Views, where the physics has ``views``; otherwise the sampled lines of its ``mask`` (a fully sampled centre is never
-    left out), or its sampled points, if they are not lines.
+    left out), or its sampled points, if they are not lines. Where there are fewer lines than parts, each is a part.
 
     Raises:
         TypeError: the physics has neither views nor a mask.
+        ValueError: there are too few views, or no lines that could be left out.
     """
     if hasattr(physics, "views"):
         n = y.shape[-2]
@@ -31,17 +32,22 @@ def split(physics: Any, y: Tensor, parts: int, k: int) -> tuple[Any, Tensor, Any
         raise TypeError(f"{type(physics).__name__} cannot be split: it has neither views nor a mask of what it measures")
     h, w = physics.mask.shape[-2:]
     each = physics.mask if physics.mask.ndim >= 4 else physics.mask[None]  # samples may have masks of their own
-    left = torch.stack([_left_out(m, parts, k).expand(h, w) for m in each])
+    frames = each.ndim == 5  # of a sequence, each with a mask of its own
+    planes = [m[0] if frames else m.reshape(-1, h, w)[:1] for m in each]
+    left = torch.stack([torch.stack([_left_out(p, parts, k).expand(h, w) for p in m]) for m in planes])
+
+    def fit(chosen: Tensor, ndim: int) -> Tensor:
+        return chosen[:, None] if frames else chosen.reshape(len(left), *[1] * (ndim - 3), h, w)
+
     out = []
     for chosen in (1 - left, left):
-        mask = physics.mask * chosen.reshape(len(left), *[1] * (physics.mask.ndim - 3), h, w)
-        out += [variant(physics, mask=mask), y * chosen.reshape(len(left), *[1] * (y.ndim - 3), h, w)]
+        out += [variant(physics, mask=physics.mask * fit(chosen, physics.mask.ndim)), y * fit(chosen, y.ndim)]
     return tuple(out)
 
 
 def _left_out(mask: Tensor, parts: int, k: int) -> Tensor:
-    """1 where a sample of ``mask`` (…, H, W) belongs to part ``k``, 0 elsewhere."""
-    plane = mask.reshape(-1, *mask.shape[-2:])[0] != 0
+    """1 where a sample of ``mask`` (H, W) belongs to part ``k``, 0 elsewhere."""
+    plane = mask != 0
     for dim in (0, 1):
         lines = plane.any(dim)
         if bool((plane.all(dim) == lines).all()):
@@ -61,8 +67,9 @@ def _every(lines: Tensor, parts: int, k: int) -> Tensor:
     while high < len(lines) and bool(lines[high]):
         high += 1
     free = [i for i in lines.nonzero()[:, 0].tolist() if not (low <= i < high and high - low > 2)]
-    if len(free) < parts:
-        raise ValueError(f"cannot split {len(free)} sampled lines outside the fully sampled centre into {parts} parts; lower parts")
+    if not free:
+        raise ValueError(f"cannot split {len(lines)} lines of which only a fully sampled centre is sampled")
+    parts = min(parts, len(free))
     chosen = torch.zeros_like(lines)
-    chosen[free[k::parts]] = True
+    chosen[free[k % parts :: parts]] = True
     return chosen
