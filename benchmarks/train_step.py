@@ -6,7 +6,8 @@ Both: x̂ = f*(y), loss = |A x̂ − y|² + |T_g x̂ − f*(A T_g x̂)|², backw
 f = D(x − η Aᵀ(A x − y)) with the same denoiser and weights, the same geometry, and the same tolerance on the relative
 residual, forward and backward. Theirs: PGD(DEQ=True, …, early_stop=True), Tomography, EILoss with bilinear rotations.
 Printed beside the times: the evaluations, and the error of each gradient against a float64 solve to 1e-10 of the same loss
-with its own operator and rotations (deepinv's Tomography has float32 alone; its reference stops at 1e-6). ``--theirs-rtol`` sets their tolerance alone, for a comparison at equal gradient error.
+with its own operator and rotations (deepinv's Tomography has float32 alone; its reference stops at 1e-6). ``--theirs-rtol``
+sets their tolerance alone, for a comparison at equal gradient error.
 """
 
 from __future__ import annotations

@@ -13,7 +13,20 @@ import equipoise as eq
 
 SOURCE = Path(eq.__file__).parent
 # A room may import from those named before it; `learning` and `assessment` do not see each other.
-FLOORS = ["errors", "config", "equilibrium", "imaging", "reconstruction", "learning", "assessment", "build", "runs", "demo", "cli"]
+FLOORS = [
+    "errors",
+    "config",
+    "equilibrium",
+    "imaging",
+    "reconstruction",
+    "learning",
+    "assessment",
+    "build",
+    "runs",
+    "compare",
+    "demo",
+    "cli",
+]
 
 
 def room(path: Path) -> str:

@@ -245,7 +245,7 @@ class TestUse:
     def test_evaluation_is_not_of_the_training_data(self, run):
         loaded = runs.load_run(run)
         trained_on = build.build_problem(loaded.config, loaded.physics)
-        scored_on = runs.unseen_phantoms(loaded, 6)
+        scored_on = runs.unseen_phantoms(loaded.config, loaded.physics, 6)
         assert not torch.allclose(trained_on.truth, scored_on.truth)
         loaded.config.data.path = Path("somewhere.h5")
         with pytest.raises(UserError, match="name the data to score on"):

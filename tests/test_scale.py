@@ -231,7 +231,7 @@ class TestLoop:
         config.model = config.model.model_copy(update=model)
         assert runs.train_run(config, say=lambda s: None)
         loaded = runs.load_run(tmp_path / "run")
-        problem = runs.unseen_phantoms(loaded, 3)
+        problem = runs.unseen_phantoms(loaded.config, loaded.physics, 3)
         x = loaded.solve(problem).value
         assert x.isfinite().all()
         assert len(loaded.contraction(problem, x)["radius"]) == 3

@@ -26,10 +26,18 @@ from .imaging.phantoms import phantoms, smooth_phase
 from .imaging.readers import Found, find
 from .imaging.splitting import split
 from .imaging.tomography import FanBeam, ParallelBeam
-from .learning.objectives import Equivariance, MeasurementConsistency, MultiOperator, Recorrupted, Splitting, Weighted
+from .learning.objectives import (
+    Equivariance,
+    MeasurementConsistency,
+    MultiOperator,
+    Recorrupted,
+    Splitting,
+    Supervised,
+    Weighted,
+)
 from .reconstruction.contraction import JacobianPenalty
 from .reconstruction.denoisers import ComplexDenoiser, Invariant, load_denoiser, make_denoiser
-from .reconstruction.model import EquilibriumReconstructor
+from .reconstruction.model import EquilibriumReconstructor, UntiedReconstructor
 from .reconstruction.steps import ADMM, RED, DouglasRachford, GradientStep, MirrorStep, PrimalDual, ProximalStep, Step
 
 
@@ -111,7 +119,9 @@ def denoiser_config(model: EquilibriumReconstructor) -> dict[str, Any]:
 def build_gradient(config: settings.Model) -> Any:
     if config.gradient == "implicit":
         return Implicit(stop=Stop(config.adjoint_rtol, config.adjoint_max_steps), inexact=config.adjoint_inexact)
-    return {"jacobian_free": JacobianFree, "neumann": Neumann, "phantom": Phantom, "unrolled": Unrolled}[config.gradient]()
+    if config.gradient == "unrolled":
+        return Unrolled(config.depth)
+    return {"jacobian_free": JacobianFree, "neumann": Neumann, "phantom": Phantom}[config.gradient]()
 
 
 PHANTOM_SEED = 77_000  # none of the phantoms that the shipped denoiser was trained on
@@ -126,7 +136,20 @@ def build_model(
     ``noise`` is the standard deviation of the noise in y. A prior of standard deviation σ against noise of standard
     deviation s asks for λ = (s/σ)² in argmin ½‖A u − y‖²/s² + ½‖u − D(x)‖²/σ².
     """
-    D = build_denoiser(config, channels, seed, denoiser)
+    steps = [
+        _build_step(config, build_denoiser(config, channels, seed, denoiser), channels, noise)
+        for _ in range(config.depth if config.untied else 1)
+    ]
+    solver = {"anderson": Anderson, "picard": Picard, "broyden": Broyden}[config.solver]()
+    stop = Stop(config.rtol, config.max_steps)
+    if config.untied:
+        model: EquilibriumReconstructor = UntiedReconstructor(steps, on_failure="ignore")
+    else:
+        model = EquilibriumReconstructor(steps[0], solver, stop, build_gradient(config), on_failure="ignore")
+    return model.double() if config.precision == "64" else model
+
+
+def _build_step(config: settings.Model, D: torch.nn.Module, channels: int, noise: float) -> Step:
     strength = config.strength
     if strength is None:
         strength = max(MIN_STRENGTH[config.step == "red"], (noise / max(config.sigma, 1e-6)) ** 2)
@@ -143,10 +166,7 @@ def build_model(
             other = {"gradient": GradientStep, "primal_dual": PrimalDual, "mirror": MirrorStep}[config.step]
             step = other(D, config.step_size, config.sigma, config.learnable)
     step.precision = torch.bfloat16 if config.precision == "bf16" else None
-    solver = {"anderson": Anderson, "picard": Picard, "broyden": Broyden}[config.solver]()
-    stop = Stop(config.rtol, config.max_steps)
-    model = EquilibriumReconstructor(step, solver, stop, build_gradient(config), on_failure="ignore")
-    return model.double() if config.precision == "64" else model
+    return step
 
 
 def build_group(name: str, draws: int = 1) -> Group:
@@ -189,6 +209,8 @@ def build_objective(config: settings.Objective, physics: Any, y: Tensor | Datase
         if not isinstance(noise, deepinv.GaussianNoise):
             raise UserError("objective.r2r needs Gaussian noise; set it to 0, or leave out physics.photons")
         losses["r2r"] = Recorrupted(float(noise.sigma), config.r2r)
+    if config.supervised:
+        losses["supervised"] = Supervised(config.supervised)
     if config.variation:
         losses["variation"] = TVLoss(config.variation)
     if config.contraction:
@@ -382,14 +404,15 @@ def _acquired(found: Found, config: settings.Config) -> Problem:
     return Problem(found_physics, y, 1 / (scale * 2**0.5), source, None)
 
 
-def hold_out(problem: Problem, fraction: float, seed: int) -> tuple[Problem, Problem]:
-    """The problem without some patients, and that of those patients alone.
+def hold_out(problem: Problem, fraction: float) -> tuple[Problem, Problem]:
+    """The problem without some patients, and that of those patients alone; of one volume, a block of slices and those that
+    are not next to it. The same for every seed.
 
     Raises:
-        UserError: there are fewer than two patients.
+        UserError: the data are one patient's, and too few to keep a block apart.
     """
     y, parts = problem.y, []
-    for index in split_by_patient(problem.source.patients, fraction, seed):
+    for index in split_by_patient(problem.source.patients, fraction):
         some = torch.tensor(index)
         truth = None if problem.truth is None else problem.truth[some]
         parts.append(Problem(select(problem.physics, some, len(y)), y[some], problem.noise, problem.source.subset(index), truth))

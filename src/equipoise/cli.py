@@ -227,6 +227,32 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    config: Annotated[list[str], typer.Argument(help="YAML file(s), and overrides such as learning.steps=300")],
+    out: Annotated[Optional[Path], typer.Option(help="Folder; default compare/NAME. What is there is not repeated.")] = None,  # noqa: UP045
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Trainings at once, each with its share of the threads.")] = 1,
+    only: Annotated[Optional[str], typer.Option(help="Methods, separated by commas; default: all.")] = None,  # noqa: UP045
+) -> None:
+    """Train, tune and score every method on the same data, over seeds; or several configurations against each other.
+
+    Example: equipoise compare configs/ct64.yaml learning.steps=150 --jobs 2
+    """
+    from .compare import compare as run_compare
+    from .compare import plan
+    from .config import load_config
+
+    files, overrides = [c for c in config if "=" not in c], [c for c in config if "=" in c]
+    if not files:
+        raise UserError("compare: name a configuration file")
+    configs = [load_config(Path(f), overrides) for f in files]
+    task = plan(configs, out, seeds, only.split(",") if only else None)
+    run_compare(task, jobs, typer.echo)
+    typer.echo((task.out / "table.md").read_text())
+    typer.echo(f"saved: {task.out}/report.html, table.md, results.json")
+
+
+@app.command()
 def simulate(
     config: Annotated[Path, typer.Argument(help="YAML file; its data are images, or phantoms.")],
     overrides: Annotated[Optional[list[str]], typer.Argument(help="such as physics.angles=30")] = None,  # noqa: UP045

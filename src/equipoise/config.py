@@ -188,6 +188,8 @@ class Model(Strict):
     gradient: Literal["implicit", "jacobian_free", "neumann", "phantom", "unrolled"] = Field(
         "implicit", description="how it is differentiated"
     )
+    depth: int = Field(10, ge=1, description="unrolled: how many steps, in training and after")
+    untied: bool = Field(False, description="unrolled: each step has weights of its own")
     adjoint_rtol: float = Field(1e-2, gt=0, description="relative residual at which the adjoint solve stops")
     adjoint_inexact: float = Field(0, ge=0, description="c: the adjoint's tolerance is at least c times the forward residual")
     adjoint_max_steps: int = Field(40, ge=1, description="most vector–Jacobian products in the adjoint solve")
@@ -207,6 +209,7 @@ class Objective(Strict):
     r2r: float = Field(0, ge=0, description="weight of recorrupted-to-recorrupted, for Gaussian noise")
     operators: float = Field(0, ge=0, description="weight of multi-operator imaging, where samples have masks of their own")
     variation: float = Field(0, ge=0, description="weight of the total variation of the image")
+    supervised: float = Field(0, ge=0, description="weight of the squared error to the true images, as a ceiling to compare with")
     group: Literal["rotations", "quarter_turns", "reflections", "shifts"] = Field(
         "rotations", description="the group that moves images"
     )
@@ -258,6 +261,10 @@ class Config(Strict):
             raise ValueError("data.holdout keeps patients of data.path; leave out data.validation and data.stream, or set it to 0")
         if self.data.keep_out and self.data.stream:
             raise ValueError("data.keep_out needs the data in memory; set data.stream=false, or data.keep_out=0")
+        if self.objective.supervised and self.data.stream:
+            raise ValueError("objective.supervised needs the images in memory; set data.stream=false, or objective.supervised=0")
+        if self.model.untied and self.model.gradient != "unrolled":
+            raise ValueError("model.untied is for model.gradient=unrolled: an equilibrium has one step; set it to false")
         if self.learning.patience and not (self.data.keep_out or self.data.holdout or self.data.validation):
             raise ValueError("learning.patience needs something to validate on: set data.keep_out=0.1, or learning.patience=0")
         return self

@@ -156,9 +156,10 @@ def train_run(
     problem = build.build_problem(config, operator, stream=config.data.stream)
     held = None
     if config.data.holdout:
-        problem, held = build.hold_out(problem, config.data.holdout, config.seed)
+        count = len(problem.y)
+        problem, held = build.hold_out(problem, config.data.holdout)
         who = ", ".join(dict.fromkeys(held.source.patients))
-        say(f"holding out {len(held.y)} of {len(held.y) + len(problem.y)} measurements: patients {who}")
+        say(f"holding out {len(held.y)} of {count} measurements: patients {who}")
     elif config.data.validation is not None:
         held = build.build_problem(config, operator, config.data.validation, config.seed + 1000)
     for note in problem.source.notes:
@@ -175,7 +176,10 @@ def train_run(
             raise UserError(f"data.keep_out={config.data.keep_out}: {error}, or set data.keep_out=0") from error
     model = build.build_model(config.model, physics.image_shape[0], problem.noise, config.seed)
     losses = build.build_objective(config.objective, physics, y)
-    trainer = Trainer(model, physics, y, losses, config.learning, config.seed, fabric)
+    truth = problem.truth if config.objective.supervised else None
+    if config.objective.supervised and truth is None:
+        raise UserError("objective.supervised needs images, and the data are measurements; set it to 0")
+    trainer = Trainer(model, physics, y, losses, config.learning, config.seed, fabric, truth)
     validate = _validator(config, held, trainer, apart, problem.noise)
     if saved is not None:
         trainer.restore(saved)
@@ -185,7 +189,7 @@ def train_run(
             return True
         say(f"{folder}: continuing at step {trainer.step}")
 
-    problem.truth = None  # from here on there is no image anywhere
+    problem.truth = None  # from here on there is no image anywhere, but in a supervised loss
     resolved = config.model_dump(mode="json")
     state = {
         "config": resolved,
@@ -424,11 +428,32 @@ def reconstruct(run: Run, data: str | Path, out: str | Path, say: Callable[[str]
     return solved
 
 
-def unseen_phantoms(run: Run, count: int) -> build.Problem:
+def unseen_phantoms(config: Config, physics: Any, count: int) -> build.Problem:
     """Phantoms of another seed than the run's, measured."""
-    config = run.config.model_copy(deep=True)
+    config = config.model_copy(deep=True)
     config.data = config.data.model_copy(update={"path": None, "kind": "phantoms", "count": count})
-    return build.build_problem(config, run.physics, seed=config.seed + 500_000)
+    return build.build_problem(config, physics, seed=config.seed + 500_000)
+
+
+def unseen(config: Config, physics: Any, data: str | Path | None = None, count: int = 24) -> tuple[build.Problem, str]:
+    """What training did not see, and its name: ``data``, or the configuration's ``data.validation`` or held-out patients, or,
+    for a run on phantoms, ``count`` of another seed.
+
+    Raises:
+        UserError: there is nothing of the kind, or it cannot be read.
+    """
+    d = config.data
+    data = d.validation if data is None else Path(data)
+    if data is not None:
+        return build.build_problem(config, physics, data, config.seed + 1000), str(data)
+    if d.holdout:
+        return build.hold_out(build.build_problem(config, physics), d.holdout)[1], "held-out"
+    if d.path is not None and d.kind != "phantoms":
+        raise UserError(
+            f"{config.name}: name the data to score on (what it was trained on would flatter it): equipoise evaluate RUN DATA, or "
+            "data.validation=…, or data.holdout=0.2"
+        )
+    return unseen_phantoms(config, physics, count), "phantoms"
 
 
 def evaluate(run: Run, data: str | Path | None = None, folder: Path | None = None, count: int = 24) -> Table:
@@ -442,20 +467,10 @@ def evaluate(run: Run, data: str | Path | None = None, folder: Path | None = Non
     Raises:
         UserError: there is no data to score on, or it cannot be read.
     """
-    data = run.config.data.validation if data is None else Path(data)
-    held_out = data is None and run.config.data.holdout > 0
-    if data is None and run.config.data.path is not None and not held_out:
-        raise UserError(
-            f"{run.folder}: name the data to score on (what it was trained on would flatter it): equipoise evaluate RUN DATA"
-        )
-    if held_out:
-        problem = build.hold_out(build.build_problem(run.config, run.physics), run.config.data.holdout, run.config.seed)[1]
-        data = Path("held-out")
-    else:
-        problem = unseen_phantoms(run, count) if data is None else build.build_problem(run.config, run.physics, data)
+    problem, what = unseen(run.config, run.physics, data, count)
     physics, y = problem.physics, problem.y
     about = {
-        "data": str(data) if data else "phantoms",
+        "data": what,
         "images": len(y),
         "size": run.config.data.size,
         "physics": run.config.physics.model_dump(mode="json", exclude_none=True),
@@ -465,7 +480,7 @@ def evaluate(run: Run, data: str | Path | None = None, folder: Path | None = Non
         else "defaults",
     }
     table = Table(about, problem.source.names)
-    for name, (x, setting) in classical(y, physics, problem.truth).items():
+    for name, (x, setting, _) in classical(y, physics, problem.truth).items():
         table.add(name, x, y, physics, problem.truth, setting)
     start = build.build_model(run.config.model, physics.image_shape[0], run.noise, run.config.seed)
     start.stop = run.model.stop
@@ -479,7 +494,7 @@ def evaluate(run: Run, data: str | Path | None = None, folder: Path | None = Non
     table.solve = solved
     about["contraction"] = run.contraction(problem, solved.value)
     if folder is None:
-        folder = _evaluation_folder(run.folder, data)
+        folder = _evaluation_folder(run.folder, what)
     folder.mkdir(parents=True, exist_ok=True)
     table.folder = folder
     table.save(folder)
@@ -487,26 +502,26 @@ def evaluate(run: Run, data: str | Path | None = None, folder: Path | None = Non
     figures = [(picture, "Measurement, every method and the truth; error maps on one scale under each row")]
     if (curves := run.folder / "curves.png").exists():
         figures.append((curves.read_bytes(), "Training: loss parts, solver steps, residuals, validation"))
-    what = f"on {data}" if data is not None else f"on {len(y)} phantoms that training did not see"
+    what = f"on {len(y)} phantoms that training did not see" if what == "phantoms" else f"on {what}"
     report.page(
         folder / "report.html",
         f"{run.config.name} {what}",
         _words(table),
         figures,
-        table.lines(),
+        table.columns_and_rows(),
         CONVENTIONS,
         dump(run.config),
     )
     return table
 
 
-def _evaluation_folder(run: Path, data: Path | None) -> Path:
+def _evaluation_folder(run: Path, data: str) -> Path:
     """Named after the data; other data of the same name gets a number."""
-    stem = "phantoms" if data is None else data.resolve().name.split(".")[0]
+    stem = Path(data).resolve().name.split(".")[0]
     for k in range(1, 1000):
         folder = run / (f"evaluation-{stem}" if k == 1 else f"evaluation-{stem}-{k}")
         results = folder / "results.json"
-        if not results.exists() or json.loads(results.read_text())["problem"]["data"] == (str(data) if data else "phantoms"):
+        if not results.exists() or json.loads(results.read_text())["problem"]["data"] == data:
             return folder
     raise UserError(f"{run}: a thousand evaluations named {stem}; remove some")
 

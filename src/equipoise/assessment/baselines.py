@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -14,6 +15,7 @@ from ..imaging.linear import least_squares
 from ..imaging.tomography import WINDOWS
 from .metrics import psnr
 
+FAMILIES = "fbp", "zero_filled", "least_squares", "tv"
 TV_WEIGHTS = (1e-4, 3e-5, 3e-4, 1e-3, 3e-3)
 
 
@@ -44,12 +46,16 @@ def _has_fbp(y: Tensor, physics: Any) -> bool:
     return True
 
 
-def classical(y: Tensor, physics: Any, truth: Tensor | None) -> dict[str, tuple[Tensor, str]]:
-    """Name → (reconstruction, setting): FBP or zero-filled, least squares, TV.
+def classical(
+    y: Tensor, physics: Any, truth: Tensor | None, tune: tuple[Tensor, Tensor] | None = None
+) -> dict[str, tuple[Tensor, str, float]]:
+    """Name → (reconstruction, setting, seconds it took): FBP or zero-filled, least squares, TV.
 
-    With ``truth``, window, iterations and weight are the best for the first eight *of these very images*, which favours
-    the baselines; without, they are the middle of the range.
+    Window, iterations and weight are the best for the measurements and true images ``tune``; if there are none, for the
+    first eight *of these very images*, which favours the baselines; without ``truth``, they are the middle of the range.
     """
+    if tune is None and truth is not None:
+        tune = y[:8], truth[:8]
     families: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {}
     if hasattr(physics, "fbp") and _has_fbp(y, physics):
         families["fbp"] = {f"window {w}": partial(physics.fbp, window=w) for w in WINDOWS}
@@ -59,12 +65,14 @@ def classical(y: Tensor, physics: Any, truth: Tensor | None) -> dict[str, tuple[
         f"{n} iterations": partial(_least_squares, physics=physics, iterations=n) for n in (20, 10, 50, 100)
     }
     families["tv"] = {f"weight {w:g}": partial(total_variation, physics=physics, weight=w) for w in TV_WEIGHTS}
-    out: dict[str, tuple[Tensor, str]] = {}
+    out: dict[str, tuple[Tensor, str, float]] = {}
     with torch.no_grad():
         for name, settings in families.items():
             setting = next(iter(settings))
-            if truth is not None and len(settings) > 1:
-                few, true = y[:8], truth[:8]
+            if tune is not None and len(settings) > 1:
+                few, true = tune
                 setting = max(settings, key=lambda s: float(psnr(settings[s](few), true).mean()))
-            out[name] = settings[setting](y), setting
+            started = time.perf_counter()
+            x = settings[setting](y)
+            out[name] = x, setting, time.perf_counter() - started
     return out

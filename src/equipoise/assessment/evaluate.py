@@ -40,21 +40,24 @@ class Table:
     def lines(self) -> list[dict[str, Any]]:
         """One row a method, formatted."""
         out: list[dict[str, Any]] = []
-        best = max((summary(s["psnr"])[0] for s in self.scores.values() if "psnr" in s), default=None)
         for method, s in self.scores.items():
             row: dict[str, Any] = {
                 "name": report.label(method),
                 "setting": self.settings[method],
                 "psnr": "–",
                 "ssim": "–",
-                "best": False,
             }
             if "psnr" in s:
                 (p, dp), (q, dq) = summary(s["psnr"]), summary(s["ssim"])
-                row |= {"psnr": f"{p:.2f} ± {dp:.2f}", "ssim": f"{q:.4f} ± {dq:.4f}", "best": p == best}
+                row |= {"psnr": f"{p:.2f} ± {dp:.2f}", "ssim": f"{q:.4f} ± {dq:.4f}"}
             row["misfit"] = f"{summary(s['misfit'])[0]:.2e}"
             out.append(row)
         return out
+
+    def columns_and_rows(self) -> tuple[list[str], list[list[str]]]:
+        """For the page."""
+        keys = ("name", "psnr", "ssim", "misfit", "setting")
+        return ["method", "PSNR (dB)", "SSIM", "misfit", "setting"], [[r[k] for k in keys] for r in self.lines()]
 
     def as_json(self) -> dict[str, Any]:
         methods: dict[str, Any] = {}

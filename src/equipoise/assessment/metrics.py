@@ -33,6 +33,28 @@ def ssim(x: Tensor, truth: Tensor) -> Tensor:
     return out.reshape(len(x), -1).mean(1)
 
 
+def bootstrap(difference: Tensor, groups: list[str], draws: int = 4000, level: float = 0.95) -> tuple[float, float, float]:
+    """Mean, and the bounds of its interval, of paired differences (seeds, images).
+
+    Seeds are drawn with replacement, and ``groups`` of images that belong together (those of a patient); where there is only
+    one group, images are drawn. The seed of the draws is fixed.
+    """
+    rng = torch.Generator().manual_seed(0)
+    difference = difference.double()
+    members = [[i for i, g in enumerate(groups) if g == who] for who in dict.fromkeys(groups)]
+    members = members if len(members) > 1 else [[i] for i in range(len(groups))]
+    sums = torch.stack([difference[:, m].sum(1) for m in members], 1)  # (seeds, groups)
+    sizes = torch.tensor([len(m) for m in members], dtype=torch.float64)
+    means = []
+    for _ in range(draws):
+        some = torch.randint(len(members), (len(members),), generator=rng)
+        seeds = torch.randint(len(difference), (len(difference),), generator=rng)
+        means.append(sums[seeds][:, some].sum(1).mean() / sizes[some].sum())
+    outside = (1 - level) / 2
+    low, high = torch.stack(means).quantile(torch.tensor([outside, 1 - outside], dtype=torch.float64)).tolist()
+    return float(difference.mean()), low, high
+
+
 def summary(values: Tensor | list[float]) -> tuple[float, float]:
     """Mean and standard deviation over images."""
     v = torch.as_tensor(values, dtype=torch.float64)

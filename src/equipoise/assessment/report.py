@@ -28,6 +28,20 @@ LABELS = {
     "tv": "Total variation",
     "untrained": "Equipoise, before training",
     "equipoise": "Equipoise",
+    "pnp": "Plug-and-play (HQS)",
+    "equivariant_pnp": "Equivariant plug-and-play",
+    "red": "RED",
+    "implicit": "Equilibrium, implicit",
+    "jacobian_free": "Equilibrium, Jacobian-free",
+    "phantom": "Equilibrium, phantom gradient",
+    "unrolled_5": "Unrolled, 5 steps",
+    "unrolled_10": "Unrolled, 10 steps",
+    "untied_5": "Unrolled, 5 steps, untied",
+    "consistency": "Equilibrium, consistency alone",
+    "ei": "Equilibrium, consistency + EI",
+    "sure_ei": "Equilibrium, SURE + EI",
+    "splitting": "Equilibrium, splitting alone (SSDU)",
+    "supervised": "Equilibrium, supervised",
 }
 
 
@@ -88,6 +102,36 @@ def grid(y: Tensor, methods: dict[str, Tensor], truth: Tensor | None, names: lis
         axes[0][j].set_title(name, fontsize=8.5)
     if scale is not None:
         fig.colorbar(scale, ax=axes[:, -1], shrink=0.5, label="absolute error")
+    return fig
+
+
+def boxes(scores: dict[str, list[dict[str, Any]]]) -> Figure:
+    """PSNR of every image and seed, method by method, best median first."""
+    values = {m: [v for s in seeds for v in s.get("psnr", ())] for m, seeds in scores.items()}
+    order = sorted((m for m in values if values[m]), key=lambda m: float(np.median(values[m])))
+    fig, ax = plt.subplots(figsize=(8, 0.36 * len(order) + 1.2), layout="constrained")
+    ax.boxplot([values[m] for m in order], orientation="horizontal", widths=0.6, flierprops={"markersize": 3})
+    ax.set_yticks(range(1, len(order) + 1), [label(m) for m in order], fontsize=9)
+    ax.set(xlabel="PSNR (dB)", title="PSNR of each image")
+    ax.grid(axis="x", alpha=0.3)
+    return fig
+
+
+def cost(table: dict[str, Any]) -> Figure:
+    """Mean PSNR against evaluations of the denoiser, and against seconds, for an image."""
+    fig, axes = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained", sharey=True)
+    marks = "osD^v<>pP*Xhd8"
+    names = {"evaluations": "evaluations of f for an image", "seconds": "seconds for an image"}
+    for i, (method, row) in enumerate((m, r) for m, r in table.items() if "psnr" in r):
+        for ax, key in zip(axes, names):
+            x = row[key] if row[key] is not None else (0 if key == "evaluations" else None)
+            if x is not None:
+                ax.plot([x], [row["psnr"]], marks[i % len(marks)], ms=7, label=label(method), color=f"C{i % 10}")
+    for ax, (key, name) in zip(axes, names.items()):
+        ax.set(xlabel=name, ylabel="PSNR (dB)" if key == "evaluations" else "")
+        ax.grid(alpha=0.3)
+    axes[1].set_xscale("log")
+    axes[1].legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1, 0.5))
     return fig
 
 
@@ -172,16 +216,15 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto
 h1 { line-height: 1.2; } table { border-collapse: collapse; margin: 1rem 0; }
 th, td { padding: .35rem .9rem; border-bottom: 1px solid var(--line); text-align: right; }
 th:first-child, td:first-child { text-align: left; }
-tr.best { font-weight: 700; } img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
+.wide { overflow-x: auto; } img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
 pre { overflow-x: auto; padding: .8rem; border: 1px solid var(--line); border-radius: 6px; font-size: .85rem; }
 figure { margin: 1.5rem 0; overflow-x: auto; } figcaption { opacity: .8; font-size: .9rem; }
 </style></head><body>
 <h1>{{ title }}</h1>
 {% for p in summary %}<p>{{ p }}</p>{% endfor %}
-{% if rows %}<table><thead><tr><th>method</th><th>PSNR (dB)</th><th>SSIM</th><th>setting</th></tr></thead><tbody>
-{% for r in rows %}<tr{% if r.best %} class="best"{% endif %}>
-<td>{{ r.name }}</td><td>{{ r.psnr }}</td><td>{{ r.ssim }}</td><td>{{ r.setting }}</td></tr>
-{% endfor %}</tbody></table><p><small>{{ conventions }}</small></p>{% endif %}
+{% if rows %}<div class="wide"><table><thead><tr>{% for c in columns %}<th>{{ c }}</th>{% endfor %}</tr></thead><tbody>
+{% for r in rows %}<tr>{% for c in r %}<td>{{ c }}</td>{% endfor %}</tr>
+{% endfor %}</tbody></table></div><p><small>{{ conventions }}</small></p>{% endif %}
 {% for f in figures %}<figure><img src="data:image/png;base64,{{ f.data }}" alt="{{ f.alt }}">
 <figcaption>{{ f.alt }}</figcaption></figure>{% endfor %}
 {% if config %}<h2>Configuration</h2><pre>{{ config }}</pre>{% endif %}
@@ -195,13 +238,15 @@ def page(
     title: str,
     summary: list[str],
     figures: list[tuple[bytes, str]],
-    rows: list[dict[str, Any]] | None = None,
+    table: tuple[list[str], list[list[str]]] = ([], []),
     conventions: str = "",
     config: str = "",
 ) -> None:
     """One self-contained HTML page; ``figures`` are (PNG bytes, description)."""
     pictures = [{"data": base64.b64encode(data).decode(), "alt": alt} for data, alt in figures]
     path.write_text(
-        PAGE.render(title=title, summary=summary, figures=pictures, rows=rows or [], conventions=conventions, config=config),
+        PAGE.render(
+            title=title, summary=summary, figures=pictures, columns=table[0], rows=table[1], conventions=conventions, config=config
+        ),
         encoding="utf-8",
     )

@@ -240,15 +240,26 @@ def _kspace(entry: Entry, k: int | None) -> Tensor:
     return torch.from_numpy(array if array.ndim == 3 else array[None])
 
 
+GAP = 3  # slices of one volume between those that are trained on and those that are held out
+
+
 def split_by_patient(patients: Sequence[str], fraction: float, seed: int = 0) -> tuple[list[int], list[int]]:
     """(kept, held out): indices, with no patient on both sides. About ``fraction`` of the patients, at least one, is held out.
 
+    Where all are one patient's, they are taken for the slices of a volume: those in the middle are held out, and ``GAP`` on
+    each side belong to neither.
+
     Raises:
-        UserError: there are fewer than two patients.
+        UserError: one patient's images are too few for that.
     """
-    who = sorted(set(patients))
+    who, n = sorted(set(patients)), len(patients)
     if len(who) < 2:
-        raise UserError(f"holding out patients needs at least two; the data name {len(who)} ({', '.join(who)}): set data.holdout=0")
+        count = max(1, round(fraction * n))
+        low = (n - count) // 2
+        kept = [i for i in range(n) if not low - GAP <= i < low + count + GAP]
+        if not kept:
+            raise UserError(f"{n} images of one patient ({', '.join(who)}) are too few to hold some out: set data.holdout=0")
+        return kept, list(range(low, low + count))
     order = torch.randperm(len(who), generator=torch.Generator().manual_seed(seed)).tolist()
     count = min(len(who) - 1, max(1, round(fraction * len(who))))
     held = {who[i] for i in order[:count]}

@@ -175,7 +175,9 @@ class Trainer:
         settings: Learning,
         seed: int,
         fabric: Fabric | None = None,
+        truth: Tensor | None = None,
     ):
+        self.truth = truth  # for a supervised loss alone
         self.fabric = processes() if fabric is None else fabric
         rank, world = self.fabric.global_rank, self.fabric.world_size
         if settings.batch < world * settings.accumulate:
@@ -246,12 +248,12 @@ class Trainer:
         penalties = [loss for loss in self.losses.values() if isinstance(loss, JacobianPenalty)]
         before = [p.direction for p in penalties]
         after: list[Tensor | None] = []
-        for where, (y, physics) in zip(self.share, batches):
+        for where, (y, physics, x) in zip(self.share, batches):
             for penalty, direction in zip(penalties, before):
                 penalty.direction = direction
             with seeded((self.seed, self.step), where.tolist()):
                 solved = self.model.equilibrium(y, physics)
-                given = {"x_net": solved.value, "y": y, "physics": physics, "model": self.model}
+                given = {"x_net": solved.value, "x": x, "y": y, "physics": physics, "model": self.model}
                 fraction = len(where) / self.settings.batch
                 parts = {name: loss(**given).mean() * fraction for name, loss in self.losses.items()}
                 torch.stack(list(parts.values())).sum().backward()
@@ -280,13 +282,15 @@ class Trainer:
         for p, g in zip(self.parameters.values(), total.split([g.numel() for g in grads])):
             p.grad = g.view_as(p)
 
-    def _batches(self) -> Iterator[tuple[Tensor, Any]]:
-        """This process's share of the step's measurements, part by part, and the operator that made them."""
+    def _batches(self) -> Iterator[tuple[Tensor, Any, Tensor | None]]:
+        """This process's share of the step's measurements, part by part, the operator that made them, and the truth, if any."""
         device = self.fabric.device
         if isinstance(self.y, Tensor):
             index = batch_of(self.step, len(self.y), self.settings.batch, self.seed)
             for where in self.share:
-                yield self.y[index[where]].to(device), select(self.physics, index[where], len(self.y))
+                some = index[where]
+                x = None if self.truth is None else self.truth[some].to(device, self.y.dtype)
+                yield self.y[some].to(device), select(self.physics, some, len(self.y)), x
             return
         if self._ahead is None:
             self._ahead = read_ahead(self.y, self.step, self.settings, self.seed, torch.cat(self.share))
@@ -295,7 +299,7 @@ class Trainer:
         except UserError as error:  # from a worker, with its traceback before it
             raise UserError(str(error).strip().splitlines()[-1].removeprefix("equipoise.errors.UserError: ")) from None
         for part in y.split([len(where) for where in self.share]):
-            yield part.to(device), self.physics
+            yield part.to(device), self.physics, None
 
     def _trouble(self, loss: float, tally: _Tally, gradient: float) -> str:
         """Why this gradient must not be followed, or nothing."""

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from deepinv.models import Reconstructor
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..equilibrium import Anderson, Equilibrium, Implicit, Stop, fixed_point
+from ..equilibrium import Anderson, Equilibrium, Implicit, Status, Stop, Unrolled, fixed_point
 from ..equilibrium.result import OnFailure
 from ..equilibrium.solvers import Solver
 from .steps import Step
@@ -57,3 +58,27 @@ class EquilibriumReconstructor(Reconstructor):
         how: Any = {"stop": self.stop, "gradient": self.gradient, "on_failure": self.on_failure}
         found = fixed_point(f, z0, solver=self.solver, **how)
         return replace(found, value=self.step.image(found.value, y, physics))
+
+
+class UntiedReconstructor(EquilibriumReconstructor):
+    """Deep unrolling with weights of its own for each of ``steps``, which are taken once, in their order: no equilibrium, but
+    what equilibrium models are compared with. Its ``step`` is the last."""
+
+    def __init__(self, steps: Sequence[Step], on_failure: OnFailure = "warn"):
+        super().__init__(steps[-1], gradient=Unrolled(len(steps)), on_failure=on_failure)
+        self.before = nn.ModuleList(steps[:-1])
+
+    def equilibrium(self, y: Tensor, physics: Any, x0: Tensor | None = None) -> Equilibrium:
+        """What the last step makes; the residual is how far it moved the image."""
+        trace: list[Tensor] = []
+        step: Any
+        with torch.no_grad():
+            z = self.step.lift(self.step.start(y, physics) if x0 is None else x0, y, physics)
+        for step in (*self.before, self.step):
+            old = self.step.image(z, y, physics).detach()
+            z = step.bind(y, physics)(z)
+            x = self.step.image(z, y, physics)
+            change, size = (torch.linalg.vector_norm(v.flatten(1), dim=1) for v in (x.detach() - old, x.detach()))
+            trace.append(change / size.clamp_min(torch.finfo(x.dtype).tiny))
+        status = torch.where(trace[-1] <= self.stop.rtol, int(Status.CONVERGED), int(Status.MAX_STEPS))
+        return Equilibrium(x, trace[-1], torch.full_like(status, len(trace)), status, torch.stack(trace))

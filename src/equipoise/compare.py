@@ -1,0 +1,386 @@
+"""Every method on the same measurements: trained, tuned, scored over seeds, and told apart by intervals.
+
+compare/NAME/
+  config.yaml           what was compared
+  METHOD-SEED/          the run of each learned method
+  scores/*.json         of each method and seed: per image, with costs
+  results.json          all of them, with means, deviations and intervals
+  table.md, report.html for reading
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import build, runs
+from .assessment import report
+from .assessment.baselines import FAMILIES, classical
+from .assessment.metrics import CONVENTIONS, bootstrap, psnr, ssim, summary
+from .config import Config, dump, parse
+from .equilibrium import Stop
+from .errors import UserError
+
+#: How each learned method differs from the configuration; all else (data, start, budget) is the same.
+LEARNED: dict[str, dict[str, Any]] = {
+    "implicit": {},
+    "jacobian_free": {"model.gradient": "jacobian_free"},
+    "phantom": {"model.gradient": "phantom"},
+    "unrolled_5": {"model.gradient": "unrolled", "model.depth": 5, "objective.contraction": 0},
+    "unrolled_10": {"model.gradient": "unrolled", "model.depth": 10, "objective.contraction": 0},
+    "untied_5": {"model.gradient": "unrolled", "model.depth": 5, "model.untied": True, "objective.contraction": 0},
+    "consistency": {"objective.equivariance": 0, "objective.splitting": 0},
+    "ei": {"objective.splitting": 0},
+    "sure_ei": {"objective.splitting": 0, "objective.consistency": 0, "objective.sure": 1},
+    "splitting": {"objective.equivariance": 0, "objective.consistency": 0},
+    "supervised": {f"objective.{k}": 0 for k in ("consistency", "equivariance", "splitting", "variation")}
+    | {"objective.supervised": 1},
+}
+#: The denoiser as it comes, in a step: strength, as a multiple of what the noise asks for, and σ are tuned.
+PLUGGED: dict[str, dict[str, Any]] = {
+    "pnp": {"model.step": "proximal"},
+    "equivariant_pnp": {"model.step": "proximal", "model.invariant": "quarter_turns"},
+    "red": {"model.step": "red"},
+}
+STRENGTHS, SIGMAS = (0.3, 1.0, 3.0, 10.0), (0.01, 0.02, 0.04, 0.08)
+TUNED_ON = 8  # images of the training data
+REFERENCE = "implicit"
+
+
+def changed(config: Config, changes: dict[str, Any]) -> Config:
+    """The configuration with other values at dotted keys."""
+    tree = config.model_dump(mode="json", exclude_none=True)
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        node = tree
+        for part in path:
+            node = node[part]
+        node[last] = value
+    return parse(tree, config.name)
+
+
+@dataclass
+class Comparison:
+    """What is compared, and where it is kept.
+
+    Args:
+        config: of the problem, and of the reference method.
+        methods: name → configuration of each learned method.
+        classic: classical and plug-and-play methods that are taken in too.
+        out: folder; what is there already is not repeated.
+        seeds: seed, seed + 1, …; a seed changes noise, masks, batches and draws, but not which images are held out.
+    """
+
+    config: Config
+    methods: dict[str, Config]
+    classic: list[str]
+    out: Path
+    seeds: int
+
+    def names(self) -> list[str]:
+        return [*self.classic, *self.methods]
+
+    def every_seed(self) -> range:
+        return range(self.config.seed, self.config.seed + self.seeds)
+
+    def run_folder(self, method: str, seed: int) -> Path:
+        return self.out / f"{method}-{seed}"
+
+    def score_file(self, method: str, seed: int) -> Path:
+        return self.out / "scores" / f"{method}-{seed}.json"
+
+    # ------------------------------------------------------------------------------------------------ work
+
+    def train(self, jobs: int, say: Callable[[str], None]) -> None:
+        """Trains what is not trained yet, ``jobs`` at once, each `equipoise train` in a process of its own."""
+        todo = [(m, s) for s in self.every_seed() for m in self.methods if not self.score_file(m, s).exists()]
+        threads = max(1, torch.get_num_threads() // jobs)
+
+        def one(task: tuple[str, int]) -> None:
+            method, seed = task
+            folder = self.run_folder(method, seed)
+            if (folder / "cost.json").exists():
+                return
+            config = self.methods[method].model_copy(update={"seed": seed, "out": folder, "name": method})
+            path = folder.with_suffix(".yaml")
+            path.write_text(dump(config))
+            with folder.with_suffix(".log").open("a") as log:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "equipoise", "train", str(path)],
+                    env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+                    stdout=log,
+                    stderr=log,
+                )
+                _, status, usage = os.wait4(process.pid, 0)
+            code = os.waitstatus_to_exitcode(status)
+            if code < 0 or code == 130:
+                raise UserError(f"{folder}: training was interrupted; the same command goes on from there")
+            steps = report.read_log(folder)
+            seconds = sum(config.learning.batch / r["images_per_second"] for r in steps)
+            failed = folder.with_suffix(".log").read_text().strip().splitlines()[-1] if code else ""
+            cost = {"train_seconds": seconds, "memory_mb": usage.ru_maxrss / 1024, "threads": threads, "failed": failed}
+            folder.mkdir(exist_ok=True)
+            (folder / "cost.json").write_text(json.dumps(cost))
+            say(f"trained {method}, seed {seed}: {seconds / 60:.1f} min" + (f"; {failed}" if failed else ""))
+
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(one, todo))
+
+    def problem(self, seed: int) -> tuple[build.Problem, str]:
+        """The measurements to score on: those of the seed."""
+        config = self.config.model_copy(update={"seed": seed})
+        physics = build.build_physics(config.physics, config.data.size, seed)
+        problem, what = runs.unseen(config, physics)
+        if problem.truth is None:
+            raise UserError(f"{what}: holds measurements, so there is no truth to compare with; name images with data.validation=…")
+        return problem, what
+
+    def tuning(self) -> build.Problem:
+        """Measurements to tune on: a few of the training images, measured as in the first seed."""
+        config = self.config
+        physics = build.build_physics(config.physics, config.data.size, config.seed)
+        problem = build.build_problem(config, physics)
+        if config.data.holdout:
+            problem = build.hold_out(problem, config.data.holdout)[0]
+        assert problem.truth is not None
+        some = torch.linspace(0, len(problem.y) - 1, min(TUNED_ON, len(problem.y))).long()
+        return build.Problem(
+            problem.physics, problem.y[some], problem.noise, problem.source.subset(some.tolist()), problem.truth[some]
+        )
+
+    def plugged(self, method: str, tuning: build.Problem, say: Callable[[str], None]) -> dict[str, Any]:
+        """The strength and σ with which ``method`` does best on ``tuning``."""
+        cache = self.out / "scores" / f"{method}-tuning.json"
+        if cache.exists():
+            found: dict[str, Any] = json.loads(cache.read_text())
+            return found
+        best, setting = -float("inf"), {}
+        for sigma in SIGMAS:
+            for times in STRENGTHS:
+                floor = build.MIN_STRENGTH[method == "red"]
+                changes = {"model.sigma": sigma, "model.strength": times * max(floor, (tuning.noise / sigma) ** 2)}
+                model = build.build_model(
+                    changed(self.config, PLUGGED[method] | changes).model, self._channels(tuning), tuning.noise
+                )
+                model.stop = Stop(1e-3, 60)
+                with torch.no_grad():
+                    score = float(psnr(model(tuning.y, tuning.physics), tuning.truth).mean())  # type: ignore[arg-type]
+                if score > best:
+                    best, setting = score, changes
+        say(f"tuned {method}: " + ", ".join(f"{k.removeprefix('model.')}={v:.3g}" for k, v in setting.items()))
+        cache.write_text(json.dumps(setting))
+        return setting
+
+    @staticmethod
+    def _channels(problem: build.Problem) -> int:
+        return int(problem.physics.image_shape[0])
+
+    def score(self, say: Callable[[str], None]) -> dict[str, Tensor]:
+        """Scores what is not scored yet; the images of the first seed."""
+        (self.out / "scores").mkdir(parents=True, exist_ok=True)
+        images: dict[str, Tensor] = {}
+        for seed in self.every_seed():
+            missing = [m for m in self.names() if not self.score_file(m, seed).exists()]
+            if not missing and seed != self.config.seed:
+                continue
+            problem, _ = self.problem(seed)
+            tuning = self.tuning() if self.classic else None
+            if tuning is not None and any(m in FAMILIES for m in missing):
+                assert tuning.truth is not None
+                found = classical(problem.y, problem.physics, None, (tuning.y, tuning.truth))
+                for method in (m for m in FAMILIES if m in missing):
+                    if method in found:
+                        x, setting, seconds = found[method]
+                        self._write(method, seed, x, problem, {"setting": setting, "seconds": seconds / len(x)})
+                    else:
+                        self.score_file(method, seed).write_text("{}")  # does not apply to this operator
+            for method in self.names():
+                if method in FAMILIES or (method not in missing and seed != self.config.seed):
+                    continue
+                if method in PLUGGED and tuning is not None:
+                    config = changed(self.config, PLUGGED[method] | self.plugged(method, tuning, say))
+                    model = build.build_model(config.model, self._channels(problem), problem.noise)
+                    model.stop = Stop(config.model.test_rtol, config.model.test_max_steps)
+                    setting = f"sigma {config.model.sigma:g}, strength {config.model.strength:.2g}"
+                    run = runs.Run(self.out, config, problem.physics, model, problem.noise)
+                    about: dict[str, Any] = {"setting": setting}
+                else:
+                    folder = self.run_folder(method, seed)
+                    about = json.loads((folder / "cost.json").read_text())
+                    if about.get("failed"):
+                        self.score_file(method, seed).write_text(json.dumps(about))
+                        continue
+                    run = runs.load_run(folder)
+                if method in missing or not self.score_file(method, seed).exists():
+                    started = time.perf_counter()
+                    solved = run.solve(problem)
+                    about["seconds"] = (time.perf_counter() - started) / len(problem.y)
+                    about["evaluations"] = float(solved.steps.double().mean())
+                    about["converged"] = float(solved.converged.double().mean())
+                    about["parameters"] = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+                    self._write(method, seed, solved.value, problem, about)
+                    say(f"scored {method}, seed {seed}: {float(psnr(solved.value, problem.truth).mean()):.2f} dB")  # type: ignore[arg-type]
+                if seed == self.config.seed:
+                    few = torch.arange(min(SHOWN, len(problem.y)))
+                    part = build.Problem(problem.physics, problem.y[few], problem.noise, problem.source, None)
+                    images[method] = run.solve(part).value
+        return images
+
+    def _write(self, method: str, seed: int, x: Tensor, problem: build.Problem, about: dict[str, Any]) -> None:
+        assert problem.truth is not None
+        scores = {"psnr": psnr(x, problem.truth).tolist(), "ssim": ssim(x, problem.truth).tolist()}
+        scores |= {"names": problem.source.names, "patients": problem.source.patients}
+        self.score_file(method, seed).write_text(json.dumps(scores | about))
+
+    # ------------------------------------------------------------------------------------------------ outcome
+
+    def collect(self) -> dict[str, list[dict[str, Any]]]:
+        """Method → what was scored, seed by seed; methods that do not apply are left out."""
+        out = {}
+        for method in self.names():
+            found = [json.loads(self.score_file(method, s).read_text()) for s in self.every_seed()]
+            if any(found):
+                out[method] = found
+        return out
+
+    def summarise(self) -> dict[str, Any]:
+        """Method → means, deviations over seeds, and the interval of its difference from the reference."""
+        found, out = self.collect(), {}
+        against = found.get(REFERENCE, next(iter(found.values())))
+        for method, seeds in found.items():
+            good = [s for s in seeds if "psnr" in s]
+            row: dict[str, Any] = {"seeds": len(good), "failed": [s["failed"] for s in seeds if s.get("failed")]}
+            for key in ("psnr", "ssim") if good else ():
+                means = [sum(s[key]) / len(s[key]) for s in good]
+                row[key], row[f"{key}_std"] = summary(means)
+            for key in ("evaluations", "converged", "seconds", "train_seconds", "memory_mb", "parameters"):
+                values = [s[key] for s in good if key in s]
+                row[key] = sum(values) / len(values) if values else None
+            row["setting"] = good[0].get("setting", "") if good else ""
+            pairs = [(s, a) for s, a in zip(seeds, against) if "psnr" in s and "psnr" in a]
+            if pairs and seeds is not against:
+                difference = torch.tensor([[p - q for p, q in zip(s["psnr"], a["psnr"])] for s, a in pairs])
+                row["difference"], row["low"], row["high"] = bootstrap(difference, pairs[0][0]["patients"])
+            out[method] = row
+        return out
+
+
+SHOWN = 3  # images in the page's grid
+
+
+def plan(configs: list[Config], out: Path | None, seeds: int, only: list[str] | None = None) -> Comparison:
+    """One configuration: all methods. Several, on the same data: those, the first being what the others are compared with.
+
+    Raises:
+        UserError: their data or operators differ; two share a name; a method is not known.
+    """
+    config = configs[0]
+    out = Path("compare") / config.name if out is None else out
+    if len(configs) > 1:
+        for other in configs[1:]:
+            if (other.data, other.physics, other.seed) != (config.data, config.physics, config.seed):
+                raise UserError(
+                    f"{other.name} and {config.name} differ in data, physics or seed, so their scores cannot be compared"
+                )
+        methods = {c.name: c for c in configs}
+        if len(methods) < len(configs):
+            raise UserError("two configurations share a name; give each its own with name: …")
+        return Comparison(config, methods, [], out, seeds)
+    known = [*FAMILIES, *PLUGGED, *LEARNED]
+    if unknown := [m for m in only or () if m not in known]:
+        raise UserError(f"no method is called {', '.join(unknown)}; there are {', '.join(known)}")
+    methods = {name: changed(config, changes) for name, changes in LEARNED.items() if not only or name in only}
+    classic = [name for name in (*FAMILIES, *PLUGGED) if not only or name in only]
+    return Comparison(config, methods, classic, out, seeds)
+
+
+def compare(task: Comparison, jobs: int = 1, say: Callable[[str], None] = print) -> dict[str, Any]:
+    """Trains, tunes and scores what is missing, and writes results, table and page.
+
+    Raises:
+        UserError: the folder holds another comparison; the data have no truth.
+    """
+    out, text = task.out, dump(task.config)
+    if (out / "config.yaml").exists() and (out / "config.yaml").read_text() != text:
+        raise UserError(
+            f"{out}: holds the comparison of another configuration; nothing was changed. Name another folder with --out"
+        )
+    if out.exists() and not (out / "config.yaml").exists() and any(out.iterdir()):
+        raise UserError(f"{out}: is not empty and no comparison; nothing was written. Name another folder with --out")
+    problem, what = task.problem(task.config.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.yaml").write_text(text)
+    say(f"{len(task.names())} methods, {task.seeds} seeds; scored on {len(problem.y)} images ({what})")
+    task.train(jobs, say)
+    images = task.score(say)
+    table = task.summarise()
+    about = {
+        "command": " ".join(["equipoise", *sys.argv[1:]]),
+        "data": what,
+        "images": len(problem.y),
+        "patients": len(set(problem.source.patients)),
+        "seeds": list(task.every_seed()),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads for scoring",
+        "versions": runs.versions(),
+        "conventions": CONVENTIONS,
+        "tuning": f"classical and plug-and-play methods: best PSNR on {TUNED_ON} training images, which learned methods never see",
+    }
+    (out / "results.json").write_text(json.dumps({"about": about, "table": table, "scores": task.collect()}, indent=1))
+    columns, rows = _rows(table)
+    (out / "table.md").write_text(_markdown(task.config.name, about, columns, rows))
+    figures = [
+        (report.save_png(report.boxes(task.collect()), out / "boxes.png"), "PSNR of every image, over all seeds"),
+        (report.save_png(report.cost(table), out / "cost.png"), "Quality against what a reconstruction costs"),
+    ]
+    if images and problem.truth is not None:
+        grid = report.grid(problem.y[:SHOWN], images, problem.truth[:SHOWN], problem.source.names, SHOWN)
+        figures.insert(0, (report.save_png(grid, out / "grid.png"), "Measurement, methods and truth; error maps on one scale"))
+    report.page(out / "report.html", f"Comparison: {task.config.name}", _words(about), figures, (columns, rows), CONVENTIONS, text)
+    return table
+
+
+def _rows(table: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    def number(value: float | None, form: str) -> str:
+        return "–" if value is None else format(value, form)
+
+    columns = ["method", "PSNR (dB)", "SSIM", "difference (dB)", "95 % interval", "evaluations", "converged"]
+    columns += ["ms / image", "training (min)", "memory (MB)", "parameters", "setting"]
+    rows = []
+    for method, r in table.items():
+        minutes = None if r["train_seconds"] is None else r["train_seconds"] / 60
+        row = [report.label(method)]
+        row += [f"{r['psnr']:.2f} ± {r['psnr_std']:.2f}", f"{r['ssim']:.4f} ± {r['ssim_std']:.4f}"] if "psnr" in r else ["–", "–"]
+        row += [f"{r['difference']:+.2f}", f"{r['low']:+.2f} … {r['high']:+.2f}"] if "difference" in r else ["–", "–"]
+        row += [number(r["evaluations"], ".0f"), number(r["converged"], ".0%")]
+        row += [number(None if r["seconds"] is None else 1e3 * r["seconds"], ".1f"), number(minutes, ".1f")]
+        row += [number(r["memory_mb"], ".0f"), number(r["parameters"], ",.0f"), "; ".join([r["setting"], *r["failed"]]).strip("; ")]
+        rows.append(row)
+    return columns, rows
+
+
+def _markdown(name: str, about: dict[str, Any], columns: list[str], rows: list[list[str]]) -> str:
+    lines = [f"## {name}", "", *_words(about), ""]
+    lines += [f"| {' | '.join(r)} |" for r in (columns, ["---"] * len(columns), *rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _words(about: dict[str, Any]) -> list[str]:
+    resampled = "patients" if about["patients"] > 1 else "images (one volume)"
+    return [
+        f"`{about['command']}`",
+        f"{about['images']} images of {about['patients']} patient(s), {about['data']}; seeds {about['seeds']}; {about['machine']}.",
+        f"Mean ± standard deviation over seeds. Difference: from {report.label(REFERENCE)} on the same images; its interval from a "
+        f"paired bootstrap over {resampled} and seeds. Tuning of {about['tuning']}. Metrics: {about['conventions']}.",
+    ]
