@@ -1,0 +1,212 @@
+"""Is a map the proximal map of an invariant prior? What can be measured of it, each with its definition.
+
+D is a proximal map exactly if it is the gradient of a convex function (Moreau 1965; Gribonval and Nikolova 2020): its Jacobian J
+is symmetric and positive semidefinite, and ‖J‖ ≤ 1 if the prior is convex. The prior is invariant if D commutes with T_g. Of a
+reconstructor f*, the map y ↦ A f*(y) is looked at: if f*(y) = argmin ½‖A x − y‖² + φ(x), that is the proximal map of
+h(z) = min {φ(x) : A x = z}, in the space of measurements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..imaging.groups import Reflections, Rotations, Shifts
+from ..imaging.linear import least_squares
+
+Map = Callable[[Tensor], Tensor]
+
+
+class Estimate(NamedTuple):
+    """A value for each sample, and its standard error (or a bound of its error)."""
+
+    value: Tensor  # (B,)
+    error: Tensor  # (B,)
+
+    def row(self) -> dict[str, float]:
+        return {"value": float(self.value.mean()), "error": float(self.error.mean()), "spread": float(self.value.std(unbiased=False))}
+
+
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    return (a * b).flatten(1).sum(1)
+
+
+def _norm(a: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(a.flatten(1), dim=1)
+
+
+def _times(c: Tensor, v: Tensor) -> Tensor:
+    return c.reshape(-1, *[1] * (v.ndim - 1)) * v
+
+
+class Jacobian:
+    """Products with J = ∂D/∂x at x, and with Jᵀ, sample by sample. D must be differentiable twice."""
+
+    def __init__(self, D: Map, x: Tensor):
+        self.x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            self.out = D(self.x)
+            self.dummy = torch.zeros_like(self.out, requires_grad=True)
+            (self.vjp,) = torch.autograd.grad(self.out, self.x, self.dummy, create_graph=True)  # linear in dummy
+
+    def T(self, v: Tensor) -> Tensor:
+        return torch.autograd.grad(self.out, self.x, v, retain_graph=True)[0].detach()
+
+    def __call__(self, v: Tensor) -> Tensor:
+        if self.vjp.grad_fn is None:
+            return torch.zeros_like(self.out)
+        found = torch.autograd.grad(self.vjp, self.dummy, v, retain_graph=True, allow_unused=True)[0]
+        return torch.zeros_like(self.out) if found is None else found.detach()
+
+
+def asymmetry(J: Jacobian, probes: int = 16, seed: int = 0) -> Estimate:
+    """‖J − Jᵀ‖_F / ‖J + Jᵀ‖_F: 0 for a gradient, 1 for independent entries, unbounded for a skew J.
+
+    Both norms from the same Gaussian probes v, E‖M v‖² = ‖M‖_F² (Hutchinson 1990); the error is that of the ratio of means.
+    """
+    rng = torch.Generator().manual_seed(seed)
+    less, more = [], []
+    for _ in range(probes):
+        v = torch.randn(J.x.shape, generator=rng, dtype=J.x.dtype)
+        a, b = J(v), J.T(v)
+        less.append(_norm(a - b).square())
+        more.append(_norm(a + b).square())
+    top, bottom = torch.stack(less), torch.stack(more).clamp_min(torch.finfo(J.x.dtype).tiny)
+    ratio = top.mean(0) / bottom.mean(0)
+    error = (top - ratio * bottom).std(0) / bottom.mean(0) / math.sqrt(probes)  # of a ratio of means, by linearisation
+    value = ratio.sqrt()
+    return Estimate(value, error / (2 * value).clamp_min(1e-12))
+
+
+def _lanczos(M: Map, like: Tensor, steps: int, seed: int) -> tuple[Estimate, Estimate]:
+    """Smallest and largest eigenvalue of symmetric M with residual bounds: Lanczos with full reorthogonalisation."""
+    rng = torch.Generator().manual_seed(seed)
+    v = torch.randn(like.shape, generator=rng, dtype=like.dtype)
+    v = _times(1 / _norm(v), v)
+    basis, alphas, betas = [v], [], []
+    for _ in range(steps):
+        w = M(basis[-1])
+        alphas.append(_dot(w, basis[-1]))
+        for _ in range(2):
+            for b in basis:
+                w = w - _times(_dot(w, b), b)
+        beta = _norm(w)
+        betas.append(beta)
+        basis.append(_times(1 / beta.clamp_min(1e-20), w))
+    B = len(like)
+    T = torch.diag_embed(torch.stack(alphas, 1).double())
+    off = torch.stack(betas[:-1], 1).double() if steps > 1 else T.new_zeros(B, 0)
+    T = T + torch.diag_embed(off, 1) + torch.diag_embed(off, -1)
+    # where an invariant subspace was found, what follows is noise in a block of its own: its coupling is zero
+    values, vectors = torch.linalg.eigh(T)
+    bound = betas[-1].double()[:, None] * vectors[:, -1].abs()
+    return Estimate(values[:, 0], bound[:, 0]), Estimate(values[:, -1], bound[:, -1])
+
+
+class Spectrum(NamedTuple):
+    smallest: Estimate  # eigenvalue of (J + Jᵀ) / 2: negative, if J is not monotone
+    largest: Estimate  # eigenvalue of the same
+    norm: Estimate  # largest singular value of J: above 1, if the prior is not convex
+
+
+def spectrum(J: Jacobian, steps: int = 30, seed: int = 0) -> Spectrum:
+    """Ends of the spectrum of the symmetric part, and the norm, by Lanczos iteration; each error is a residual bound."""
+    smallest, largest = _lanczos(lambda v: (J(v) + J.T(v)) / 2, J.x, steps, seed)
+    _, square = _lanczos(lambda v: J.T(J(v)), J.x, steps, seed)
+    value = square.value.clamp_min(0).sqrt()
+    return Spectrum(smallest, largest, Estimate(value, square.error / (2 * value).clamp_min(1e-12)))
+
+
+# ------------------------------------------------------------------------------------------------------ invariance
+
+
+def moves(shape: torch.Size) -> dict[str, list[tuple[float, Map]]]:
+    """Kind → (how far, T_g) to try: turns in degrees, shifts in pixels, flips."""
+    rotations, shifts, flips = Rotations(), Shifts(subpixel=True), Reflections()
+
+    def turn(angle: float) -> Map:
+        return lambda x: rotations.transform(x, theta=torch.full((len(x),), float(angle)))
+
+    def shift(pixels: float) -> Map:
+        return lambda x: shifts.transform(x, shift_x=torch.full((len(x),), pixels), shift_y=torch.full((len(x),), pixels / 2))
+
+    def flip(axis: str) -> Map:
+        return lambda x: flips.transform(x, **{f"flip_{axis}": torch.ones(len(x), dtype=torch.long)})
+
+    out = {"shift": [(float(s), shift(float(s))) for s in (1, 2, 4, shape[-1] // 8)]}
+    if shape[-1] == shape[-2]:
+        out["turn"] = [(float(a), turn(a)) for a in (5, 15, 30, 45, 60, 75, 90, 120, 150, 180)]
+    return {**out, "flip": [(0.0, flip("x")), (1.0, flip("y"))]}
+
+
+def commutes(D: Map, x: Tensor, move: Map) -> Tensor:
+    """‖D(T x) − T D(x)‖ / ‖D(x)‖, (B,)."""
+    Dx = D(x)
+    return _norm(D(move(x)) - move(Dx)) / _norm(Dx)
+
+
+def equivariance_gap(reconstruct: Map, physics: Any, x: Tensor, move: Map) -> Tensor:
+    """‖T x̂ − f*(A T x̂)‖ / ‖x̂‖ for x̂ = f*(y) (Chen, Tachella and Davies 2021), (B,)."""
+    moved = move(x)
+    return _norm(moved - reconstruct(physics.A(moved))) / _norm(x)
+
+
+# ------------------------------------------------------------------------------------------------------ the prior
+
+
+def envelope(D: Map, start: Tensor, end: Tensor, points: int = 65) -> Tensor:
+    """e(end) − e(start), (B,): the integral of x − D(x) along the straight path, by Simpson's rule.
+
+    If D = prox_φ, e is the Moreau envelope of φ, ∇e = id − D, and the integral depends on the ends alone. Otherwise it
+    is a property of the path.
+    """
+    if points % 2 == 0:
+        raise ValueError(f"points must be odd, got {points}")
+    step, total = end - start, torch.zeros(len(start), dtype=torch.float64)
+    for k in range(points):
+        x = start + (k / (points - 1)) * step
+        weight = (1 if k in (0, points - 1) else 4 if k % 2 else 2) / (3 * (points - 1))
+        total = total + weight * _dot(x - D(x), step).double()
+    return total
+
+
+def prior(D: Map, start: Tensor, end: Tensor, points: int = 65) -> Tensor:
+    """φ(D(end)) − φ(D(start)), (B,): the integral of D⁻¹ − id along the path of images D(x), since D⁻¹(D(x)) − D(x) = x − D(x).
+
+    By parts, φ(D(x)) = e(x) − ½‖x − D(x)‖² with e of :func:`envelope`.
+    """
+    rest = [0.5 * _norm(x - D(x)).square().double() for x in (start, end)]
+    return envelope(D, start, end, points) - rest[1] + rest[0]
+
+
+def path_dependence(D: Map, a: Tensor, b: Tensor, c: Tensor, points: int = 65) -> Tensor:
+    """|∮ (x − D(x)) dx| around the triangle a, b, c, relative to the sum of its sides' |∫|, (B,): 0 where there is a prior."""
+    sides = [envelope(D, p, q, points) for p, q in ((a, b), (b, c), (c, a))]
+    scale = torch.stack([s.abs() for s in sides]).sum(0).clamp_min(1e-30)
+    return torch.stack(sides).sum(0).abs() / scale
+
+
+# ------------------------------------------------------------------------------------------------------ the error
+
+
+def range_and_null(physics: Any, e: Tensor, iterations: int = 300) -> tuple[Tensor, Tensor]:
+    """The parts of e that the operator sees, A⁺A e, and does not see, e − A⁺A e (conjugate gradients to 1e-5)."""
+    with torch.no_grad():
+        seen = least_squares(physics.A, physics.A_adjoint, physics.A(e), tol=1e-5, max_iter=iterations).value
+    return seen, e - seen
+
+
+def error_parts(physics: Any, x: Tensor, truth: Tensor) -> dict[str, float]:
+    """Mean squared error in the range of Aᵀ and in the null space of A, and what share of the truth's invisible part is missing."""
+    seen, unseen = range_and_null(physics, x - truth)
+    _, invisible = range_and_null(physics, truth)
+    pixels = truth[0].numel()
+    return {
+        "range": float((_norm(seen).square() / pixels).mean()),
+        "null": float((_norm(unseen).square() / pixels).mean()),
+        "null_missing": float((_norm(unseen) / _norm(invisible)).mean()),
+    }
