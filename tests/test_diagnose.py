@@ -38,7 +38,8 @@ class TestJacobian:
         M = matrix()
         J = d.Jacobian(linear(M), x)
         v = torch.randn_like(x)
-        assert torch.allclose(J(v), linear(M)(v)) and torch.allclose(J.T(v), linear(M.T)(v))
+        assert torch.allclose(J(v), linear(M)(v))
+        assert torch.allclose(J.T(v), linear(M.T)(v))
 
     def test_linear_prox(self, x):
         J = d.Jacobian(linear(symmetric(0.1, 0.9)), x)
@@ -59,7 +60,8 @@ class TestJacobian:
         J = d.Jacobian(lambda u: u.sign() * (u.abs() - 0.3).clamp_min(0), x)
         found = d.spectrum(J, steps=4)
         assert float(d.asymmetry(J).value.max()) == 0
-        assert found.smallest.value == pytest.approx([0.0] * 3, abs=1e-9) and found.norm.value == pytest.approx([1.0] * 3, abs=1e-9)
+        assert found.smallest.value == pytest.approx([0.0] * 3, abs=1e-9)
+        assert found.norm.value == pytest.approx([1.0] * 3, abs=1e-9)
 
     def test_rotation_of_the_plane(self, x):
         """By an angle t: symmetric part cos t, skew part sin t, norm 1."""
@@ -68,7 +70,8 @@ class TestJacobian:
         J = d.Jacobian(linear(torch.block_diag(*[turn] * (N * N // 2))), x)
         assert d.asymmetry(J).value == pytest.approx([math.tan(t)] * 3, rel=1e-9)
         found = d.spectrum(J, steps=3)
-        assert found.smallest.value == pytest.approx([math.cos(t)] * 3) and found.norm.value == pytest.approx([1.0] * 3)
+        assert found.smallest.value == pytest.approx([math.cos(t)] * 3)
+        assert found.norm.value == pytest.approx([1.0] * 3)
 
     def test_asymmetry_of_a_matrix_within_its_error(self, x):
         M = matrix()
@@ -100,7 +103,8 @@ class TestPrior:
         exact = net.prior(x, 0.05) - net.prior(torch.zeros_like(x), 0.05)
         assert torch.allclose(found, exact.detach(), rtol=1e-6)
         J = d.Jacobian(lambda u: net(u, 0.05), x)
-        assert float(d.asymmetry(J).value.max()) < 1e-9 and float(d.spectrum(J, 20).smallest.value.min()) > 0
+        assert float(d.asymmetry(J).value.max()) < 1e-9
+        assert float(d.spectrum(J, 20).smallest.value.min()) > 0
 
     def test_a_map_without_one_is_found_out(self, x):
         M = matrix() / 10
@@ -114,7 +118,8 @@ class TestInvariance:
         turn = dict(d.moves(x.shape)["turn"])[90.0]
         plain = d.commutes(lambda u: net(u, 0.1), x, turn)
         averaged = Invariant(net, eq.Rotations(multiples=90))
-        assert float(plain.detach().min()) > 1e-3 and float(d.commutes(lambda u: averaged(u, 0.1), x, turn).detach().max()) < 1e-12
+        assert float(plain.detach().min()) > 1e-3
+        assert float(d.commutes(lambda u: averaged(u, 0.1), x, turn).detach().max()) < 1e-12
 
     def test_gap_of_an_exact_inverse_is_zero(self, x):
         physics = eq.ParallelBeam(N, 30, normalize=True).double()
@@ -152,4 +157,5 @@ class TestBootstrap:
         values = each.repeat_interleave(5, 1)
         wide = bootstrap(values, [str(i // 5) for i in range(50)])
         narrow = bootstrap(values, [str(i) for i in range(50)])
-        assert wide[0] == narrow[0] and wide[2] - wide[1] > 1.8 * (narrow[2] - narrow[1])
+        assert wide[0] == narrow[0]
+        assert wide[2] - wide[1] > 1.8 * (narrow[2] - narrow[1])

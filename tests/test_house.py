@@ -24,6 +24,7 @@ FLOORS = [
     "build",
     "runs",
     "compare",
+    "diagnosis",
     "demo",
     "cli",
 ]
@@ -81,5 +82,5 @@ def test_help_is_light():
 
 def test_the_package_is_small():
     lines = sum(bool(line.strip()) for p in SOURCE.rglob("*.py") for line in p.read_text().splitlines())
-    assert lines < 6500
+    assert lines < 7500
     assert (SOURCE / "weights" / "denoiser.safetensors").stat().st_size <= 1_000_000

@@ -253,6 +253,26 @@ def compare(
 
 
 @app.command()
+def diagnose(
+    run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
+    others: Annotated[Optional[list[Path]], typer.Argument(help="Other runs on the same data, to stand beside it.")] = None,  # noqa: UP045
+    data: Annotated[Optional[Path], typer.Option(help="Images; default: data.validation, held-out patients or phantoms.")] = None,  # noqa: UP045
+    out: Annotated[Optional[Path], typer.Option(help="Folder to write to; default RUN/diagnosis.")] = None,  # noqa: UP045
+) -> None:
+    """Find out what the trained network is: equivariant? the proximal map of a prior? what does it recover that A cannot see?
+
+    Example: equipoise diagnose compare/ct64/implicit-0 compare/ct64/jacobian_free-0 compare/ct64/supervised-0
+    """
+    from .diagnosis import diagnose as run_diagnose
+    from .runs import load_run
+
+    beside = {folder.name: load_run(folder) for folder in others or ()}
+    found = run_diagnose(load_run(run), beside, data, out, typer.echo)
+    typer.echo((Path(found["folder"]) / "table.md").read_text())
+    typer.echo(f"saved: {found['folder']}/report.html, diagnosis.json, table.md")
+
+
+@app.command()
 def simulate(
     config: Annotated[Path, typer.Argument(help="YAML file; its data are images, or phantoms.")],
     overrides: Annotated[Optional[list[str]], typer.Argument(help="such as physics.angles=30")] = None,  # noqa: UP045

@@ -28,7 +28,11 @@ class Estimate(NamedTuple):
     error: Tensor  # (B,)
 
     def row(self) -> dict[str, float]:
-        return {"value": float(self.value.mean()), "error": float(self.error.mean()), "spread": float(self.value.std(unbiased=False))}
+        return {
+            "value": float(self.value.mean()),
+            "error": float(self.error.mean()),
+            "spread": float(self.value.std(unbiased=False)),
+        }
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -158,7 +162,7 @@ def equivariance_gap(reconstruct: Map, physics: Any, x: Tensor, move: Map) -> Te
 # ------------------------------------------------------------------------------------------------------ the prior
 
 
-def envelope(D: Map, start: Tensor, end: Tensor, points: int = 65) -> Tensor:
+def envelope(D: Map, start: Tensor, end: Tensor, points: int = 33) -> Tensor:
     """e(end) − e(start), (B,): the integral of x − D(x) along the straight path, by Simpson's rule.
 
     If D = prox_φ, e is the Moreau envelope of φ, ∇e = id − D, and the integral depends on the ends alone. Otherwise it
@@ -174,7 +178,7 @@ def envelope(D: Map, start: Tensor, end: Tensor, points: int = 65) -> Tensor:
     return total
 
 
-def prior(D: Map, start: Tensor, end: Tensor, points: int = 65) -> Tensor:
+def prior(D: Map, start: Tensor, end: Tensor, points: int = 33) -> Tensor:
     """φ(D(end)) − φ(D(start)), (B,): the integral of D⁻¹ − id along the path of images D(x), since D⁻¹(D(x)) − D(x) = x − D(x).
 
     By parts, φ(D(x)) = e(x) − ½‖x − D(x)‖² with e of :func:`envelope`.
@@ -183,7 +187,7 @@ def prior(D: Map, start: Tensor, end: Tensor, points: int = 65) -> Tensor:
     return envelope(D, start, end, points) - rest[1] + rest[0]
 
 
-def path_dependence(D: Map, a: Tensor, b: Tensor, c: Tensor, points: int = 65) -> Tensor:
+def path_dependence(D: Map, a: Tensor, b: Tensor, c: Tensor, points: int = 33) -> Tensor:
     """|∮ (x − D(x)) dx| around the triangle a, b, c, relative to the sum of its sides' |∫|, (B,): 0 where there is a prior."""
     sides = [envelope(D, p, q, points) for p, q in ((a, b), (b, c), (c, a))]
     scale = torch.stack([s.abs() for s in sides]).sum(0).clamp_min(1e-30)

@@ -135,6 +135,39 @@ def cost(table: dict[str, Any]) -> Figure:
     return fig
 
 
+def gaps(networks: dict[str, Any]) -> Figure:
+    """Equivariance gap and the denoiser's, against angle, shift and flip; the mean over images, and their range."""
+    kinds = {"turn": "angle (degrees)", "shift": "shift (pixels)", "flip": "flip (0: left to right, 1: upside down)"}
+    fig, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
+    titles = {"gap": "network: ‖T x̂ − f*(A T x̂)‖ / ‖x̂‖", "commutes": "denoiser: ‖D T x − T D x‖ / ‖D x‖"}
+    for line, (curve, title) in zip(axes, titles.items()):
+        for ax, (kind, name) in zip(line, kinds.items()):
+            for network, values in networks.items():
+                rows = values["curves"][curve].get(kind, [])
+                if rows:
+                    far, all_of = [r[0] for r in rows], np.array([r[1] for r in rows])
+                    (drawn,) = ax.plot(far, all_of.mean(1), "o" if kind == "flip" else "o-", ms=4, label=network)
+                    ax.fill_between(far, all_of.min(1), all_of.max(1), alpha=0.12, color=drawn.get_color())
+            ax.set(xlabel=name, title=title if kind == "turn" else "", ylim=(0, None))
+            ax.grid(alpha=0.3)
+    axes[0, 0].legend(fontsize=8)
+    return fig
+
+
+def residuals(networks: dict[str, Any]) -> Figure:
+    """Relative residual against evaluations, forward and adjoint, of each image."""
+    fig, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained", sharey=True)
+    for ax, (key, name) in zip(axes, {"residuals": "forward: evaluations of f", "adjoint": "adjoint: products"}.items()):
+        for i, (network, values) in enumerate(networks.items()):
+            for k, trace in enumerate(values[key]):
+                end = next((j for j in range(1, len(trace)) if trace[j:] == [trace[-1]] * (len(trace) - j)), len(trace))
+                ax.semilogy(range(1, end + 1), trace[:end], color=f"C{i}", lw=1, label=network if k == 0 else None)
+        ax.set(xlabel=name, title="Relative residual")
+        ax.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    return fig
+
+
 def curves(log: list[dict[str, Any]]) -> Figure:
     """How training went: loss parts, solver steps, residuals and gradient, validation."""
     fig, axes = plt.subplots(2, 2, figsize=(10, 6.4), layout="constrained")

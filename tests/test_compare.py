@@ -1,0 +1,136 @@
+"""Comparison and diagnosis of whole runs, at the size of a stamp."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from equipoise import build, compare, diagnosis, runs
+from equipoise.config import parse
+from equipoise.errors import UserError
+from equipoise.imaging.data import split_by_patient
+from equipoise.reconstruction.model import UntiedReconstructor
+
+TINY = {
+    "name": "tiny",
+    "data": {"size": 16, "count": 6},
+    "physics": {"angles": 6, "noise": 0.01},
+    "model": {"max_steps": 6, "adjoint_max_steps": 6, "test_max_steps": 20, "denoiser": "random", "channels": 4, "layers": 2},
+    "objective": {"parts": 2},
+    "learning": {"steps": 2, "batch": 2},
+}
+METHODS = ["fbp", "tv", "pnp", "implicit", "untied_5", "supervised"]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    out = tmp_path_factory.mktemp("compare") / "tiny"
+    task = compare.plan([parse(TINY, "tiny")], out, seeds=2, only=METHODS)
+    return task, compare.compare(task, jobs=2, say=lambda text: None)
+
+
+class TestCompare:
+    def test_every_method_and_image_is_scored(self, done):
+        task, table = done
+        assert list(table) == METHODS
+        saved = json.loads((task.out / "results.json").read_text())
+        for method in METHODS:
+            row, scores = table[method], saved["scores"][method]
+            assert row["seeds"] == 2
+            assert len(scores[0]["psnr"]) == saved["about"]["images"] == 24
+            means = [sum(s["psnr"]) / 24 for s in scores]
+            assert row["psnr"] == pytest.approx(sum(means) / 2)
+            if method != "implicit":
+                difference = [p - q for s, a in zip(scores, saved["scores"]["implicit"]) for p, q in zip(s["psnr"], a["psnr"])]
+                assert row["difference"] == pytest.approx(sum(difference) / 48)
+                assert row["low"] <= row["difference"] <= row["high"]
+        assert table["untied_5"]["parameters"] == 5 * table["implicit"]["parameters"]
+        assert table["supervised"]["memory_mb"] > 100
+        assert (task.out / "table.md").read_text().count("\n| ") == len(METHODS) + 2
+        assert (task.out / "report.html").read_text().count('src="data:image/png;base64') == 3
+
+    def test_what_is_there_is_not_repeated(self, done):
+        task, table = done
+        said: list[str] = []
+        before = {p: p.stat().st_mtime_ns for p in (task.out / "scores").iterdir()}
+        assert compare.compare(task, say=said.append) == table
+        assert not any(line.startswith(("trained", "scored", "tuned")) for line in said)
+        assert before == {p: p.stat().st_mtime_ns for p in (task.out / "scores").iterdir()}
+
+    def test_another_configuration_is_refused(self, done):
+        task, _ = done
+        other = compare.changed(task.config, {"physics.angles": 7})
+        with pytest.raises(UserError, match="comparison of another configuration"):
+            compare.compare(compare.plan([other], task.out, 1), say=lambda text: None)
+
+    def test_training_that_fails_is_a_row(self, done):
+        task, _ = done
+        methods = {"implicit": task.config, "odd": compare.changed(task.config, {"model.denoiser": "nowhere.safetensors"})}
+        table = compare.compare(compare.Comparison(task.config, methods, [], task.out, 1), say=lambda text: None)
+        assert "nowhere.safetensors" in table["odd"]["failed"][0]
+        assert "psnr" in table["implicit"]
+
+    def test_two_configurations(self):
+        a = parse(TINY, "a")
+        b = compare.changed(a, {"name": "b", "objective.equivariance": 1.0})
+        assert list(compare.plan([a, b], None, 3).methods) == ["tiny", "b"]
+        with pytest.raises(UserError, match="share a name"):
+            compare.plan([a, a], None, 3)
+        with pytest.raises(UserError, match="differ in data, physics"):
+            compare.plan([a, compare.changed(b, {"physics.angles": 9})], None, 3)
+        with pytest.raises(UserError, match="no method is called nonsense"):
+            compare.plan([a], None, 3, ["nonsense"])
+
+    def test_every_learned_method_is_a_configuration(self):
+        for changes in (*compare.LEARNED.values(), *compare.PLUGGED.values()):
+            compare.changed(parse(TINY, "tiny"), changes)
+
+
+class TestDiagnosis:
+    def test_of_a_run_beside_another(self, done, tmp_path, monkeypatch):
+        task, _ = done
+        run = runs.load_run(task.run_folder("implicit", 0))
+        monkeypatch.setattr(diagnosis, "IMAGES", 2)
+        found = diagnosis.diagnose(run, {"other": runs.load_run(run.folder)}, folder=tmp_path / "d")
+        assert list(found["networks"]) == ["before training", "implicit", "implicit, averaged over quarter turns", "other"]
+        assert found["networks"]["other"] == found["networks"]["implicit"]
+        for network in found["networks"].values():
+            assert network["table"].keys() == diagnosis.ROWS.keys()
+        averaged = found["networks"]["implicit, averaged over quarter turns"]["curves"]["commutes"]["turn"]
+        assert max(max(v) for far, v in averaged if far in (90.0, 180.0)) < 1e-5
+        assert (tmp_path / "d" / "report.html").stat().st_size > 50_000
+        assert not any(p.name == "diagnosis" for p in run.folder.iterdir())
+
+
+def test_untied_reconstructor_of_one_weight_is_the_tied_one():
+    config = parse({**TINY, "model": {"gradient": "unrolled", "depth": 4}}, "tiny")
+    physics = build.build_physics(config.physics, 16)
+    y = torch.rand(2, *physics.measurement_shape, generator=torch.Generator().manual_seed(0))
+    tied = build.build_model(config.model, 1, 0.01)
+    untied = build.build_model(compare.changed(config, {"model.untied": True}).model, 1, 0.01)
+    assert isinstance(untied, UntiedReconstructor)
+    assert torch.allclose(tied(y, physics), untied(y, physics), atol=1e-6)
+    (a,), (b,) = (torch.autograd.grad(m(y, physics).sum(), m.step.denoiser.noise, retain_graph=True)[:1] for m in (tied, untied))
+    assert not torch.allclose(a, b)  # of all four steps, and of the last alone
+
+
+def test_a_block_of_one_volume_is_held_out():
+    kept, held = split_by_patient(["p"] * 40, 0.2)
+    assert held == list(range(16, 24))
+    assert min(abs(k - h) for k in kept for h in held) == 4
+    with pytest.raises(UserError, match="too few to hold some out"):
+        split_by_patient(["p"] * 5, 0.2)
+
+
+def test_supervised_needs_images(tmp_path):
+    config = parse({**TINY, "objective": {"supervised": 1}}, "tiny")
+    config.out = tmp_path / "run"
+    runs.simulate(config, tmp_path / "m")
+    other = config.model_copy(deep=True)
+    other.data.path, other.data.kind = tmp_path / "m" / "measurements", "measurements"
+    with pytest.raises(UserError, match="needs images"):
+        runs.train_run(other, say=lambda text: None)
+    shutil.rmtree(tmp_path / "m")
