@@ -29,7 +29,7 @@ METHODS = ["fbp", "tv", "pnp", "implicit", "untied_5", "supervised"]
 def done(tmp_path_factory):
     out = tmp_path_factory.mktemp("compare") / "tiny"
     task = compare.plan([parse(TINY, "tiny")], out, seeds=2, only=METHODS)
-    return task, compare.compare(task, jobs=2, say=lambda text: None)
+    return task, compare.compare(task, jobs=2, say=lambda text: None, elsewhere=True)
 
 
 class TestCompare:
@@ -49,15 +49,20 @@ class TestCompare:
                 assert row["low"] <= row["difference"] <= row["high"]
         assert table["untied_5"]["parameters"] == 5 * table["implicit"]["parameters"]
         assert table["supervised"]["memory_mb"] > 100
-        assert (task.out / "table.md").read_text().count("\n| ") == len(METHODS) + 2
-        assert (task.out / "report.html").read_text().count('src="data:image/png;base64') == 3
+        assert (task.out / "table.md").read_text().count("\n| ") > len(METHODS) + 2
+        assert (task.out / "report.html").read_text().count('src="data:image/png;base64') == 4
+        found = json.loads((task.out / "generalisation.json").read_text())
+        assert set(found) == {"views", "noise", "anatomy", "most iterations"}
+        same = [found["views"]["6"]["implicit"], found["noise"]["0.01"]["implicit"], found["anatomy"]["as trained"]["implicit"]]
+        assert same[0] == same[1] == same[2] == pytest.approx([sum(s["psnr"]) / 24 for s in saved["scores"]["implicit"]])
+        assert "untied_5" not in found["most iterations"]["10"]
 
     def test_what_is_there_is_not_repeated(self, done):
         task, table = done
         said: list[str] = []
         before = {p: p.stat().st_mtime_ns for p in (task.out / "scores").iterdir()}
-        assert compare.compare(task, say=said.append) == table
-        assert not any(line.startswith(("trained", "scored", "tuned")) for line in said)
+        assert compare.compare(task, say=said.append, elsewhere=True) == table
+        assert not any(line.startswith(("trained", "scored", "tuned", "tried")) for line in said)
         assert before == {p: p.stat().st_mtime_ns for p in (task.out / "scores").iterdir()}
 
     def test_another_configuration_is_refused(self, done):

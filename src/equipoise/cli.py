@@ -232,6 +232,9 @@ def compare(
     out: Annotated[Optional[Path], typer.Option(help="Folder; default compare/NAME. What is there is not repeated.")] = None,  # noqa: UP045
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="Trainings at once, each with its share of the threads.")] = 1,
+    elsewhere: Annotated[
+        bool, typer.Option("--elsewhere", help="Try the trained models on other views, noise, anatomy and iterations too.")
+    ] = False,
     only: Annotated[Optional[str], typer.Option(help="Methods, separated by commas; default: all.")] = None,  # noqa: UP045
 ) -> None:
     """Train, tune and score every method on the same data, over seeds; or several configurations against each other.
@@ -247,7 +250,7 @@ def compare(
         raise UserError("compare: name a configuration file")
     configs = [load_config(Path(f), overrides) for f in files]
     task = plan(configs, out, seeds, only.split(",") if only else None)
-    run_compare(task, jobs, typer.echo)
+    run_compare(task, jobs, typer.echo, elsewhere)
     typer.echo((task.out / "table.md").read_text())
     typer.echo(f"saved: {task.out}/report.html, table.md, results.json")
 

@@ -30,8 +30,9 @@ from .assessment import report
 from .assessment.baselines import FAMILIES, classical
 from .assessment.metrics import CONVENTIONS, bootstrap, psnr, ssim, summary
 from .config import Config, dump, parse
-from .equilibrium import Stop
+from .equilibrium import Stop, Unrolled
 from .errors import UserError
+from .imaging.groups import Rotations
 
 #: How each learned method differs from the configuration; all else (data, start, budget) is the same.
 LEARNED: dict[str, dict[str, Any]] = {
@@ -276,6 +277,67 @@ class Comparison:
             out[method] = row
         return out
 
+    # ------------------------------------------------------------------------------------------------ elsewhere
+
+    def generalise(self, say: Callable[[str], None]) -> dict[str, dict[str, dict[str, list[float]]]]:
+        """The trained models as they are, on other problems: axis → value → method → mean PSNR of each seed."""
+        path = self.out / "generalisation.json"
+        if path.exists():
+            found: dict[str, Any] = json.loads(path.read_text())
+            return found
+        out: dict[str, dict[str, dict[str, list[float]]]] = {}
+        for seed in self.every_seed():
+            here = {m: self.run_folder(m, seed) for m in self.methods if (self.run_folder(m, seed) / runs.MODEL).exists()}
+            problem, _ = self.problem(seed)
+            elsewhere = [(axis, value, *self._other(seed, changes, turn)) for axis, value, changes, turn in _elsewhere(self.config)]
+            steps = [("most iterations", str(n), problem, n) for n in ITERATIONS]
+            for axis, value, other, most in (*((a, v, p, None) for a, v, p in elsewhere), *steps):
+                for method, folder in here.items():
+                    run = runs.load_run(folder)
+                    if most is not None:
+                        if run.config.model.untied:
+                            continue
+                        run.model.stop = Stop(0.0, most)
+                        if run.config.model.gradient == "unrolled":
+                            run.model.gradient = Unrolled(most)
+                    score = float(psnr(run.solve(other).value, other.truth).mean())  # type: ignore[arg-type]
+                    out.setdefault(axis, {}).setdefault(value, {}).setdefault(method, []).append(score)
+            say(f"tried elsewhere: seed {seed}")
+        path.write_text(json.dumps(out, indent=1))
+        return out
+
+    def _other(self, seed: int, changes: dict[str, Any], turn: float) -> tuple[build.Problem]:
+        config = changed(self.config, changes).model_copy(update={"seed": seed})
+        physics = build.build_physics(config.physics, config.data.size, seed)
+        problem, _ = runs.unseen(config, physics)
+        if turn:
+            assert problem.truth is not None
+            problem.truth = Rotations().transform(problem.truth, theta=torch.full((len(problem.truth),), turn))
+            problem.y, problem.noise = build.measure(problem.truth, physics, config.physics, seed + 1)
+        return (problem,)
+
+
+ITERATIONS = (3, 5, 10, 20, 40, 80)  # evaluations of f at test time
+
+
+def _elsewhere(config: Config) -> list[tuple[str, str, dict[str, Any], float]]:
+    """(axis, value, changes, turn in degrees): more and fewer measurements, more noise, other anatomy."""
+    p = config.physics
+    out: list[tuple[str, str, dict[str, Any], float]] = []
+    if isinstance(getattr(p, "angles", None), int):
+        views = int(p.angles)
+        out += [("views", str(n), {"physics.angles": n}, 0) for n in (views // 2, views, round(1.5 * views), 2 * views)]
+    if hasattr(p, "acceleration"):
+        out += [
+            ("acceleration", f"{f:g}", {"physics.acceleration": f}, 0)
+            for f in (p.acceleration / 2, p.acceleration, 1.5 * p.acceleration)
+        ]
+    if p.photons is None:
+        out += [("noise", f"{p.noise * f:g}", {"physics.noise": p.noise * f}, 0) for f in (1, 3, 10, 30)]
+    out += [("anatomy", "as trained", {}, 0), ("anatomy", "turned by 30°", {}, 30.0)]
+    phantoms = {"data.kind": "phantoms", "data.path": None, "data.validation": None, "data.holdout": 0}
+    return [*out, ("anatomy", "phantoms", phantoms, 0)]
+
 
 SHOWN = 3  # images in the page's grid
 
@@ -306,7 +368,7 @@ def plan(configs: list[Config], out: Path | None, seeds: int, only: list[str] | 
     return Comparison(config, methods, classic, out, seeds)
 
 
-def compare(task: Comparison, jobs: int = 1, say: Callable[[str], None] = print) -> dict[str, Any]:
+def compare(task: Comparison, jobs: int = 1, say: Callable[[str], None] = print, elsewhere: bool = False) -> dict[str, Any]:
     """Trains, tunes and scores what is missing, and writes results, table and page.
 
     Raises:
@@ -338,12 +400,16 @@ def compare(task: Comparison, jobs: int = 1, say: Callable[[str], None] = print)
         "tuning": f"classical and plug-and-play methods: best PSNR on {TUNED_ON} training images, which learned methods never see",
     }
     (out / "results.json").write_text(json.dumps({"about": about, "table": table, "scores": task.collect()}, indent=1))
+    others = task.generalise(say) if elsewhere else {}
     columns, rows = _rows(table)
-    (out / "table.md").write_text(_markdown(task.config.name, about, columns, rows))
+    (out / "table.md").write_text(_markdown(task.config.name, about, columns, rows, others))
     figures = [
         (report.save_png(report.boxes(task.collect()), out / "boxes.png"), "PSNR of every image, over all seeds"),
         (report.save_png(report.cost(table), out / "cost.png"), "Quality against what a reconstruction costs"),
     ]
+    if others:
+        png = report.save_png(report.elsewhere(others), out / "elsewhere.png")
+        figures.append((png, "The same models, unchanged, on other problems: mean PSNR, and its range over seeds"))
     if images and problem.truth is not None:
         grid = report.grid(problem.y[:SHOWN], images, problem.truth[:SHOWN], problem.source.names, SHOWN)
         figures.insert(0, (report.save_png(grid, out / "grid.png"), "Measurement, methods and truth; error maps on one scale"))
@@ -370,9 +436,15 @@ def _rows(table: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return columns, rows
 
 
-def _markdown(name: str, about: dict[str, Any], columns: list[str], rows: list[list[str]]) -> str:
+def _markdown(name: str, about: dict[str, Any], columns: list[str], rows: list[list[str]], others: dict[str, Any]) -> str:
     lines = [f"## {name}", "", *_words(about), ""]
     lines += [f"| {' | '.join(r)} |" for r in (columns, ["---"] * len(columns), *rows)]
+    for axis, values in others.items():
+        methods = list(dict.fromkeys(m for scores in values.values() for m in scores))
+        lines += ["", f"PSNR (dB), mean over seeds, of the same models with other {axis}:", ""]
+        head = ["", *values]
+        cells = [[report.label(m), *(f"{summary(s[m])[0]:.2f}" if m in s else "–" for s in values.values())] for m in methods]
+        lines += [f"| {' | '.join(r)} |" for r in (head, ["---"] * len(head), *cells)]
     return "\n".join(lines) + "\n"
 
 

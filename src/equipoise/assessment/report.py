@@ -135,6 +135,22 @@ def cost(table: dict[str, Any]) -> Figure:
     return fig
 
 
+def elsewhere(found: dict[str, dict[str, dict[str, list[float]]]]) -> Figure:
+    """Mean PSNR of each method along each axis on which the problem was changed, and its range over seeds."""
+    fig, axes = plt.subplots(1, len(found), figsize=(4.2 * len(found), 4), layout="constrained", squeeze=False)
+    for ax, (axis, values) in zip(axes[0], found.items()):
+        methods = list(dict.fromkeys(m for scores in values.values() for m in scores))
+        for i, method in enumerate(methods):
+            scores = [values[v].get(method, [float("nan")]) for v in values]
+            ax.plot(list(values), [float(np.mean(s)) for s in scores], "o-", ms=4, color=f"C{i % 10}", label=label(method))
+            ax.fill_between(list(values), [min(s) for s in scores], [max(s) for s in scores], color=f"C{i % 10}", alpha=0.15)
+        ax.set(xlabel=axis, ylabel="PSNR (dB)")
+        ax.tick_params(axis="x", labelsize=8)
+        ax.grid(alpha=0.3)
+    axes[0, -1].legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1, 0.5))
+    return fig
+
+
 def gaps(networks: dict[str, Any]) -> Figure:
     """Equivariance gap and the denoiser's, against angle, shift and flip; the mean over images, and their range."""
     kinds = {"turn": "angle (degrees)", "shift": "shift (pixels)", "flip": "flip (0: left to right, 1: upside down)"}

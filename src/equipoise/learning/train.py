@@ -308,7 +308,7 @@ class Trainer:
         if tally.sums["forward lost"] > 0.5 * tally.sums["forward solves"]:
             return f"most of the batch has no equilibrium: relative residuals up to {tally.largest['forward residual']:.1g}"
         usual = self.history
-        if usual and gradient > 30 * usual:
+        if usual and gradient > max(30 * usual, self.settings.clip):  # a shorter one can do no harm: the penalty may have woken up
             return f"the gradient's norm {gradient:.3g} is far above the usual {usual:.3g}"
         self.history = gradient if not usual else 0.95 * usual + 0.05 * gradient
         return ""
