@@ -207,6 +207,22 @@ class TestTraining:
         with pytest.raises(UserError, match="steps in a row were skipped"):
             trainer.advance()
 
+    def test_a_gradient_far_outside_its_history_is_skipped_if_it_is_long(self, tmp_path):
+        config = tiny(tmp_path / "run")
+        physics = build.build_physics(config.physics, 16)
+        problem = build.build_problem(config, physics)
+        model = build.build_model(config.model, 1, problem.noise)
+        scale = [1.0]
+        trainer = runs.Trainer(
+            model, physics, problem.y, {"scaled": lambda x_net, **kwargs: scale[0] * x_net.square().mean()}, config.learning, 0
+        )
+        usual = trainer.advance().gradient
+        scale[0] = 0.5 * config.learning.clip / usual
+        trainer.history = usual / 1e4
+        assert not trainer.advance().skipped  # far outside, but shorter than the clip
+        scale[0], trainer.history = 1e3 * scale[0], usual / 1e4
+        assert "far above the usual" in trainer.advance().skipped
+
 
 class TestUse:
     @pytest.fixture(scope="class")
