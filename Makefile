@@ -2,18 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint browser bench clean
 
 demo: .venv/ready
 	$(BIN)/equipoise demo ct
 
-test: .venv/ready lint
+test: .venv/ready browser lint
 	$(BIN)/pytest
 
 lint: .venv/ready
 	$(BIN)/ruff check src tests benchmarks
 	$(BIN)/ruff format --check src tests benchmarks
 	$(BIN)/mypy
+
+# The report page is tested in headless Chromium, which is Debian's; those tests skip where it cannot be had.
+browser:
+	@command -v chromium >/dev/null || (apt-get update -qq && apt-get install -qq -y chromium) >/dev/null 2>&1 || echo "no chromium: the page's tests will skip"
 
 # torch and torchvision come together, so that the one fits the other.
 .venv/ready: pyproject.toml
@@ -26,7 +30,7 @@ lint: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
-	for script in active gradient memory projector train_step warm_start inexactness brain; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	for script in active gradient memory projector train_step warm_start inexactness brain steps penalty alpha stability time_to_quality; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 clean:
 	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -324,14 +324,11 @@ def _elsewhere(config: Config) -> list[tuple[str, str, dict[str, Any], float]]:
     """(axis, value, changes, turn in degrees): more and fewer measurements, more noise, other anatomy."""
     p = config.physics
     out: list[tuple[str, str, dict[str, Any], float]] = []
-    if isinstance(getattr(p, "angles", None), int):
-        views = int(p.angles)
+    views, times = getattr(p, "angles", None), getattr(p, "acceleration", None)
+    if isinstance(views, int):
         out += [("views", str(n), {"physics.angles": n}, 0) for n in (views // 2, views, round(1.5 * views), 2 * views)]
-    if hasattr(p, "acceleration"):
-        out += [
-            ("acceleration", f"{f:g}", {"physics.acceleration": f}, 0)
-            for f in (p.acceleration / 2, p.acceleration, 1.5 * p.acceleration)
-        ]
+    if times is not None:
+        out += [("acceleration", f"{f:g}", {"physics.acceleration": f}, 0) for f in (times / 2, times, 1.5 * times)]
     if p.photons is None:
         out += [("noise", f"{p.noise * f:g}", {"physics.noise": p.noise * f}, 0) for f in (1, 3, 10, 30)]
     out += [("anatomy", "as trained", {}, 0), ("anatomy", "turned by 30°", {}, 30.0)]
@@ -410,10 +407,14 @@ def compare(task: Comparison, jobs: int = 1, say: Callable[[str], None] = print,
     if others:
         png = report.save_png(report.elsewhere(others), out / "elsewhere.png")
         figures.append((png, "The same models, unchanged, on other problems: mean PSNR, and its range over seeds"))
+    viewer = []
     if images and problem.truth is not None:
+        viewer = report.pictures(images, problem.truth, problem.source.names, SHOWN)
         grid = report.grid(problem.y[:SHOWN], images, problem.truth[:SHOWN], problem.source.names, SHOWN)
         figures.insert(0, (report.save_png(grid, out / "grid.png"), "Measurement, methods and truth; error maps on one scale"))
-    report.page(out / "report.html", f"Comparison: {task.config.name}", _words(about), figures, (columns, rows), CONVENTIONS, text)
+    report.page(
+        out / "report.html", f"Comparison: {task.config.name}", _words(about), figures, (columns, rows), CONVENTIONS, text, viewer
+    )
     return table
 
 

@@ -511,6 +511,7 @@ def evaluate(run: Run, data: str | Path | None = None, folder: Path | None = Non
         table.columns_and_rows(),
         CONVENTIONS,
         dump(run.config),
+        report.pictures(table.images, problem.truth, problem.source.names),
     )
     return table
 

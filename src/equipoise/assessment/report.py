@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from .metrics import magnitude, psnr, ssim
@@ -255,31 +256,32 @@ def save_png(fig: Figure, path: Path) -> bytes:
     return buffer.getvalue()
 
 
-PAGE = jinja2.Environment(autoescape=True).from_string(
-    """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title>
-<style>
-:root { color-scheme: light dark; --line: #8884; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { line-height: 1.2; } table { border-collapse: collapse; margin: 1rem 0; }
-th, td { padding: .35rem .9rem; border-bottom: 1px solid var(--line); text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-.wide { overflow-x: auto; } img { max-width: 100%; height: auto; background: #fff; border-radius: 6px; }
-pre { overflow-x: auto; padding: .8rem; border: 1px solid var(--line); border-radius: 6px; font-size: .85rem; }
-figure { margin: 1.5rem 0; overflow-x: auto; } figcaption { opacity: .8; font-size: .9rem; }
-</style></head><body>
-<h1>{{ title }}</h1>
-{% for p in summary %}<p>{{ p }}</p>{% endfor %}
-{% if rows %}<div class="wide"><table><thead><tr>{% for c in columns %}<th>{{ c }}</th>{% endfor %}</tr></thead><tbody>
-{% for r in rows %}<tr>{% for c in r %}<td>{{ c }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table></div><p><small>{{ conventions }}</small></p>{% endif %}
-{% for f in figures %}<figure><img src="data:image/png;base64,{{ f.data }}" alt="{{ f.alt }}">
-<figcaption>{{ f.alt }}</figcaption></figure>{% endfor %}
-{% if config %}<h2>Configuration</h2><pre>{{ config }}</pre>{% endif %}
-</body></html>
-"""
-)
+PAGE = jinja2.Environment(autoescape=True, loader=jinja2.PackageLoader("equipoise", "assessment")).get_template("page.html")
+
+
+def pictures(methods: dict[str, Tensor], truth: Tensor | None, names: list[str], rows: int = 8) -> list[dict[str, Any]]:
+    """What the page's viewer shows: every method's image of the first few, in [0, 1], with its scores."""
+
+    def png(x: Tensor) -> str:
+        values = magnitude(x[None])[0].flatten(0, -3)[0 if x.ndim < 4 else x.shape[1] // 2]
+        buffer = io.BytesIO()
+        Image.fromarray((values.clamp(0, 1) * 255).round().to(torch.uint8).numpy()).save(buffer, format="png")
+        return base64.b64encode(buffer.getvalue()).decode()
+
+    out = []
+    for i in range(min(rows, *(len(x) for x in methods.values()))):
+        panels = []
+        for method, x in methods.items():
+            score = ""
+            if truth is not None:
+                score = (
+                    f"{float(psnr(x[i : i + 1], truth[i : i + 1])):.2f} dB, SSIM {float(ssim(x[i : i + 1], truth[i : i + 1])):.3f}"
+                )
+            panels.append({"name": label(method), "png": png(x[i]), "score": score})
+        if truth is not None:
+            panels.append({"name": "Truth", "png": png(truth[i]), "score": ""})
+        out.append({"name": names[i], "panels": panels, "truth": None if truth is None else panels[-1]["png"]})
+    return out
 
 
 def page(
@@ -290,12 +292,22 @@ def page(
     table: tuple[list[str], list[list[str]]] = ([], []),
     conventions: str = "",
     config: str = "",
+    viewer: list[dict[str, Any]] | None = None,
+    reload: int = 0,
 ) -> None:
-    """One self-contained HTML page; ``figures`` are (PNG bytes, description)."""
-    pictures = [{"data": base64.b64encode(data).decode(), "alt": alt} for data, alt in figures]
-    path.write_text(
-        PAGE.render(
-            title=title, summary=summary, figures=pictures, columns=table[0], rows=table[1], conventions=conventions, config=config
-        ),
-        encoding="utf-8",
+    """One self-contained HTML page; ``figures`` are (PNG bytes, description), ``viewer`` is from :func:`pictures`; with
+    ``reload``, it is read anew every so many seconds."""
+    viewer = viewer or []
+    text = PAGE.render(
+        title=title,
+        summary=summary,
+        figures=[{"data": base64.b64encode(data).decode(), "alt": alt} for data, alt in figures],
+        columns=table[0],
+        rows=table[1],
+        conventions=conventions,
+        config=config,
+        pictures=viewer,
+        chosen=len(viewer[0]["panels"]) - 1 - (viewer[0]["truth"] is not None) if viewer else 0,
+        reload=reload,
     )
+    path.write_text(text, encoding="utf-8")
