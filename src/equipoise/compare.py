@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,6 +59,11 @@ PLUGGED: dict[str, dict[str, Any]] = {
 STRENGTHS, SIGMAS = (0.3, 1.0, 3.0, 10.0), (0.01, 0.02, 0.04, 0.08)
 TUNED_ON = 8  # images of the training data
 REFERENCE = "implicit"
+
+
+def _true(problem: build.Problem) -> Tensor:
+    assert problem.truth is not None  # Comparison.problem saw to it
+    return problem.truth
 
 
 def changed(config: Config, changes: dict[str, Any]) -> Config:
@@ -155,11 +161,9 @@ class Comparison:
         problem = build.build_problem(config, physics)
         if config.data.holdout:
             problem = build.hold_out(problem, config.data.holdout)[0]
-        assert problem.truth is not None
         some = torch.linspace(0, len(problem.y) - 1, min(TUNED_ON, len(problem.y))).long()
-        return build.Problem(
-            problem.physics, problem.y[some], problem.noise, problem.source.subset(some.tolist()), problem.truth[some]
-        )
+        source = problem.source.subset(some.tolist())
+        return build.Problem(problem.physics, problem.y[some], problem.noise, source, _true(problem)[some])
 
     def plugged(self, method: str, tuning: build.Problem, say: Callable[[str], None]) -> dict[str, Any]:
         """The strength and σ with which ``method`` does best on ``tuning``."""
@@ -177,7 +181,7 @@ class Comparison:
                 )
                 model.stop = Stop(1e-3, 60)
                 with torch.no_grad():
-                    score = float(psnr(model(tuning.y, tuning.physics), tuning.truth).mean())  # type: ignore[arg-type]
+                    score = float(psnr(model(tuning.y, tuning.physics), _true(tuning)).mean())
                 if score > best:
                     best, setting = score, changes
         say(f"tuned {method}: " + ", ".join(f"{k.removeprefix('model.')}={v:.3g}" for k, v in setting.items()))
@@ -188,62 +192,61 @@ class Comparison:
     def _channels(problem: build.Problem) -> int:
         return int(problem.physics.image_shape[0])
 
-    def score(self, say: Callable[[str], None]) -> dict[str, Tensor]:
-        """Scores what is not scored yet; the images of the first seed."""
+    def score(self, say: Callable[[str], None]) -> None:
+        """Scores what is not scored yet."""
         (self.out / "scores").mkdir(parents=True, exist_ok=True)
-        images: dict[str, Tensor] = {}
         for seed in self.every_seed():
             missing = [m for m in self.names() if not self.score_file(m, seed).exists()]
-            if not missing and seed != self.config.seed:
+            if not missing:
                 continue
             problem, _ = self.problem(seed)
             tuning = self.tuning() if self.classic else None
             if tuning is not None and any(m in FAMILIES for m in missing):
-                assert tuning.truth is not None
-                found = classical(problem.y, problem.physics, None, (tuning.y, tuning.truth))
+                found = classical(problem.y, problem.physics, None, (tuning.y, _true(tuning)))
                 for method in (m for m in FAMILIES if m in missing):
                     if method in found:
                         x, setting, seconds = found[method]
                         self._write(method, seed, x, problem, {"setting": setting, "seconds": seconds / len(x)})
                     else:
                         self.score_file(method, seed).write_text("{}")  # does not apply to this operator
-            for method in self.names():
-                if method in FAMILIES or (method not in missing and seed != self.config.seed):
-                    continue
+            for method in (m for m in missing if m not in FAMILIES):
                 if method in PLUGGED and tuning is not None:
-                    config = changed(self.config, PLUGGED[method] | self.plugged(method, tuning, say))
-                    model = build.build_model(config.model, self._channels(problem), problem.noise)
-                    model.stop = Stop(config.model.test_rtol, config.model.test_max_steps)
-                    setting = f"sigma {config.model.sigma:g}, strength {config.model.strength:.2g}"
-                    run = runs.Run(self.out, config, problem.physics, model, problem.noise)
-                    about: dict[str, Any] = {"setting": setting}
+                    run, about = self._plug(method, problem, tuning, say)
                 else:
-                    folder = self.run_folder(method, seed)
-                    about = json.loads((folder / "cost.json").read_text())
-                    if about.get("failed"):
+                    about = json.loads((self.run_folder(method, seed) / "cost.json").read_text())
+                    if about["failed"]:
                         self.score_file(method, seed).write_text(json.dumps(about))
                         continue
-                    run = runs.load_run(folder)
-                if method in missing or not self.score_file(method, seed).exists():
-                    started = time.perf_counter()
-                    solved = run.solve(problem)
-                    about["seconds"] = (time.perf_counter() - started) / len(problem.y)
-                    about["evaluations"] = float(solved.steps.double().mean())
-                    about["converged"] = float(solved.converged.double().mean())
-                    about["parameters"] = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
-                    self._write(method, seed, solved.value, problem, about)
-                    say(f"scored {method}, seed {seed}: {float(psnr(solved.value, problem.truth).mean()):.2f} dB")  # type: ignore[arg-type]
-                if seed == self.config.seed:
-                    few = torch.arange(min(SHOWN, len(problem.y)))
-                    part = build.Problem(problem.physics, problem.y[few], problem.noise, problem.source, None)
-                    images[method] = run.solve(part).value
-        return images
+                    run = runs.load_run(self.run_folder(method, seed))
+                started = time.perf_counter()
+                solved = run.solve(problem)
+                about["seconds"] = (time.perf_counter() - started) / len(problem.y)
+                about["evaluations"] = float(solved.steps.double().mean())
+                about["converged"] = float(solved.converged.double().mean())
+                about["parameters"] = sum(p.numel() for p in run.model.parameters() if p.requires_grad)
+                self._write(method, seed, solved.value, problem, about)
+                say(f"scored {method}, seed {seed}: {float(psnr(solved.value, _true(problem)).mean()):.2f} dB")
+
+    def _plug(
+        self, method: str, problem: build.Problem, tuning: build.Problem, say: Callable[[str], None]
+    ) -> tuple[runs.Run, dict[str, Any]]:
+        config = changed(self.config, PLUGGED[method] | self.plugged(method, tuning, say))
+        model = build.build_model(config.model, self._channels(problem), problem.noise)
+        model.stop = Stop(config.model.test_rtol, config.model.test_max_steps)
+        setting = f"sigma {config.model.sigma:g}, strength {config.model.strength:.2g}"
+        return runs.Run(self.out, config, problem.physics, model, problem.noise), {"setting": setting}
 
     def _write(self, method: str, seed: int, x: Tensor, problem: build.Problem, about: dict[str, Any]) -> None:
-        assert problem.truth is not None
-        scores = {"psnr": psnr(x, problem.truth).tolist(), "ssim": ssim(x, problem.truth).tolist()}
+        scores = {"psnr": psnr(x, _true(problem)).tolist(), "ssim": ssim(x, _true(problem)).tolist()}
         scores |= {"names": problem.source.names, "patients": problem.source.patients}
+        if seed == self.config.seed:
+            np.save(self.out / "scores" / f"{method}.npy", x[:SHOWN].numpy())
         self.score_file(method, seed).write_text(json.dumps(scores | about))
+
+    def images(self) -> dict[str, Tensor]:
+        """The first few images of every method, for the first seed."""
+        files = {m: self.out / "scores" / f"{m}.npy" for m in self.names()}
+        return {m: torch.from_numpy(np.load(file)) for m, file in files.items() if file.exists()}
 
     # ------------------------------------------------------------------------------------------------ outcome
 
@@ -300,7 +303,7 @@ class Comparison:
                         run.model.stop = Stop(0.0, most)
                         if run.config.model.gradient == "unrolled":
                             run.model.gradient = Unrolled(most)
-                    score = float(psnr(run.solve(other).value, other.truth).mean())  # type: ignore[arg-type]
+                    score = float(psnr(run.solve(other).value, _true(other)).mean())
                     out.setdefault(axis, {}).setdefault(value, {}).setdefault(method, []).append(score)
             say(f"tried elsewhere: seed {seed}")
         path.write_text(json.dumps(out, indent=1))
@@ -311,8 +314,7 @@ class Comparison:
         physics = build.build_physics(config.physics, config.data.size, seed)
         problem, _ = runs.unseen(config, physics)
         if turn:
-            assert problem.truth is not None
-            problem.truth = Rotations().transform(problem.truth, theta=torch.full((len(problem.truth),), turn))
+            problem.truth = Rotations().transform(_true(problem), theta=torch.full((len(problem.y),), turn))
             problem.y, problem.noise = build.measure(problem.truth, physics, config.physics, seed + 1)
         return (problem,)
 
@@ -383,7 +385,7 @@ def compare(task: Comparison, jobs: int = 1, say: Callable[[str], None] = print,
     (out / "config.yaml").write_text(text)
     say(f"{len(task.names())} methods, {task.seeds} seeds; scored on {len(problem.y)} images ({what})")
     task.train(jobs, say)
-    images = task.score(say)
+    task.score(say)
     table = task.summarise()
     about = {
         "command": " ".join(["equipoise", *sys.argv[1:]]),
@@ -408,9 +410,10 @@ def compare(task: Comparison, jobs: int = 1, say: Callable[[str], None] = print,
         png = report.save_png(report.elsewhere(others), out / "elsewhere.png")
         figures.append((png, "The same models, unchanged, on other problems: mean PSNR, and its range over seeds"))
     viewer = []
-    if images and problem.truth is not None:
-        viewer = report.pictures(images, problem.truth, problem.source.names, SHOWN)
-        grid = report.grid(problem.y[:SHOWN], images, problem.truth[:SHOWN], problem.source.names, SHOWN)
+    if images := task.images():
+        truth = _true(problem)[:SHOWN]
+        viewer = report.pictures(images, truth, problem.source.names, SHOWN)
+        grid = report.grid(problem.y[:SHOWN], images, truth, problem.source.names, SHOWN)
         figures.insert(0, (report.save_png(grid, out / "grid.png"), "Measurement, methods and truth; error maps on one scale"))
     report.page(
         out / "report.html", f"Comparison: {task.config.name}", _words(about), figures, (columns, rows), CONVENTIONS, text, viewer

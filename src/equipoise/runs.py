@@ -17,6 +17,7 @@ import math
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,10 +207,16 @@ def train_run(
         (folder / "versions.json").write_text(json.dumps(state["versions"], indent=1))
         loggers = open_loggers(list(config.learning.loggers), folder, config.name, resolved, trainer.step)
 
+    shown = time.monotonic()
+
     def log(report: Report) -> None:
+        nonlocal shown
         for logger in loggers:
             logger(report)
         on_report(report)
+        if time.monotonic() - shown > PAGE_EVERY:
+            write_curves(folder, config, reload=PAGE_EVERY)
+            shown = time.monotonic()
 
     if saved is not None and saved.state.get("ended"):
         finished = True
@@ -294,6 +301,7 @@ def versions() -> dict[str, str]:
     return out
 
 
+PAGE_EVERY = 60  # seconds between the pages of a run that goes on; one takes about a second
 VALIDATED = 16  # measurements of which a part is kept out, that are looked at
 
 
@@ -338,7 +346,8 @@ def _validator(
     return validate
 
 
-def write_curves(folder: Path, config: Config) -> None:
+def write_curves(folder: Path, config: Config, reload: int = 0) -> None:
+    """The page of a run: as it ended, or, with ``reload`` (seconds), as it stands."""
     log = report.read_log(folder)
     if not log:
         return
@@ -356,6 +365,7 @@ def write_curves(folder: Path, config: Config) -> None:
         words,
         [(png, "Loss parts, solver steps, residuals, validation")],
         config=dump(config),
+        reload=reload,
     )
 
 
