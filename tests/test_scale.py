@@ -205,7 +205,7 @@ class TestLoop:
         assert seen[0][0][2] == 4  # of six views
 
     def test_settings_that_ask_for_what_is_not_there(self, tmp_path):
-        with pytest.raises(UserError, match=r"learning.patience needs something to validate on: set data.keep_out=0.1"):
+        with pytest.raises(UserError, match=r"learning.patience needs measurements to validate on: set data.keep_out=0.1"):
             tiny(tmp_path, patience=3)
         with pytest.raises(UserError, match=r"objective.operators: all samples share one operator"):
             runs.train_run(tiny(tmp_path / "run", objective={"operators": 1.0}), say=lambda s: None)

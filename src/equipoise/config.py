@@ -38,7 +38,9 @@ class Data(Strict):
     count: int = Field(200, ge=1, description="how many phantoms, if there is no path")
     validation: Path | None = Field(None, description="images to score on while training; never trained on")
     holdout: float = Field(0, ge=0, lt=1, description="fraction of the patients to keep from training and score on instead")
-    keep_out: float = Field(0, ge=0, le=0.5, description="fraction of each measurement to keep from training and validate on")
+    keep_out: float = Field(
+        0, ge=0, le=0.5, description="fraction (one half, third, quarter, …) of each measurement to validate on"
+    )
     stream: bool = Field(False, description="read and measure while training, for data that do not fit into memory")
 
     @field_validator("path", "validation", mode="before")
@@ -265,8 +267,8 @@ class Config(Strict):
             raise ValueError("objective.supervised needs the images in memory; set data.stream=false, or objective.supervised=0")
         if self.model.untied and self.model.gradient != "unrolled":
             raise ValueError("model.untied is for model.gradient=unrolled: an equilibrium has one step; set it to false")
-        if self.learning.patience and not (self.data.keep_out or self.data.holdout or self.data.validation):
-            raise ValueError("learning.patience needs something to validate on: set data.keep_out=0.1, or learning.patience=0")
+        if self.learning.patience and not self.data.keep_out:
+            raise ValueError("learning.patience needs measurements to validate on: set data.keep_out=0.1, or learning.patience=0")
         return self
 
     @property
@@ -286,7 +288,8 @@ def _complaint(error: ValidationError, where: str) -> str:
         elif e["type"] == "missing":
             parts.append(f"{key}: missing; this kind needs it")
         else:
-            parts.append(f"{key}: {e['msg'].removeprefix('Value error, ')}, got {e['input']!r}")
+            got = f", got {e['input']!r}" if not isinstance(e["input"], dict) else ""
+            parts.append(f"{key}: ".removeprefix(": ") + e["msg"].removeprefix("Value error, ") + got)
     return f"{where}: " + "; ".join(dict.fromkeys(parts))
 
 

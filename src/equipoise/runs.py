@@ -166,8 +166,8 @@ def train_run(
     for note in problem.source.notes:
         say(f"note: {note}")
     physics, y = problem.physics, problem.y
-    if config.model.precision == "64" and isinstance(y, Tensor):
-        physics, y = physics.double(), y.double()
+    if config.model.precision == "64":
+        physics, y = physics.double(), y.double() if isinstance(y, Tensor) else y
     build.set_noise(physics, config.physics, problem.noise)
     apart = None
     if config.data.keep_out:
@@ -199,7 +199,11 @@ def train_run(
         "versions": versions(),
         "processes": fabric.world_size,
     }
-    fabric.barrier()  # all have looked at the folder
+    low, high = (float(together(fabric, torch.tensor(float(trainer.step)), how)) for how in ("min", "max"))
+    if low < high:  # this also waits until all have looked at the folder
+        raise UserError(
+            f"{folder}: some processes see a checkpoint at step {high:.0f} there, others do not; it must be one folder for all"
+        )
     if fabric.global_rank == 0:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(dump(config))
@@ -226,7 +230,7 @@ def train_run(
         write_curves(folder, config)
         if finished:
             checkpoint.write(folder / MODEL, trainer.kept(), {**state, "step": trainer.step})
-    fabric.barrier()
+    together(fabric, torch.zeros(1))  # all wait for the first
     return finished
 
 
@@ -253,7 +257,7 @@ def simulate(config: Config, out: str | Path) -> list[Path]:
     other.name, other.out = config.name + "-simulated", None
     other.data.path, other.data.kind, other.data.stream, other.data.holdout = folder.resolve(), "measurements", False, 0
     other.data.peak = 1.0
-    if not (other.data.keep_out or other.data.validation):
+    if not other.data.keep_out:
         other.learning.patience = 0
     if other.data.validation is not None:
         other.data.validation = other.data.validation.resolve()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import math
@@ -148,7 +149,11 @@ class _Tally:
 
 
 def together(fabric: Fabric, values: Tensor, how: str = "sum") -> Tensor:
-    """The sum (or maximum) of ``values`` over the processes."""
+    """The sum (or maximum, minimum) of ``values`` over the processes.
+
+    Raises:
+        UserError: one of them is gone.
+    """
     try:
         out: Tensor = fabric.all_reduce(values.to(fabric.device), reduce_op=how)
     except RuntimeError as error:
@@ -187,6 +192,8 @@ class Trainer:
             )
         #: places in the batch that are this process's, part by part
         self.share = torch.arange(settings.batch).tensor_split(world)[rank].tensor_split(settings.accumulate)
+        if self.fabric.device.type != "cpu":
+            physics = copy.deepcopy(physics)  # data that are measured while they are read keep theirs
         self.model, self.physics = model.to(self.fabric.device), physics.to(self.fabric.device)
         self.y, self.losses, self.settings, self.seed = y, losses, settings, seed
         self._ahead: Iterator[Tensor] | None = None  # of data that are read while training
@@ -298,8 +305,9 @@ class Trainer:
             y = next(self._ahead)
         except UserError as error:  # from a worker, with its traceback before it
             raise UserError(str(error).strip().splitlines()[-1].removeprefix("equipoise.errors.UserError: ")) from None
+        dtype = next(self.model.parameters()).dtype
         for part in y.split([len(where) for where in self.share]):
-            yield part.to(device), self.physics, None
+            yield part.to(device, dtype), self.physics, None
 
     def _trouble(self, loss: float, tally: _Tally, gradient: float) -> str:
         """Why this gradient must not be followed, or nothing."""
@@ -375,7 +383,13 @@ def train(
             last = trainer.step == s.steps
             if validate is not None and (last or trainer.step % s.validate_every == 0):
                 scores = validate() if first else {}
-                report.validation = fabric.broadcast(scores) if several else scores
+                if several:  # of the first process, which knows their names
+                    names = ("psnr", "misfit", "unsolved", "held_out")
+                    values = together(
+                        fabric, torch.tensor([scores.get(k, 0.0) for k in names] + [float(k in scores) for k in names])
+                    )
+                    scores = {k: v for k, v, known in zip(names, values.tolist(), values.tolist()[len(names) :]) if known}
+                report.validation = scores
                 if trainer.validated(report.validation):
                     report.ended = f"no progress since step {trainer.best_step}"
                     last = True
