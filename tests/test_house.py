@@ -25,6 +25,7 @@ FLOORS = [
     "runs",
     "compare",
     "diagnosis",
+    "export",
     "demo",
     "cli",
 ]

@@ -17,8 +17,9 @@ import yaml
 
 import equipoise as eq
 from equipoise import build, runs
-from equipoise.config import Config, dump, load_config, parse
+from equipoise.config import Config, dump, load_config, options, parse
 from equipoise.errors import UserError
+from equipoise.export import export
 from equipoise.learning import checkpoint
 from equipoise.learning.train import batch_of
 
@@ -326,3 +327,41 @@ class TestCommandLine:
         assert r.returncode == 2
         assert "holds thesis.tex beside an earlier demo; nothing was written" in r.stderr
         assert (tmp_path / "demo" / "results.json").exists()
+
+
+class TestExport:
+    def test_travels(self, tmp_path):
+        runs.train_run(tiny(tmp_path / "run"), say=lambda s: None)
+        run = runs.load_run(tmp_path / "run")
+        runs.evaluate(run)
+        export(run, tmp_path / "out", "bsd-3-clause", program=True)
+        model = eq.EquilibriumReconstructor.from_pretrained(tmp_path / "out")
+        y = build.build_problem(run.config, run.physics).y
+        with torch.no_grad():
+            assert torch.equal(model(y, run.physics), run.model(y, run.physics))
+            program = torch.export.load(tmp_path / "out" / "denoiser.pt2").module()
+            x = torch.rand(5, 1, 16, 16)
+            assert torch.allclose(program(x), run.model.step.denoiser(x, run.model.step.sigma), atol=1e-6)
+        card = (tmp_path / "out" / "README.md").read_text()
+        assert "dB PSNR" in card
+        assert "license: bsd-3-clause" in card
+        with pytest.raises(UserError, match="not empty"):
+            export(run, tmp_path / "out")
+
+    def test_damaged(self, tmp_path):
+        with pytest.raises(UserError, match="holds no model made by `equipoise export`"):
+            eq.EquilibriumReconstructor.from_pretrained(tmp_path)
+        runs.train_run(tiny(tmp_path / "run"), say=lambda s: None)
+        out = export(runs.load_run(tmp_path / "run"), tmp_path / "out")
+        weights = out / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:200])
+        with pytest.raises(UserError, match="damaged"):
+            eq.EquilibriumReconstructor.from_pretrained(out)
+
+    def test_overview_and_options(self, tmp_path):
+        runs.train_run(tiny(tmp_path / "some" / "run"), say=lambda s: None)
+        (row,) = runs.overview(tmp_path)
+        assert row[1:3] == ("trained, 4/4 steps", "parallel_beam 16²")
+        names = [name for name, _, _ in options()]
+        assert {"seed", "data.path", "physics.mri.acceleration", "model.step", "learning.steps"} <= set(names)
+        assert all(meaning for _, _, meaning in options())

@@ -276,6 +276,61 @@ def diagnose(
 
 
 @app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
+    out: Annotated[Path, typer.Argument(help="New folder.")],
+    licence: Annotated[str, typer.Option(help="Of the model, for its card.")] = "unknown",
+    program: Annotated[bool, typer.Option("--program", help="Also the denoiser as a torch.export program.")] = False,
+) -> None:
+    """Write a model that travels: weights, configuration and model card, for EquilibriumReconstructor.from_pretrained.
+
+    Example: equipoise export runs/demo-ct my-model --licence bsd-3-clause
+    """
+    from .export import export as run_export
+    from .runs import load_run
+
+    run_export(load_run(run), out, licence, program)
+    typer.echo(f"wrote {', '.join(sorted(p.name for p in out.iterdir()))} to {out}")
+
+
+@app.command("config")
+def show_config(
+    section: Annotated[str, typer.Argument(help="Such as learning, or physics.mri; none: all.")] = "",
+) -> None:
+    """Print every option of a configuration with its default and meaning.
+
+    Example: equipoise config learning
+    """
+    from .config import options
+
+    rows = [row for row in options() if row[0].startswith(section)]
+    if not rows:
+        raise UserError(f"config: nothing begins with {section!r}; there are data, physics.KIND, model, objective, learning")
+    width = max(len(name) for name, _, _ in rows)
+    for name, default, meaning in rows:
+        typer.echo(f"{name:<{width}}  {default:<14}  {meaning}")
+
+
+@app.command("runs")
+def list_runs(
+    folder: Annotated[Path, typer.Argument(help="Where to look, with what is below.")] = Path("runs"),
+) -> None:
+    """List the runs in a folder: how far each is, and its scores.
+
+    Example: equipoise runs
+    """
+    from .runs import overview
+
+    rows = list(overview(folder))
+    if not rows:
+        typer.echo(f"no runs in {folder}; start one with: equipoise train CONFIG, or: equipoise demo ct")
+        return
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    for name, state, problem, scores in rows:
+        typer.echo(f"{name:<{widths[0]}}  {state:<{widths[1]}}  {problem:<{widths[2]}}  {scores}")
+
+
+@app.command()
 def simulate(
     config: Annotated[Path, typer.Argument(help="YAML file; its data are images, or phantoms.")],
     overrides: Annotated[Optional[list[str]], typer.Argument(help="such as physics.angles=30")] = None,  # noqa: UP045

@@ -276,6 +276,20 @@ class Config(Strict):
         return self.out if self.out is not None else Path("runs") / self.name
 
 
+def options() -> list[tuple[str, str, str]]:
+    """(dotted name, default, meaning) of everything that can be set; the operators as ``physics.KIND.…``."""
+    sections = {"": Config, "data": Data, **{f"physics.{k}": v for k, v in KINDS.items()}}
+    sections |= {"model": Model, "objective": Objective, "learning": Learning}
+    out = []
+    for section, kind in sections.items():
+        for name, entry in kind.model_fields.items():
+            if entry.description is None:  # a section of its own, or the operator's kind
+                continue
+            default = "(required)" if entry.is_required() else "none" if entry.default is None else str(entry.default)
+            out.append((f"{section}.{name}".removeprefix("."), default, entry.description))
+    return out
+
+
 def _complaint(error: ValidationError, where: str) -> str:
     parts = []
     for e in error.errors():

@@ -17,6 +17,7 @@ from .assessment import report
 from .assessment.metrics import psnr
 from .config import dump
 from .equilibrium import Implicit, Stop
+from .imaging.groups import named_group
 from .reconstruction import contraction
 from .reconstruction.denoisers import Invariant
 from .reconstruction.model import EquilibriumReconstructor
@@ -74,7 +75,7 @@ def diagnose(
     networks: dict[str, EquilibriumReconstructor] = {"before training": start, run.config.name: run.model}
     if run.config.model.invariant == "none" and physics.image_shape[-1] == physics.image_shape[-2]:
         averaged = runs.load_run(run.folder).model
-        averaged.step.denoiser = Invariant(averaged.step.denoiser, build.build_group("quarter_turns"))
+        averaged.step.denoiser = Invariant(averaged.step.denoiser, named_group("quarter_turns"))
         networks[f"{run.config.name}, averaged over quarter turns"] = averaged
     networks |= {name: other.model for name, other in others.items()}
     found: dict[str, Any] = {}

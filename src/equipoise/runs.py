@@ -18,7 +18,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -263,6 +263,29 @@ def simulate(config: Config, out: str | Path) -> list[Path]:
         other.data.validation = other.data.validation.resolve()
     (out / "config.yaml").write_text(dump(other))
     return paths
+
+
+def overview(folder: Path) -> Iterator[tuple[str, str, str, str]]:
+    """(folder, state, problem, scores) of every run below ``folder``."""
+    for path in sorted(p.parent for p in folder.rglob("config.yaml") if is_run(p.parent)):
+        try:
+            config = read_config(path)
+        except UserError as error:
+            yield str(path), "unreadable", "", str(error)
+            continue
+        log = report.read_log(path)
+        steps = f"{log[-1]['step'] if log else 0}/{config.learning.steps} steps"
+        state = f"trained, {steps}" if (path / MODEL).exists() else steps
+        scores: list[str] = []
+        valid: dict[str, float] = next((r["validation"] for r in reversed(log) if r.get("validation")), {})
+        if valid:
+            scores.append("validation " + " ".join(f"{k} {v:.4g}" for k, v in valid.items()))
+        for results in sorted([*path.glob("evaluation-*/results.json"), *path.glob("results.json")]):
+            score = json.loads(results.read_text())["methods"]["equipoise"]
+            if "psnr" in score:
+                name = results.parent.name if results.parent != path else "evaluation"
+                scores.append(f"{name} {score['psnr']:.2f} dB")
+        yield str(path), state, f"{config.physics.kind} {config.data.size}²", "; ".join(scores)
 
 
 def is_run(folder: Path) -> bool:

@@ -221,3 +221,13 @@ class Shifts(Group):
             return x[sample[:, None, None], :, rows[:, :, None], cols[:, None, :]].movedim(-1, 1)
         x = _shear(x, sx.to(x.dtype)[:, None].expand(-1, x.shape[-2]), -1)
         return _shear(x, sy.to(x.dtype)[:, None].expand(-1, x.shape[-1]), -2)
+
+
+def named_group(name: str, draws: int = 1) -> Group:
+    """``rotations``, ``quarter_turns``, ``reflections`` or ``shifts``, as a configuration names them."""
+    return {
+        "rotations": lambda: Rotations(n_trans=draws),
+        "quarter_turns": lambda: Rotations(multiples=90, n_trans=draws),
+        "reflections": lambda: Reflections(n_trans=draws),
+        "shifts": lambda: Shifts(n_trans=draws),
+    }[name]()

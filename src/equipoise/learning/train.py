@@ -385,10 +385,8 @@ def train(
                 scores = validate() if first else {}
                 if several:  # of the first process, which knows their names
                     names = ("psnr", "misfit", "unsolved", "held_out")
-                    values = together(
-                        fabric, torch.tensor([scores.get(k, 0.0) for k in names] + [float(k in scores) for k in names])
-                    )
-                    scores = {k: v for k, v, known in zip(names, values.tolist(), values.tolist()[len(names) :]) if known}
+                    pairs = torch.tensor([[scores.get(k, 0.0), float(k in scores)] for k in names], dtype=torch.float64)
+                    scores = {k: v for k, (v, known) in zip(names, together(fabric, pairs).tolist()) if known}
                 report.validation = scores
                 if trainer.validated(report.validation):
                     report.ended = f"no progress since step {trainer.best_step}"

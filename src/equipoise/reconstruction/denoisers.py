@@ -22,7 +22,7 @@ def channels_last(x: Tensor) -> Tensor:
     if x.ndim != 4 or x.device.type != "cpu":
         return x
     if x.shape[1] == 1:
-        return x.reshape(len(x), *x.shape[2:], 1).permute(0, 3, 1, 2)
+        return x.reshape(x.shape[0], *x.shape[2:], 1).permute(0, 3, 1, 2)
     return x.contiguous(memory_format=torch.channels_last)
 
 

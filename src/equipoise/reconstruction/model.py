@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -41,6 +42,17 @@ class EquilibriumReconstructor(Reconstructor):
         self.stop = Stop() if stop is None else stop
         self.gradient = Implicit() if gradient is None else gradient
         self.on_failure: OnFailure = on_failure
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> EquilibriumReconstructor:
+        """The model in a folder that `equipoise export` made, ready to reconstruct.
+
+        Raises:
+            UserError: there is none, or its files are damaged.
+        """
+        from .assemble import from_pretrained
+
+        return from_pretrained(folder)
 
     def forward(self, y: Tensor, physics: Any, x0: Tensor | None = None) -> Tensor:
         """Measurements y and the operator that made them → images (B, C, H, W). ``x0``: where to start the solve."""
