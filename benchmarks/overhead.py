@@ -3,7 +3,8 @@
     python benchmarks/overhead.py [--size 64] [--steps 40]
 
 Real chest CT (../shared/data/ct), read and measured while training (data.stream, one worker), with TensorBoard beside log.jsonl
-and a checkpoint every ten steps. Loading: the time a step waits for its batch. The rest: wall-clock from report to report less the steps.
+and a checkpoint every ten steps. Loading: the time a step waits for its batch. The rest: wall-clock from report to report less
+the steps.
 """
 
 from __future__ import annotations
