@@ -92,6 +92,7 @@ def main() -> None:
     p.add_argument(
         "--backward", type=int, default=50, help="deepinv's backward iterations: their number is fixed (its default: 50)"
     )
+    p.add_argument("--adjoint-rtol", type=float, help="ours alone, backward; none: --rtol. `equipoise train` takes 1e-2")
     p.add_argument("--theirs-rtol", type=float, help="theirs alone; none: --rtol")
     p.add_argument("--ours-alone", action="store_true", help="for measuring peak memory: /usr/bin/time -v python …")
     a = p.parse_args()
@@ -100,10 +101,10 @@ def main() -> None:
     x = eq.phantoms(a.batch, a.size)
     theta = torch.tensor([33.0, -71.0, 140.0, 12.0]).repeat(a.batch // 4 + 1)[: a.batch]
     net = Shrunk(a.rate)
-    stop = eq.Stop(a.rtol, 300)
+    stop, backward = eq.Stop(a.rtol, 300), eq.Stop(a.adjoint_rtol or a.rtol, 300)
 
     ours = eq.ParallelBeam(a.size, a.views, normalize=True)
-    model = eq.EquilibriumReconstructor(eq.GradientStep(net), stop=stop, gradient=eq.Implicit(stop=stop), on_failure="ignore")
+    model = eq.EquilibriumReconstructor(eq.GradientStep(net), stop=stop, gradient=eq.Implicit(stop=backward), on_failure="ignore")
     y = ours.A(x)
     optimizer = torch.optim.Adam(net.parameters(), 1e-12)
 
