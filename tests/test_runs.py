@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from typer.testing import CliRunner
 
 import equipoise as eq
-from equipoise import build, runs
+from equipoise import build, demo, runs
+from equipoise.cli import app
 from equipoise.config import Config, dump, load_config, options, parse
 from equipoise.errors import UserError
 from equipoise.export import export
@@ -313,9 +315,11 @@ class TestCommandLine:
         assert r.returncode == 2  # the schedule would be another one
         assert "learning.steps: 2000 then" in r.stderr
 
-    def test_demo(self, tmp_path):
-        r = equipoise("demo", "mri", "--steps", "1", "--out", tmp_path / "demo")
-        assert r.returncode == 0, r.stderr
+    def test_demo(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(demo, "UNSEEN", 4)  # a smaller one: `make demo` runs the whole
+        monkeypatch.setitem(demo.CONFIGS["mri"], "data", {"size": 48, "count": 16})
+        r = CliRunner().invoke(app, ["demo", "mri", "--steps", "1", "--out", str(tmp_path / "demo")])
+        assert r.exit_code == 0, r.output
         results = json.loads((tmp_path / "demo" / "results.json").read_text())
         assert {"zero_filled", "tv", "equipoise"} <= results["methods"].keys()
         assert results["methods"]["equipoise"]["psnr"] > results["methods"]["zero_filled"]["psnr"]
@@ -323,9 +327,8 @@ class TestCommandLine:
             assert (tmp_path / "demo" / name).stat().st_size > 0
         assert "Total variation" in r.stdout
         (tmp_path / "demo" / "thesis.tex").write_text("precious")
-        r = equipoise("demo", "mri", "--steps", "1", "--out", tmp_path / "demo")
-        assert r.returncode == 2
-        assert "holds thesis.tex beside an earlier demo; nothing was written" in r.stderr
+        with pytest.raises(UserError, match=r"holds thesis.tex beside an earlier demo; nothing was written"):
+            demo.demo(demo.demo_config("mri", tmp_path / "demo", 1, 0))
         assert (tmp_path / "demo" / "results.json").exists()
 
 

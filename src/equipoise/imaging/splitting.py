@@ -14,12 +14,13 @@ from .linear import variant
 def split(physics: Any, y: Tensor, parts: int, k: int) -> tuple[Any, Tensor, Any, Tensor]:
     """Splits measurements into ``parts`` interleaved parts: (operator, y) without part ``k``, and of part ``k`` alone.
 
-    Views, where the physics has ``views``; otherwise the sampled lines of its ``mask`` (a fully sampled centre is never
-    left out), or its sampled points, if they are not lines. Where there are fewer lines than parts, each is a part.
+    Views, where the physics has ``views``; otherwise the sampled lines of its ``mask`` (a fully sampled centre among
+    sparser ones is never left out), or its sampled points, if they are not lines. Where there are fewer lines than
+    parts, each is a part.
 
     Raises:
         TypeError: the physics has neither views nor a mask.
-        ValueError: there are too few views, or no lines that could be left out.
+        ValueError: there are too few views, or nothing is sampled.
     """
     if hasattr(physics, "views"):
         n = y.shape[-2]
@@ -67,8 +68,9 @@ def _every(lines: Tensor, parts: int, k: int) -> Tensor:
     while high < len(lines) and bool(lines[high]):
         high += 1
     free = [i for i in lines.nonzero()[:, 0].tolist() if not (low <= i < high and high - low > 2)]
+    free = free or lines.nonzero()[:, 0].tolist()  # nothing is sampled outside: no centre to spare
     if not free:
-        raise ValueError(f"cannot split {len(lines)} lines of which only a fully sampled centre is sampled")
+        raise ValueError(f"cannot split {len(lines)} lines of which none is sampled")
     parts = min(parts, len(free))
     chosen = torch.zeros_like(lines)
     chosen[free[k % parts :: parts]] = True
