@@ -10,6 +10,7 @@ import torch
 
 from equipoise import build, compare, diagnosis, runs
 from equipoise.config import parse
+from equipoise.equilibrium import Stop
 from equipoise.errors import UserError
 from equipoise.imaging.data import split_by_patient
 from equipoise.reconstruction.model import UntiedReconstructor
@@ -99,6 +100,7 @@ class TestDiagnosis:
         task, _ = done
         run = runs.load_run(task.run_folder("implicit", 0))
         monkeypatch.setattr(diagnosis, "IMAGES", 2)
+        monkeypatch.setattr(diagnosis, "Stop", lambda rtol, max_steps: Stop(rtol, 15))  # untrained: slow, and not what is tested
         found = diagnosis.diagnose(run, {"other": runs.load_run(run.folder)}, folder=tmp_path / "d")
         assert list(found["networks"]) == ["before training", "implicit", "implicit, averaged over quarter turns", "other"]
         assert found["networks"]["other"] == found["networks"]["implicit"]

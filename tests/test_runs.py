@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import equipoise as eq
 from equipoise import build, demo, runs
-from equipoise.cli import app
+from equipoise.cli import app, main
 from equipoise.config import Config, dump, load_config, options, parse
 from equipoise.errors import UserError
 from equipoise.export import export
@@ -281,19 +281,24 @@ class TestUse:
 
 
 class TestCommandLine:
-    def test_bad_input_is_one_paragraph_and_exit_code_2(self, tmp_path):
+    def test_bad_input_is_one_paragraph_and_exit_code_2(self, tmp_path, monkeypatch, capsys):
         (tmp_path / "c.yaml").write_text("data: {pth: x}\n")
         r = equipoise("train", tmp_path / "c.yaml", cwd=tmp_path)
         assert r.returncode == 2
         assert "data.pth: unknown key (value 'x')" in r.stderr
         assert "Traceback" not in r.stderr
+        monkeypatch.chdir(tmp_path)
         (tmp_path / "sinograms").mkdir()
         (tmp_path / "c.yaml").write_text("data: {path: sinograms}\n")
-        r = equipoise("train", "c.yaml", cwd=tmp_path)
-        assert r.returncode == 2
-        assert "no file in this folder can be read" in r.stderr
+        monkeypatch.setattr(sys, "argv", ["equipoise", "train", "c.yaml"])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == 2
+        assert "no file in this folder can be read" in capsys.readouterr().err
         assert not (tmp_path / "runs").exists()
-        assert equipoise("--debug", "train", "c.yaml", cwd=tmp_path).stderr.count("Traceback") >= 1
+        monkeypatch.setattr(sys, "argv", ["equipoise", "--debug", "train", "c.yaml"])
+        with pytest.raises(UserError):
+            main()
 
     def test_interrupt_and_continue(self, tmp_path):
         tree = {**TINY, "name": "long", "learning": {**TINY["learning"], "steps": 2000, "checkpoint_every": 1000}}
