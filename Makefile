@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint browser bench clean
+.PHONY: demo test lint browser docs bench clean
 
 demo: .venv/ready
 	$(BIN)/equipoise demo ct
@@ -11,8 +11,8 @@ test: .venv/ready browser lint
 	$(BIN)/pytest
 
 lint: .venv/ready
-	$(BIN)/ruff check src tests benchmarks
-	$(BIN)/ruff format --check src tests benchmarks
+	$(BIN)/ruff check src tests benchmarks docs/site.py
+	$(BIN)/ruff format --check src tests benchmarks docs/site.py
 	$(BIN)/mypy
 
 # The report page is tested in headless Chromium, which is Debian's; those tests skip where it cannot be had.
@@ -28,9 +28,13 @@ browser:
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	touch $@
 
+# The documentation as a site: site/index.html.
+docs: .venv/ready
+	$(BIN)/mkdocs build --strict
+
 bench: .venv/ready
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	for script in active gradient memory projector train_step warm_start inexactness brain steps penalty alpha stability time_to_quality overhead; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 clean:
-	rm -rf .venv build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+import typer
+import yaml
+
+import equipoise as eq
+from equipoise.cli import app
+from equipoise.config import parse
+from equipoise.doctor import examine
 
 ROOT = Path(__file__).parents[1]
 
 
 def examples(path: str) -> list[str]:
-    return re.findall(r"<!-- run by tests/test_readme.py -->\n```python\n(.*?)```", (ROOT / path).read_text(), re.S)
+    return re.findall(r"<!-- run by tests/test_readme.py -->\n```python[^\n]*\n(.*?)```", (ROOT / path).read_text(), re.S)
 
 
 def lines(code: str) -> int:
@@ -40,9 +51,51 @@ def test_the_training_page():
     assert names["x"].shape == (2, 1, 32, 32)
 
 
-def test_the_data_page():
-    (custom,) = examples("docs/data.md")
+def test_the_operator_page(tmp_path):
+    motion, sheet = examples("docs/operator.md")
     names: dict = {}
-    exec(compile(custom, "docs/data.md", "exec"), names)
+    exec(compile(motion, "docs/operator.md", "exec"), names)
     assert names["y"].shape == (2, 1, 32, 32)
     assert not names["y"][:, :, ::4].any()
+    exec(compile(sheet, "docs/operator.md", "exec"), {})
+    (tmp_path / "sheet.py").write_text(sheet)
+    config = parse({"physics": {"kind": "custom", "file": tmp_path / "sheet.py"}, "objective": {"splitting": 0}}, "sheet")
+    config.data.count, config.data.size = 4, 32
+    assert [f.what for f in examine(config) if f.verdict == "wrong"] == []
+
+
+def test_configurations_on_the_pages_are_valid():
+    found = [(p, t) for p in (ROOT / "docs").glob("*.md") for t in re.findall(r"```yaml[^\n]*\n(.*?)```", p.read_text(), re.S)]
+    assert found
+    for path, text in found:
+        parse(yaml.safe_load(text), str(path))
+
+
+def test_the_site_builds_without_a_warning(tmp_path):
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
+    r = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    )
+    assert r.returncode == 0, r.stderr
+    text = (tmp_path / "site" / "theory.html").read_text()
+    assert text.count("<math") > 30
+    assert "arithmatex" not in text  # every formula is drawn
+    assert 'id="train"' in (tmp_path / "site" / "commands.html").read_text()
+    assert "objective.equivariance" in (tmp_path / "site" / "options.html").read_text()
+    for page in (tmp_path / "site").rglob("*.html"):
+        assert not re.search(r"""(?:src|<link[^>]* href)=["']?https?:""", page.read_text()), (
+            page
+        )  # nothing is fetched from elsewhere
+
+
+def test_the_reference_has_every_public_name():
+    listed = re.findall(r"^::: equipoise\.\S*?(\w+)$", (ROOT / "docs" / "reference.md").read_text(), re.M)
+    assert sorted(listed) == sorted(eq.__all__)
+
+
+def test_every_command_shows_an_example_that_parses():
+    group = typer.main.get_command(app)
+    for name, command in group.commands.items():
+        shown = re.findall(r"Example: equipoise (\w+) ?(.*?)(?:\n\n|$)", command.help, re.S)
+        assert [n for n, _ in shown] == [name]
+        command.make_context(name, shown[0][1].split())

@@ -146,6 +146,7 @@ def train(
     """Train from measurements alone, or continue where it was interrupted.
 
     Example: equipoise train configs/ct64.yaml learning.steps=500
+
     With several processes: torchrun --nproc-per-node=2 -m equipoise train configs/ct64.yaml
     """
     from .config import load_config
@@ -183,7 +184,7 @@ def reconstruct(
 ) -> None:
     """Reconstruct DATA into the folder OUT: images in the input's kind, a preview, residual and status of each.
 
-    Example: equipoise reconstruct runs/demo-ct my_sinograms/ out/
+    Example: equipoise reconstruct runs/ct64 ../shared/data/ct/val.h5 out/
     """
     from . import runs
 
@@ -338,7 +339,7 @@ def simulate(
 ) -> None:
     """Make measurement files from images: what an operator would have measured, and a configuration that trains on it.
 
-    Example: equipoise simulate configs/dicom.yaml data.path=my/dicom/folder --out measured
+    Example: equipoise simulate configs/dicom.yaml --out measured
     """
     from .config import load_config
     from .runs import simulate as run_simulate

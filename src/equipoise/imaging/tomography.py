@@ -385,7 +385,7 @@ class FanBeam(Tomography):
     """Fan-beam tomography, with a flat or a curved detector.
 
     Args:
-        size, pixel, offset, normalize: as for :class:`ParallelBeam`.
+        size: as for :class:`ParallelBeam`, and so are ``pixel``, ``offset`` and ``normalize``.
         angles: a number of views spread evenly over [0°, 360°), or the views in degrees.
         source_distance: from the source to the centre of rotation, in pixels; it must lie outside the image.
         detector_distance: from the centre of rotation to the detector, in pixels.

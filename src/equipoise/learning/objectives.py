@@ -115,7 +115,7 @@ class Splitting(Loss):
 
     Args:
         parts: how many; one is left out, in turn at random.
-        weight, floor: as for :class:`MeasurementConsistency`.
+        weight: as for :class:`MeasurementConsistency`, and so is ``floor``.
     """
 
     def __init__(self, parts: int = 5, weight: float = 1.0, floor: float = 0.0):

@@ -34,7 +34,8 @@ class ConvDenoiser(Denoiser):
 
     Args:
         in_channels: 1 for real images, 2 for complex ones (real and imaginary part).
-        channels, layers: width and depth.
+        channels: width.
+        layers: depth, at least 2.
     """
 
     def __init__(self, in_channels: int = 1, channels: int = 32, layers: int = 6):
@@ -115,7 +116,7 @@ class ProximalNetwork(Denoiser):
     between layers are squares, activations softplus.
 
     Args:
-        in_channels, channels, layers: as for :class:`ConvDenoiser`.
+        in_channels: as for :class:`ConvDenoiser`, and so are ``channels`` and ``layers``.
         convexity: α > 0.
     """
 

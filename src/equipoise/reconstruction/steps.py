@@ -209,7 +209,7 @@ class PrimalDual(GradientStep):
     (Chambolle and Pock 2011; Ono 2017). Its equilibria are those of :class:`GradientStep` with the same η.
 
     Args:
-        denoiser, step_size, sigma, learnable: as for :class:`GradientStep`.
+        denoiser: as for :class:`GradientStep`, and so are ``step_size``, ``sigma`` and ``learnable``.
         dual_step: σ in (0, 1/η]; default 1/η.
     """
 
@@ -247,7 +247,7 @@ class MirrorStep(GradientStep):
     the EM iteration of Shepp and Vardi 1982). For counts: A, y and x are not negative.
 
     Args:
-        denoiser, sigma, learnable: as for :class:`GradientStep`.
+        denoiser: as for :class:`GradientStep`, and so are ``sigma`` and ``learnable``.
         step_size: η in (0, 1]; 1 is the pace of EM.
         floor: what x and A x are kept above.
     """
