@@ -210,7 +210,7 @@ class TestTraining:
         with pytest.raises(UserError, match="steps in a row were skipped"):
             trainer.advance()
 
-    def test_a_gradient_far_outside_its_history_is_skipped_if_it_is_long(self, tmp_path):
+    def test_a_gradient_far_outside_its_history_is_shortened_if_it_is_long(self, tmp_path):
         config = tiny(tmp_path / "run")
         physics = build.build_physics(config.physics, 16)
         problem = build.build_problem(config, physics)
@@ -222,9 +222,17 @@ class TestTraining:
         usual = trainer.advance().gradient
         scale[0] = 0.5 * config.learning.clip / usual
         trainer.history = usual / 1e4
-        assert not trainer.advance().skipped  # far outside, but shorter than the clip
+        assert not trainer.advance().shortened  # far outside, but shorter than the clip
         scale[0], trainer.history = 1e3 * scale[0], usual / 1e4
-        assert "far above the usual" in trainer.advance().skipped
+        report = trainer.advance()
+        assert "far above the usual" in report.shortened
+        assert not report.skipped
+        norm = torch.cat([p.grad.flatten() for p in trainer.parameters.values()]).norm()
+        assert float(norm) == pytest.approx(usual / 1e4, rel=1e-3)
+        assert trainer.history == pytest.approx((0.95 + 0.05 * 30) * usual / 1e4)
+        for _ in range(20):  # what stays is usual soon
+            report = trainer.advance()
+        assert not report.shortened
 
 
 class TestUse:

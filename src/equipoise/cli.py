@@ -85,15 +85,18 @@ class Progress:
                 self.bar.print(f"ended at step {r.step}: {r.ended}")
             if r.skipped:
                 self.bar.print(f"step {r.step} skipped: {r.skipped}")
+            if r.shortened:
+                self.bar.print(f"step {r.step} shortened: {r.shortened}")
             return
         every = max(1, self.total // 20)
-        if r.step % every == 0 or r.step == self.total or r.skipped or r.validation:
+        if r.step % every == 0 or r.step == self.total or r.skipped or r.shortened or r.validation:
             if self.first == 0 or self.first >= r.step:
                 self.first = min(self.first, r.step - 1) if self.first else 0
             pace = (self.clock() - self.started) / max(1, r.step - self.first)
             left = pace * (self.total - r.step)
             print(
-                f"step {r.step}/{self.total}  {text}  {left:.0f} s left" + (f"  SKIPPED: {r.skipped}" if r.skipped else ""),
+                f"step {r.step}/{self.total}  {text}  {left:.0f} s left"
+                + (f"  SKIPPED: {r.skipped}" if r.skipped else f"  SHORTENED: {r.shortened}" if r.shortened else ""),
                 flush=True,
             )
 

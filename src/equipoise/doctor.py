@@ -65,7 +65,9 @@ def _adjoint(physics: Any, y: Tensor) -> Finding:
     return (
         Finding("ok", what)
         if gap <= 1e-4
-        else Finding("wrong", what, "A_adjoint must be the transpose of A: derive it with torch.func.vjp, as docs/operator.md shows")
+        else Finding(
+            "wrong", what, "A_adjoint must be the transpose of A: derive it with torch.func.vjp, as docs/operator.md shows"
+        )
     )
 
 

@@ -380,10 +380,10 @@ def write_curves(folder: Path, config: Config, reload: int = 0) -> None:
         return
     png = report.save_png(report.curves(log), folder / "curves.png")
     last = log[-1]
-    skipped = sum(1 for r in log if r.get("skipped"))
+    skipped, shortened = (sum(1 for r in log if r.get(k)) for k in ("skipped", "shortened"))
     words = [
         f"{last['step']} of {config.learning.steps} steps; the last solve took {last['forward']:.0f} evaluations forward and "
-        f"{last['adjoint']:.0f} backward; {skipped} steps were skipped.",
+        f"{last['adjoint']:.0f} backward; {skipped} steps were skipped, {shortened} shortened.",
         f"Command: {' '.join(['equipoise', *sys.argv[1:]])}",
     ]
     report.page(

@@ -52,6 +52,7 @@ class Report:
     images_per_second: float
     waiting: float  #: fraction of the step's time that went into reading measurements
     skipped: str = ""  #: why the optimiser did not move
+    shortened: str = ""  #: why the gradient was shortened further than to ``learning.clip``
     last: bool = False  #: of the run
     ended: str = ""  #: why training ended before its last step
     validation: dict[str, float] = field(default_factory=dict)
@@ -205,7 +206,7 @@ class Trainer:
         self.best_score, self.best_step = math.inf, 0
 
     def advance(self) -> Report:
-        """One optimiser step; it is skipped, and said why, where the gradient cannot be trusted."""
+        """One optimiser step; where the gradient cannot be trusted it is skipped, or shortened, and said why."""
         s, started = self.settings, time.perf_counter()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, s)
@@ -216,6 +217,7 @@ class Trainer:
         gradient = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), s.clip))
         parts = {name: tally.sums[f"loss {name}"] for name in self.losses}
         why = self._trouble(sum(parts.values()), tally, gradient)
+        shortened = "" if why else self._shorten(gradient)
         if not why:
             self.optimizer.step()
             decay = min(s.ema, (self.step + 1) / (self.step + 10))  # a young average follows quickly
@@ -245,6 +247,7 @@ class Trainer:
             images_per_second=s.batch / seconds,
             waiting=waited / seconds,
             skipped=why,
+            shortened=shortened,
         )
 
     def _differentiate(self) -> tuple[_Tally, float]:
@@ -315,11 +318,22 @@ class Trainer:
             return f"the loss is {loss:.3g} and the gradient's norm {gradient:.3g}"
         if tally.sums["forward lost"] > 0.5 * tally.sums["forward solves"]:
             return f"most of the batch has no equilibrium: relative residuals up to {tally.largest['forward residual']:.1g}"
-        usual = self.history
-        if usual and gradient > max(30 * usual, self.settings.clip):  # a shorter one can do no harm: the penalty may have woken up
-            return f"the gradient's norm {gradient:.3g} is far above the usual {usual:.3g}"
-        self.history = gradient if not usual else 0.95 * usual + 0.05 * gradient
         return ""
+
+    def _shorten(self, gradient: float) -> str:
+        """Scales a gradient far outside its history down to the usual norm, and says so.
+
+        It is not skipped: where the penalty has woken up, only a step can put it to sleep. The history follows, at most 30-fold
+        a step, so that what stays is usual soon. What is shorter than ``learning.clip`` can do no harm.
+        """
+        usual = self.history or gradient
+        self.history = 0.95 * usual + 0.05 * min(gradient, 30 * usual)
+        if gradient <= max(30 * usual, self.settings.clip):
+            return ""
+        for p in self.parameters.values():
+            if p.grad is not None:
+                p.grad.mul_(usual / min(gradient, self.settings.clip))
+        return f"the gradient's norm {gradient:.3g} is far above the usual {usual:.3g}"
 
     def validated(self, scores: dict[str, float]) -> bool:
         """Takes note of a validation without ground truth; whether there has been no progress for ``patience`` of them."""
