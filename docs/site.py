@@ -29,7 +29,9 @@ def on_page_markdown(markdown, page, config, files):
     here = page.file.src_uri
     if here in TAKEN.values():
         markdown = markdown.replace("](docs/", "](")
-    markdown = markdown.replace("](../results/", "](results/").replace("](../docs/", "](../")
+    markdown = (
+        markdown.replace("](../results/", "](results/").replace("](../docs/", "](../").replace("](../README.md", "](index.md")
+    )
     return markdown.replace("<!-- every command -->", _commands()).replace("<!-- every option -->", _options())
 
 
