@@ -14,7 +14,7 @@ from equipoise.cli import app
 from equipoise.config import options
 
 ROOT = Path(__file__).parents[1]
-TAKEN = {"README.md": "index.md", "CHANGELOG.md": "CHANGELOG.md", "CONTRIBUTING.md": "CONTRIBUTING.md"}
+TAKEN = {"README.md": "index.md"} | {name: name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff")}
 
 
 def on_files(files, config):
