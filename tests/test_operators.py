@@ -84,6 +84,15 @@ def test_every_operator_in_every_command(name, tmp_path):
     assert len(table.scores["equipoise"]["psnr"]) == (1 if name == "dynamic_mri" else 3)
 
 
+def test_the_blur_is_as_wide_as_high():
+    point = torch.zeros(1, 1, 33, 33)
+    point[..., 16, 16] = 1
+    y = build.build_physics(parse({"physics": {"kind": "blur", "width": 1.5}}, "blur").physics, 33).A(point)[0, 0]
+    assert torch.allclose(y, y.T, atol=1e-7)
+    far = torch.arange(33.0) - 16
+    assert float((y.sum(0) * far**2).sum() / y.sum()) == pytest.approx(1.5**2, rel=0.05)
+
+
 def test_simulated_measurements_are_those_that_training_would_make(tmp_path):
     c = config(tmp_path, {"kind": "parallel_beam", "angles": 6, "noise": 0})
     physics = build.build_physics(c.physics, 16)

@@ -73,7 +73,7 @@ def _operator(c: settings.Physics, size: int, seed: int) -> Any:
         case settings.Inpainting():
             return deepinv.Inpainting(shape, mask=(torch.rand(shape, generator=rng) < c.keep).float())
         case settings.Blur():
-            return deepinv.BlurFFT(shape, filter=gaussian_blur(sigma=c.width))
+            return deepinv.BlurFFT(shape, filter=gaussian_blur(sigma=(c.width, c.width)))
         case settings.SuperResolution():
             return deepinv.Downsampling(img_size=shape, filter="bicubic", factor=c.factor)
         case settings.CompressedSensing():

@@ -168,7 +168,9 @@ class Model(Strict):
         "proximal", description="which learned step"
     )
     strength: float | None = Field(
-        None, gt=0, description="λ of proximal, admm, douglas_rachford and red; none: (noise / sigma)², noise against prior"
+        None,
+        gt=0,
+        description="λ of proximal, admm, douglas_rachford, red; none: (noise / sigma)² of scaled data, at least 1e-4 (red: 0.05)",
     )
     step_size: float = Field(1.0, gt=0, lt=2, description="η of gradient, primal_dual and mirror")
     learnable: bool = Field(False, description="train λ and η too")

@@ -170,14 +170,16 @@ def _step(config: Config, problem: build.Problem, physics: Any, losses: dict[str
         yield Finding(
             "wrong",
             f"step: the first one would be skipped: {report.skipped}",
-            "lower model.sigma or raise model.strength and objective.contraction",
+            "raise model.sigma a little or lower model.strength; raise objective.contraction",
         )
     else:
         verdict: Literal["ok", "note"] = "ok" if report.unsolved < 0.5 else "note"
         solves = f"{report.forward:.0f} evaluations forward, {report.adjoint:.0f} backward"
         what = f"step: {solves}, {report.unsolved:.0%} of the solves unfinished"
         yield Finding(
-            verdict, what, "" if verdict == "ok" else "raise model.max_steps, or model.strength so that the step contracts more"
+            verdict,
+            what,
+            "" if verdict == "ok" else "raise model.max_steps, or model.sigma a little",
         )
     hours = seconds * config.learning.steps / 3600
     device = "GPU (not used yet)" if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"

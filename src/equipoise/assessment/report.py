@@ -193,7 +193,9 @@ def curves(log: list[dict[str, Any]]) -> Figure:
     def smooth(v: list[float]) -> np.ndarray:
         a, n = np.array(v, dtype=float), max(1, len(v) // 60)
         window = np.pad(a, (n // 2, n - 1 - n // 2), "edge")
-        return np.nanmean(np.lib.stride_tricks.sliding_window_view(window, n), axis=1) if np.isfinite(a).any() else a
+        near = np.lib.stride_tricks.sliding_window_view(window, n)
+        count = np.isfinite(near).sum(axis=1)
+        return np.where(count, np.nansum(near, axis=1) / np.maximum(count, 1), np.nan)
 
     for part in log[0]["parts"] if log else ():
         values = [r["parts"][part] for r in log]
