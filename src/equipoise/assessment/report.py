@@ -154,20 +154,27 @@ def elsewhere(found: dict[str, dict[str, dict[str, list[float]]]]) -> Figure:
 
 def gaps(networks: dict[str, Any]) -> Figure:
     """Equivariance gap and the denoiser's, against angle, shift and flip; the mean over images, and their range."""
-    kinds = {"turn": "angle (degrees)", "shift": "shift (pixels)", "flip": "flip (0: left to right, 1: upside down)"}
+    kinds = {"turn": "angle (degrees)", "shift": "shift (pixels)", "flip": "flip"}
     fig, axes = plt.subplots(2, 3, figsize=(13, 7), layout="constrained")
     titles = {"gap": "network: ‖T x̂ − f*(A T x̂)‖ / ‖x̂‖", "commutes": "denoiser: ‖D T x − T D x‖ / ‖D x‖"}
     for line, (curve, title) in zip(axes, titles.items()):
         for ax, (kind, name) in zip(line, kinds.items()):
-            for network, values in networks.items():
+            for i, (network, values) in enumerate(networks.items()):
                 rows = values["curves"][curve].get(kind, [])
-                if rows:
-                    far, all_of = [r[0] for r in rows], np.array([r[1] for r in rows])
-                    (drawn,) = ax.plot(far, all_of.mean(1), "o" if kind == "flip" else "o-", ms=4, label=network)
-                    ax.fill_between(far, all_of.min(1), all_of.max(1), alpha=0.12, color=drawn.get_color())
+                if not rows:
+                    continue
+                far, all_of = np.array([r[0] for r in rows], dtype=float), np.array([r[1] for r in rows])
+                mean, low, high = all_of.mean(1), all_of.min(1), all_of.max(1)
+                if kind == "flip":  # nothing lies between two flips
+                    far += 0.08 * (i - (len(networks) - 1) / 2)
+                    ax.errorbar(far, mean, (mean - low, high - mean), fmt="o", ms=4, capsize=2, color=f"C{i}")
+                    ax.set_xticks([0, 1], ["left to right", "upside down"])
+                else:
+                    ax.plot(far, mean, "o-", ms=4, label=network, color=f"C{i}")
+                    ax.fill_between(far, low, high, alpha=0.12, color=f"C{i}")
             ax.set(xlabel=name, title=title if kind == "turn" else "", ylim=(0, None))
             ax.grid(alpha=0.3)
-    axes[0, 0].legend(fontsize=8)
+    fig.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=9)
     return fig
 
 
