@@ -50,6 +50,8 @@ class TestCompare:
                 assert row["low"] <= row["difference"] <= row["high"]
         assert table["untied_5"]["parameters"] == 5 * table["implicit"]["parameters"]
         assert table["supervised"]["memory_mb"] > 100
+        tuned = json.loads((task.out / "scores" / "untied_5-tuning.json").read_text())
+        assert runs.read_config(task.run_folder("untied_5", 1)).model.strength == tuned["model.strength"]
         assert (task.out / "table.md").read_text().count("\n| ") > len(METHODS) + 2
         assert (task.out / "report.html").read_text().count('src="data:image/png;base64') == 4
         found = json.loads((task.out / "generalisation.json").read_text())

@@ -361,6 +361,19 @@ class TestObjectives:
         loss = eq.Equivariance(eq.Reflections(), noise=False, stop_gradient=True)(x_net=x, physics=physics, model=blind)
         assert not loss.requires_grad
 
+    def test_what_is_unrolled_does_not_start_at_the_answer(self):
+        """It would remember what it is asked to predict."""
+        physics = eq.ParallelBeam(16, 10, normalize=True)
+        y = physics.A(eq.phantoms(2, 16))
+        model = eq.EquilibriumReconstructor(eq.GradientStep(eq.ConvDenoiser(channels=4, layers=2)), gradient=eq.Unrolled(2))
+        losses = [Splitting(parts=5), eq.Equivariance(eq.Rotations(), noise=False)]
+        for loss in losses:
+            torch.manual_seed(0)
+            here = loss(x_net=(x := model(y, physics)), y=y, physics=physics, model=model)
+            torch.manual_seed(0)
+            plain = loss(x_net=x, y=y, physics=physics, model=lambda y, physics: model(y, physics))
+            assert torch.equal(here, plain)
+
     def test_splitting_sees_only_the_rest(self):
         physics = eq.ParallelBeam(8, 10)
         shapes = []

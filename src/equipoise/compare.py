@@ -16,7 +16,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,13 +50,20 @@ LEARNED: dict[str, dict[str, Any]] = {
     "supervised": {f"objective.{k}": 0 for k in ("consistency", "equivariance", "splitting", "variation")}
     | {"objective.supervised": 1},
 }
-#: The denoiser as it comes, in a step: strength, as a multiple of what the noise asks for, and σ are tuned.
+#: The denoiser as it comes, in a step: λ, as a multiple of what the noise asks for, and σ are tuned.
 PLUGGED: dict[str, dict[str, Any]] = {
     "pnp": {"model.step": "proximal"},
     "equivariant_pnp": {"model.step": "proximal", "model.invariant": "quarter_turns"},
     "red": {"model.step": "red"},
 }
 STRENGTHS, SIGMAS = (0.3, 1.0, 3.0, 10.0), (0.01, 0.02, 0.04, 0.08)
+STRONGER = (
+    1.0,
+    3.0,
+    10.0,
+    30.0,
+    100.0,
+)  # few steps get further with a larger λ, so that of unrolling is tuned before it is trained
 TUNED_ON = 8  # images of the training data
 REFERENCE = "implicit"
 
@@ -112,6 +119,10 @@ class Comparison:
 
     def train(self, jobs: int, say: Callable[[str], None]) -> None:
         """Trains what is not trained yet, ``jobs`` at once, each `equipoise train` in a process of its own."""
+        for method, config in self.methods.items():
+            if config.model.gradient == "unrolled" and config.model.strength is None:
+                found = self.tuned(method, config, [config.model.sigma], STRONGER, say)
+                self.methods[method] = changed(config, found)
         todo = [(m, s) for s in self.every_seed() for m in self.methods if not self.score_file(m, s).exists()]
         threads = max(1, torch.get_num_threads() // jobs)
 
@@ -165,21 +176,22 @@ class Comparison:
         source = problem.source.subset(some.tolist())
         return build.Problem(problem.physics, problem.y[some], problem.noise, source, _true(problem)[some])
 
-    def plugged(self, method: str, tuning: build.Problem, say: Callable[[str], None]) -> dict[str, Any]:
-        """The strength and σ with which ``method`` does best on ``tuning``."""
+    def tuned(
+        self, method: str, config: Config, sigmas: Iterable[float], strengths: Iterable[float], say: Callable[[str], None]
+    ) -> dict[str, Any]:
+        """The λ and σ with which the untrained model of ``config`` does best on the images to tune on."""
         cache = self.out / "scores" / f"{method}-tuning.json"
         if cache.exists():
             found: dict[str, Any] = json.loads(cache.read_text())
             return found
-        best, setting = -float("inf"), {}
-        for sigma in SIGMAS:
-            for times in STRENGTHS:
-                floor = build.MIN_STRENGTH[method == "red"]
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        tuning, best, setting = self.tuning(), -float("inf"), {}
+        for sigma in sigmas:
+            for times in strengths:
+                floor = build.MIN_STRENGTH[config.model.step == "red"]
                 changes = {"model.sigma": sigma, "model.strength": times * max(floor, (tuning.noise / sigma) ** 2)}
-                model = build.build_model(
-                    changed(self.config, PLUGGED[method] | changes).model, self._channels(tuning), tuning.noise
-                )
-                model.stop = Stop(1e-3, 60)
+                model = build.build_model(changed(config, changes).model, self._channels(tuning), tuning.noise)
+                model.stop, model.on_failure = Stop(1e-3, 60), "ignore"
                 with torch.no_grad():
                     score = float(psnr(model(tuning.y, tuning.physics), _true(tuning)).mean())
                 if score > best:
@@ -210,14 +222,16 @@ class Comparison:
                     else:
                         self.score_file(method, seed).write_text("{}")  # does not apply to this operator
             for method in (m for m in missing if m not in FAMILIES):
-                if method in PLUGGED and tuning is not None:
-                    run, about = self._plug(method, problem, tuning, say)
+                if method in PLUGGED:
+                    run, about = self._plug(method, problem, say)
                 else:
                     about = json.loads((self.run_folder(method, seed) / "cost.json").read_text())
                     if about["failed"]:
                         self.score_file(method, seed).write_text(json.dumps(about))
                         continue
                     run = runs.load_run(self.run_folder(method, seed))
+                    if run.config.model.gradient == "unrolled" and run.config.model.strength is not None:
+                        about["setting"] = f"strength {run.config.model.strength:.2g}"
                 started = time.perf_counter()
                 solved = run.solve(problem)
                 about["seconds"] = (time.perf_counter() - started) / len(problem.y)
@@ -227,10 +241,9 @@ class Comparison:
                 self._write(method, seed, solved.value, problem, about)
                 say(f"scored {method}, seed {seed}: {float(psnr(solved.value, _true(problem)).mean()):.2f} dB")
 
-    def _plug(
-        self, method: str, problem: build.Problem, tuning: build.Problem, say: Callable[[str], None]
-    ) -> tuple[runs.Run, dict[str, Any]]:
-        config = changed(self.config, PLUGGED[method] | self.plugged(method, tuning, say))
+    def _plug(self, method: str, problem: build.Problem, say: Callable[[str], None]) -> tuple[runs.Run, dict[str, Any]]:
+        config = changed(self.config, PLUGGED[method])
+        config = changed(config, self.tuned(method, config, SIGMAS, STRENGTHS, say))
         model = build.build_model(config.model, self._channels(problem), problem.noise)
         model.stop = Stop(config.model.test_rtol, config.model.test_max_steps)
         setting = f"sigma {config.model.sigma:g}, strength {config.model.strength:.2g}"

@@ -89,7 +89,9 @@ def _data(problem: build.Problem, y: Tensor) -> Finding:
         f"values {float(y.min()):.3g} … {float(y.max()):.3g}"
     )
     if source.notes:
-        return Finding("note", f"{what}; {'; '.join(source.notes[:5])}", "leave out what is there twice; complete what is missing")
+        return Finding(
+            "note", f"{what}; {'; '.join(source.notes[:5])}", "what is there twice, leave out; what is missing, complete"
+        )
     return Finding("ok", what)
 
 

@@ -10,7 +10,7 @@ import torch
 from deepinv.loss import Loss
 from torch import Tensor
 
-from ..equilibrium import Equilibrium
+from ..equilibrium import Equilibrium, Unrolled
 from ..imaging.draws import per_sample, shared
 from ..imaging.linear import solve_spd
 from ..imaging.operators import select
@@ -24,11 +24,12 @@ def _mse(a: Tensor, b: Tensor) -> Tensor:
 
 def _solve(loss: Any, model: Any, y: Tensor, physics: Any, near: Tensor) -> Tensor:
     """What the model makes of y; an equilibrium model starts at ``near``, where its answer should be, and its account
-    (without the graph) is left in ``loss.solved`` for the log."""
+    (without the graph) is left in ``loss.solved`` for the log. What is unrolled remembers where it started, and must not
+    start at an answer that has seen what is to be predicted."""
     if not isinstance(model, EquilibriumReconstructor):
         out: Tensor = model(y, physics)
         return out
-    record = model.equilibrium(y, physics, x0=near.detach())
+    record = model.equilibrium(y, physics, x0=None if isinstance(model.gradient, Unrolled) else near.detach())
     loss.solved = replace(record, value=None)
     x: Tensor = record.value
     return x
