@@ -28,18 +28,17 @@ CONFIGS = {
     },
 }
 UNSEEN = 24  # phantoms that are reconstructed in the end, of another seed
-MADE = (
-    *(
-        "config.yaml",
-        "README.txt",
-        "versions.json",
-        "log.jsonl",
-        "checkpoint.safetensors",
-        "checkpoint.previous.safetensors",
-        "model.safetensors",
-    ),
-    *("curves.html", "curves.png", "results.json", "grid.png", "report.html"),
+MADE: tuple[str, ...] = (
+    "config.yaml",
+    "README.txt",
+    "versions.json",
+    "log.jsonl",
+    "curves.html",
+    "curves.png",
+    "results.json",
+    "grid.png",
 )
+MADE += ("report.html", "checkpoint.safetensors", "checkpoint.previous.safetensors", "model.safetensors")
 
 
 def demo_config(kind: str, out: Path | None, steps: int | None, seed: int) -> Config:
