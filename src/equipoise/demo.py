@@ -29,14 +29,8 @@ CONFIGS = {
 }
 UNSEEN = 24  # phantoms that are reconstructed in the end, of another seed
 MADE: tuple[str, ...] = ("config.yaml", "README.txt", "versions.json", "log.jsonl", "curves.html", "curves.png")
-MADE += (
-    "results.json",
-    "grid.png",
-    "report.html",
-    "checkpoint.safetensors",
-    "checkpoint.previous.safetensors",
-    "model.safetensors",
-)
+MADE += ("results.json", "grid.png", "report.html")
+MADE += ("checkpoint.safetensors", "checkpoint.previous.safetensors", "model.safetensors")
 
 
 def demo_config(kind: str, out: Path | None, steps: int | None, seed: int) -> Config:
