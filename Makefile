@@ -8,7 +8,7 @@ demo: .venv/ready
 	$(BIN)/equipoise demo ct
 
 test: .venv/ready browser lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 lint: .venv/ready
 	$(BIN)/ruff check src tests benchmarks docs/site.py
