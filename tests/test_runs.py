@@ -233,6 +233,11 @@ class TestTraining:
         for _ in range(20):  # what stays is usual soon
             report = trainer.advance()
         assert not report.shortened
+        trainer.history = 2 * config.learning.clip  # a usual norm above the clip: shortening never lengthens
+        scale[0] = 1e3 * trainer.history / usual
+        assert trainer.advance().shortened
+        norm = torch.cat([p.grad.flatten() for p in trainer.parameters.values()]).norm()
+        assert float(norm) == pytest.approx(config.learning.clip, rel=1e-3)
 
 
 class TestUse:

@@ -332,7 +332,7 @@ class Trainer:
             return ""
         for p in self.parameters.values():
             if p.grad is not None:
-                p.grad.mul_(usual / min(gradient, self.settings.clip))
+                p.grad.mul_(min(1.0, usual / self.settings.clip))  # it was clipped before
         return f"the gradient's norm {gradient:.3g} is far above the usual {usual:.3g}"
 
     def validated(self, scores: dict[str, float]) -> bool:
