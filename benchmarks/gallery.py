@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -22,13 +23,6 @@ from equipoise.assessment import report
 from equipoise.config import parse
 
 ROOT = Path(__file__).parents[1]
-MOTION = """import deepinv, torch
-def physics(size):
-    blur = deepinv.physics.BlurFFT((1, size, size), filter=torch.ones(1, 1, 1, 5) / 5)
-    mask = torch.ones(1, size, size)
-    mask[:, ::4] = 0
-    return deepinv.physics.Inpainting((1, size, size), mask=mask) * blur
-"""
 SHOWN = {
     "Fan-beam CT, 24 views": {"physics": {"kind": "fan_beam", "angles": 24, "source_distance": 120, "detector_distance": 60}},
     "Low-dose CT: photons are counted": {"physics": {"kind": "parallel_beam", "angles": 40, "photons": 2000}},
@@ -46,8 +40,8 @@ SHOWN = {
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--steps", type=int, default=30)
-    p.add_argument("--only", type=int, nargs="*")
     a = p.parse_args()
+    operator = re.search(r'```python title="motion.py"\n(.*?)```', (ROOT / "docs" / "operator.md").read_text(), re.S)[1]
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads"
     text = [
         "# Gallery",
@@ -59,21 +53,20 @@ def main():
         "Error maps are on one scale.",
     ]
     for number, (title, tree) in enumerate(SHOWN.items()):
-        if a.only and number not in a.only:
-            continue
         tree = {"data": {"size": 64, "count": 40}, **tree, "learning": {"steps": a.steps, "batch": 4, "warmup": 5}}
         shown = yaml.safe_dump(tree, sort_keys=False, default_flow_style=None)
         with tempfile.TemporaryDirectory() as folder:
             motion = Path(folder) / "motion.py"
-            motion.write_text(MOTION)
+            motion.write_text(operator)
             if tree["physics"]["kind"] == "custom":
                 tree = {**tree, "physics": {**tree["physics"], "file": str(motion)}}
             config = parse({**tree, "name": f"gallery-{number}", "out": f"{folder}/run"}, title)
             started = time.perf_counter()
             runs.train_run(config, say=lambda text: None)
             minutes = (time.perf_counter() - started) / 60
-            table = runs.evaluate(runs.load_run(f"{folder}/run"), count=4)
-            problem, _ = runs.unseen(config, runs.load_run(f"{folder}/run").physics, count=4)
+            run = runs.load_run(f"{folder}/run")
+            table = runs.evaluate(run, count=4)
+            problem, _ = runs.unseen(config, run.physics, count=4)
             figure = report.grid(problem.y, table.images, problem.truth, table.names, rows=1)
             report.save_png(figure, ROOT / "docs" / f"gallery-{number}.png")
         columns, rows = table.columns_and_rows()

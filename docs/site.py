@@ -32,7 +32,10 @@ def on_page_markdown(markdown, page, config, files):
     markdown = (
         markdown.replace("](../results/", "](results/").replace("](../docs/", "](../").replace("](../README.md", "](index.md")
     )
-    return markdown.replace("<!-- every command -->", _commands()).replace("<!-- every option -->", _options())
+    for mark, made in (("<!-- every command -->", _commands), ("<!-- every option -->", _options)):
+        if mark in markdown:
+            markdown = markdown.replace(mark, made())
+    return markdown
 
 
 def on_page_content(content, page, config, files):

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,13 +58,8 @@ PLUGGED: dict[str, dict[str, Any]] = {
     "red": {"model.step": "red"},
 }
 STRENGTHS, SIGMAS = (0.3, 1.0, 3.0, 10.0), (0.01, 0.02, 0.04, 0.08)
-STRONGER = (
-    1.0,
-    3.0,
-    10.0,
-    30.0,
-    100.0,
-)  # few steps get further with a larger λ, so that of unrolling is tuned before it is trained
+#: Of unrolling, before it is trained: few steps get further with a larger λ.
+STRONGER = (1.0, 3.0, 10.0, 30.0, 100.0)
 TUNED_ON = 8  # images of the training data
 REFERENCE = "implicit"
 
@@ -165,6 +161,7 @@ class Comparison:
             raise UserError(f"{what}: holds measurements, so there is no truth to compare with; name images with data.validation=…")
         return problem, what
 
+    @cached_property
     def tuning(self) -> build.Problem:
         """Measurements to tune on: a few of the training images, measured as in the first seed."""
         config = self.config
@@ -185,7 +182,7 @@ class Comparison:
             found: dict[str, Any] = json.loads(cache.read_text())
             return found
         cache.parent.mkdir(parents=True, exist_ok=True)
-        tuning, best, setting = self.tuning(), -float("inf"), {}
+        tuning, best, setting = self.tuning, -float("inf"), {}
         for sigma in sigmas:
             for times in strengths:
                 floor = build.MIN_STRENGTH[config.model.step == "red"]
@@ -212,9 +209,8 @@ class Comparison:
             if not missing:
                 continue
             problem, _ = self.problem(seed)
-            tuning = self.tuning() if self.classic else None
-            if tuning is not None and any(m in FAMILIES for m in missing):
-                found = classical(problem.y, problem.physics, None, (tuning.y, _true(tuning)))
+            if any(m in FAMILIES for m in missing):
+                found = classical(problem.y, problem.physics, None, (self.tuning.y, _true(self.tuning)))
                 for method in (m for m in FAMILIES if m in missing):
                     if method in found:
                         x, setting, seconds = found[method]

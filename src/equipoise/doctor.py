@@ -179,11 +179,7 @@ def _step(config: Config, problem: build.Problem, physics: Any, losses: dict[str
         verdict: Literal["ok", "note"] = "ok" if report.unsolved < 0.5 else "note"
         solves = f"{report.forward:.0f} evaluations forward, {report.adjoint:.0f} backward"
         what = f"step: {solves}, {report.unsolved:.0%} of the solves unfinished"
-        yield Finding(
-            verdict,
-            what,
-            "" if verdict == "ok" else "raise model.max_steps, or model.sigma a little",
-        )
+        yield Finding(verdict, what, "" if verdict == "ok" else "raise model.max_steps, or model.sigma a little")
     hours = seconds * config.learning.steps / 3600
     device = "GPU (not used yet)" if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     yield Finding(

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from .build import denoiser_config
 from .errors import UserError
 from .imaging.writers import new_folder
-from .runs import Run
+from .runs import Run, evaluations
 
 CARD = """---
 library_name: equipoise
@@ -86,12 +86,9 @@ def export(run: Run, out: str | Path, licence: str = "unknown", program: bool = 
 def _metrics(folder: Path) -> list[str]:
     """A sentence for each evaluation in the run's folder."""
     found = []
-    for path in sorted([*folder.glob("evaluation-*/results.json"), *folder.glob("results.json")]):
-        results = json.loads(path.read_text())
-        score = results["methods"]["equipoise"]
-        if "psnr" in score:
-            what = f"{len(results['images'])} images ({results['problem']['data']})"
-            found.append(f"{score['psnr']:.2f} dB PSNR, SSIM {score['ssim']:.3f} on {what}")
+    for _, results in evaluations(folder):
+        score, what = results["methods"]["equipoise"], f"{len(results['images'])} images ({results['problem']['data']})"
+        found.append(f"{score['psnr']:.2f} dB PSNR, SSIM {score['ssim']:.3f} on {what}")
     return found
 
 

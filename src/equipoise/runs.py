@@ -280,12 +280,18 @@ def overview(folder: Path) -> Iterator[tuple[str, str, str, str]]:
         valid: dict[str, float] = next((r["validation"] for r in reversed(log) if r.get("validation")), {})
         if valid:
             scores.append("validation " + " ".join(f"{k} {v:.4g}" for k, v in valid.items()))
-        for results in sorted([*path.glob("evaluation-*/results.json"), *path.glob("results.json")]):
-            score = json.loads(results.read_text())["methods"]["equipoise"]
-            if "psnr" in score:
-                name = results.parent.name if results.parent != path else "evaluation"
-                scores.append(f"{name} {score['psnr']:.2f} dB")
+        for where, results in evaluations(path):
+            name = where.name if where != path else "evaluation"
+            scores.append(f"{name} {results['methods']['equipoise']['psnr']:.2f} dB")
         yield str(path), state, f"{config.physics.kind} {config.data.size}²", "; ".join(scores)
+
+
+def evaluations(run: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """(folder, results) of every evaluation against the truth that a run's folder holds."""
+    for path in sorted([*run.glob("evaluation-*/results.json"), *run.glob("results.json")]):
+        results = json.loads(path.read_text())
+        if "psnr" in results["methods"]["equipoise"]:
+            yield path.parent, results
 
 
 def is_run(folder: Path) -> bool:
