@@ -219,7 +219,7 @@ class Objective(Strict):
     )
     draws: int = Field(1, ge=1, description="elements of the group for each sample and step")
     renoise: bool = Field(True, description="add noise to the second measurement")
-    stop_gradient: bool = Field(False, description="treat the moved image as a constant target")
+    stop_gradient: bool = Field(True, description="treat the moved image as a constant target; false: as in the first paper on EI")
     contraction: float = Field(0.1, ge=0, description="weight of the Jacobian penalty")
     bound: float = Field(0.9, gt=0, lt=1, description="gain of the adjoint Jacobian that is free")
 

@@ -90,10 +90,11 @@ class Equivariance(Loss):
         group: ``Rotations``, ``Reflections``, ``Shifts``, or any deepinv transform.
         weight: α.
         noise: add the physics' noise (and sensor model) to the second measurement.
-        stop_gradient: treat the target T_g x̂ as a constant (its measurement is not).
+        stop_gradient: treat the target T_g x̂ as a constant (its measurement is not). Otherwise, as in the paper, a smoother x̂ is
+            a target that is easier to hit, and learning it lowers the loss: 0.4 dB on CT and inpainting (results/training.md).
     """
 
-    def __init__(self, group: Any, weight: float = 1.0, noise: bool = True, stop_gradient: bool = False):
+    def __init__(self, group: Any, weight: float = 1.0, noise: bool = True, stop_gradient: bool = True):
         super().__init__()
         self.group, self.weight, self.noise, self.stop_gradient = group, weight, noise, stop_gradient
         self.solved: Equilibrium | None = None
