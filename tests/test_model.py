@@ -360,7 +360,9 @@ class TestObjectives:
         blind = lambda y, p: torch.zeros(1, 1, 8, 8)  # noqa: E731
         loss = eq.Equivariance(eq.Reflections(), noise=False)(x_net=x, physics=physics, model=blind)
         assert not loss.requires_grad
-        assert eq.Equivariance(eq.Reflections(), noise=False, stop_gradient=False)(x_net=x, physics=physics, model=blind).requires_grad
+        assert eq.Equivariance(eq.Reflections(), noise=False, stop_gradient=False)(
+            x_net=x, physics=physics, model=blind
+        ).requires_grad
 
     def test_what_is_unrolled_does_not_start_at_the_answer(self):
         """It would remember what it is asked to predict."""
