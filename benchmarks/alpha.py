@@ -1,6 +1,6 @@
 """Does one weight α of the equivariance term do for every operator? A sweep over CT, MRI and inpainting.
 
-    python benchmarks/alpha.py [--size 32] [--steps 100] [--alphas 0 0.02 0.2 2]
+    python benchmarks/alpha.py [--size 32] [--steps 100] [--alphas 0 0.02 0.2 2] [--through-target]
 
 Consistency and equivariance terms alone (no splitting), everything else as it comes. PSNR on images that training did not see, with
 the averaged weights; also the largest gradient norm and the skipped steps, which would tell of trouble.
@@ -36,6 +36,7 @@ PROBLEMS = {
 
 def trial(settings, alpha, a):
     objective = {**settings.get("objective", {}), "equivariance": alpha, "splitting": 0}
+    objective["stop_gradient"] = not a.through_target
     tree = {**settings, "data": {**settings["data"], "size": a.size}, "objective": objective}
     tree["learning"] = {"steps": a.steps, "batch": 4, "warmup": 10}
     c = parse(tree, "alpha")
@@ -66,6 +67,7 @@ def main() -> None:
     p.add_argument("--size", type=int, default=32)
     p.add_argument("--steps", type=int, default=100)
     p.add_argument("--alphas", nargs="+", type=float, default=[0, 0.02, 0.2, 2])
+    p.add_argument("--through-target", action="store_true", help="let the gradient through the target T_g x̂ as well")
     a = p.parse_args()
     if not DATA.is_dir():
         print(f"skipped: {DATA} is not there")

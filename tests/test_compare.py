@@ -85,6 +85,9 @@ class TestCompare:
         a = parse(TINY, "a")
         b = compare.changed(a, {"name": "b", "objective.equivariance": 1.0})
         assert list(compare.plan([a, b], None, 3).methods) == ["tiny", "b"]
+        both = compare.plan([a, compare.changed(b, {"name": "implicit"})], None, 3)
+        both.collect = lambda: {"tiny": [], "implicit": []}  # type: ignore[method-assign]
+        assert both.reference() == "tiny"
         with pytest.raises(UserError, match="share a name"):
             compare.plan([a, a], None, 3)
         with pytest.raises(UserError, match="differ in data, physics"):
@@ -103,9 +106,9 @@ class TestDiagnosis:
         run = runs.load_run(task.run_folder("implicit", 0))
         monkeypatch.setattr(diagnosis, "IMAGES", 2)
         monkeypatch.setattr(diagnosis, "Stop", lambda rtol, max_steps: Stop(rtol, 15))  # untrained: slow, and not what is tested
-        found = diagnosis.diagnose(run, {"other": runs.load_run(run.folder)}, folder=tmp_path / "d")
-        assert list(found["networks"]) == ["before training", "implicit", "implicit, averaged over quarter turns", "other"]
-        assert found["networks"]["other"] == found["networks"]["implicit"]
+        found = diagnosis.diagnose(run, [other := runs.load_run(run.folder)], folder=tmp_path / "d")
+        assert list(found["networks"])[:3] == ["before training", "implicit", "implicit, averaged over quarter turns"]
+        assert found["networks"][other.folder.name] == found["networks"]["implicit"]
         for network in found["networks"].values():
             assert network["table"].keys() == diagnosis.ROWS.keys()
         averaged = found["networks"]["implicit, averaged over quarter turns"]["curves"]["commutes"]["turn"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,19 @@ def build_problem(
         seed: of the phantoms and the noise, instead of the configuration's.
         stream: leave the data in their files until they are asked for.
     """
+    problem = _read_or_make(config, physics, path, seed, stream)
+    if config.model.precision != "64":
+        return problem
+    double = copy.deepcopy(problem.physics).double()  # streamed measurements go on being made by their own
+    for part in double.modules():
+        if vars(part).get("dtype") == torch.float32:
+            part.dtype = torch.float64  # compressed sensing casts to what it says
+    y, truth = problem.y, None if problem.truth is None else problem.truth.double()
+    twice = y.double() if isinstance(y, Tensor) else Streamed(problem.source, lambda x, i: y.measurement(x, i).double())
+    return replace(problem, physics=double, y=twice, truth=truth)
+
+
+def _read_or_make(config: settings.Config, physics: Any, path: Any, seed: int | None, stream: bool) -> Problem:
     d, seed = config.data, config.seed if seed is None else seed
     kind = d.kind
     if path is None and (d.path is None or kind == "phantoms"):

@@ -7,7 +7,7 @@ import signal
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
@@ -53,23 +53,17 @@ class Architecture(str, Enum):
 class Progress:
     """A bar on a terminal; elsewhere a plain line now and then."""
 
-    def __init__(self, total: int, done: int = 0):
-        import time
-
+    def __init__(self, total: int):
         from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bar
 
-        self.total, self.clock, self.started, self.first = total, time.perf_counter, time.perf_counter(), done
-        self.console = Console()
-        self.bar: Any = None
-        if self.console.is_terminal:
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
-
-            self.bar = Bar(
-                BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"), console=self.console
-            )
-            self.task = self.bar.add_task("", total=total, completed=done)
-            self.bar.start()
+        self.total, console = total, Console()
+        shown = console.is_terminal and os.environ.get("RANK", "0") == "0"  # of several processes one has the terminal
+        columns = BarColumn(24), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}")
+        self.bar = Bar(*columns, console=console, disable=not shown, speed_estimate_period=600)
+        self.task = self.bar.add_task("", total=total)
+        self.bar.start()
 
     def __call__(self, r: Report) -> None:
         parts = "  ".join(f"{k} {v:.2e}" for k, v in r.parts.items())
@@ -79,30 +73,20 @@ class Progress:
         )
         if r.validation:
             text += "  validation " + " ".join(f"{k} {v:.4g}" for k, v in r.validation.items())
-        if self.bar is not None:
-            self.bar.update(self.task, completed=r.step, description=text)
-            if r.ended:
-                self.bar.print(f"ended at step {r.step}: {r.ended}")
-            if r.skipped:
-                self.bar.print(f"step {r.step} skipped: {r.skipped}")
-            if r.shortened:
-                self.bar.print(f"step {r.step} shortened: {r.shortened}")
-            return
-        every = max(1, self.total // 20)
-        if r.step % every == 0 or r.step == self.total or r.skipped or r.shortened or r.validation:
-            if self.first == 0 or self.first >= r.step:
-                self.first = min(self.first, r.step - 1) if self.first else 0
-            pace = (self.clock() - self.started) / max(1, r.step - self.first)
-            left = pace * (self.total - r.step)
+        said = [f"{what}: {why}" for what, why in (("SKIPPED", r.skipped), ("SHORTENED", r.shortened), ("ENDED", r.ended)) if why]
+        self.bar.update(self.task, completed=r.step, description=text)
+        if not self.bar.disable:
+            for line in said:
+                self.bar.print(f"step {r.step} {line}")
+        elif r.step % max(1, self.total // 20) == 0 or r.step == self.total or said or r.validation:
+            left = self.bar.tasks[0].time_remaining
             print(
-                f"step {r.step}/{self.total}  {text}  {left:.0f} s left"
-                + (f"  SKIPPED: {r.skipped}" if r.skipped else f"  SHORTENED: {r.shortened}" if r.shortened else ""),
+                "  ".join([f"step {r.step}/{self.total}", text, *([] if left is None else [f"{left:.0f} s left"]), *said]),
                 flush=True,
             )
 
     def close(self) -> None:
-        if self.bar is not None:
-            self.bar.stop()
+        self.bar.stop()
 
 
 def _print_table(table: Table) -> None:
@@ -273,8 +257,7 @@ def diagnose(
     from .diagnosis import diagnose as run_diagnose
     from .runs import load_run
 
-    beside = {folder.name: load_run(folder) for folder in others or ()}
-    found = run_diagnose(load_run(run), beside, data, out, typer.echo)
+    found = run_diagnose(load_run(run), [load_run(folder) for folder in others or ()], data, out, typer.echo)
     typer.echo((Path(found["folder"]) / "table.md").read_text())
     typer.echo(f"saved: {found['folder']}/report.html, diagnosis.json, table.md")
 

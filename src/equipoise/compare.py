@@ -61,7 +61,6 @@ STRENGTHS, SIGMAS = (0.3, 1.0, 3.0, 10.0), (0.01, 0.02, 0.04, 0.08)
 #: Of unrolling, before it is trained: few steps get further with a larger λ.
 STRONGER = (1.0, 3.0, 10.0, 30.0, 100.0)
 TUNED_ON = 8  # images of the training data
-REFERENCE = "implicit"
 
 
 def _true(problem: build.Problem) -> Tensor:
@@ -268,10 +267,15 @@ class Comparison:
                 out[method] = found
         return out
 
+    def reference(self) -> str:
+        """What differences are from: the first learned method, which is the (first) configuration as it is, if it is taken in."""
+        found = self.collect()
+        return next(m for m in (*self.methods, *self.classic) if m in found)
+
     def summarise(self) -> dict[str, Any]:
         """Method → means, deviations over seeds, and the interval of its difference from the reference."""
         found, out = self.collect(), {}
-        against = found.get(REFERENCE, next(iter(found.values())))
+        against = found[self.reference()]
         for method, seeds in found.items():
             good = [s for s in seeds if "psnr" in s]
             row: dict[str, Any] = {"seeds": len(good), "failed": [s["failed"] for s in seeds if s.get("failed")]}
@@ -324,7 +328,7 @@ class Comparison:
         problem, _ = runs.unseen(config, physics)
         if turn:
             problem.truth = Rotations().transform(_true(problem), theta=torch.full((len(problem.y),), turn))
-            problem.y, problem.noise = build.measure(problem.truth, physics, config.physics, seed + 1)
+            problem.y, problem.noise = build.measure(problem.truth, problem.physics, config.physics, seed + 1)
         return (problem,)
 
 
@@ -399,6 +403,7 @@ def compare(task: Comparison, jobs: int = 1, say: Callable[[str], None] = print,
     about = {
         "command": " ".join(["equipoise", *sys.argv[1:]]),
         "data": what,
+        "reference": report.label(task.reference()),
         "images": len(problem.y),
         "patients": len(set(problem.source.patients)),
         "seeds": list(task.every_seed()),
@@ -466,6 +471,6 @@ def _words(about: dict[str, Any]) -> list[str]:
     return [
         f"`{about['command']}`",
         f"{about['images']} images of {about['patients']} patient(s), {about['data']}; seeds {about['seeds']}; {about['machine']}.",
-        f"Mean ± standard deviation over seeds. Difference: from {report.label(REFERENCE)} on the same images; its interval from a "
+        f"Mean ± standard deviation over seeds. Difference: from {about['reference']} on the same images; its interval from a "
         f"paired bootstrap over {resampled} and seeds. Tuning of {about['tuning']}. Metrics: {about['conventions']}.",
     ]

@@ -14,6 +14,7 @@ from torch import Tensor
 from . import build, runs
 from .assessment import diagnose as d
 from .assessment import report
+from .assessment.baselines import has_fbp
 from .assessment.metrics import psnr
 from .config import dump
 from .equilibrium import Implicit, Stop
@@ -58,7 +59,7 @@ ROWS = {
 
 
 def diagnose(
-    run: Run, others: dict[str, Run], data: Path | None = None, folder: Path | None = None, say: Callable[[str], None] = print
+    run: Run, others: list[Run], data: Path | None = None, folder: Path | None = None, say: Callable[[str], None] = print
 ) -> dict[str, Any]:
     """Measures ``run``, its start, its group average and ``others`` on a few images that training did not see.
 
@@ -77,7 +78,8 @@ def diagnose(
         averaged = runs.load_run(run.folder).model
         averaged.step.denoiser = Invariant(averaged.step.denoiser, named_group("quarter_turns"))
         networks[f"{run.config.name}, averaged over quarter turns"] = averaged
-    networks |= {name: other.model for name, other in others.items()}
+    for other in others:
+        networks[other.folder.name if other.folder.name not in networks else str(other.folder)] = other.model
     found: dict[str, Any] = {}
     for name, model in networks.items():
         model.stop, model.gradient = Stop(1e-4, 100), Implicit(stop=Stop(1e-3, 60))
@@ -174,7 +176,7 @@ def _prior(D: Callable[[Tensor], Tensor], physics: Any, y: Tensor, clean: Tensor
     """The prior that acts in the equilibrium, the Moreau envelope with gradient id − D, from zero, relative to ``clean``'s."""
     rng, zero = torch.Generator().manual_seed(0), torch.zeros_like(clean)
     noisy = clean + NOISY * torch.randn(clean.shape, generator=rng)
-    artefact = physics.fbp(y) if hasattr(physics, "fbp") else physics.A_adjoint(y)
+    artefact = physics.fbp(y) if has_fbp(y, physics) else physics.A_adjoint(y)
     base = d.envelope(D, zero, clean)
     size = base.abs().clamp_min(1e-30)
     moves = d.moves(clean.shape)

@@ -58,7 +58,7 @@ def examine(config: Config) -> Iterator[Finding]:
 
 def _adjoint(physics: Any, y: Tensor) -> Finding:
     rng = torch.Generator().manual_seed(0)
-    x, v = (torch.randn(t.shape, generator=rng) for t in (physics.A_adjoint(y), y))
+    x, v = (torch.randn(t.shape, generator=rng, dtype=t.dtype) for t in (physics.A_adjoint(y), y))
     Ax, Atv = physics.A(x), physics.A_adjoint(v)
     gap = float(((Ax * v).sum().double() - (x * Atv).sum().double()).abs() / (Ax.norm() * v.norm() + x.norm() * Atv.norm()))
     what = f"adjoint: ⟨A x, y⟩ and ⟨x, Aᵀ y⟩ differ by {gap:.0e} of their size (allowed: 1e-4)"
@@ -148,7 +148,7 @@ def commuting(physics: Any, group: Any, x: Tensor) -> Finding:
     rng = torch.Generator().manual_seed(0)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        seen = physics.A_adjoint(torch.randn(physics.A(x).shape, generator=rng))
+        seen = physics.A_adjoint(torch.randn(physics.A(x).shape, generator=rng, dtype=x.dtype))
         before, after = unseen(seen), unseen(group(seen.flatten(1, -3)).reshape(seen.shape))
     what = f"group: moving what A sees puts {after:.1%} of it where A is blind (numerical error {before:.1%})"
     if after < max(0.02, 2 * before):
@@ -181,7 +181,7 @@ def _step(config: Config, problem: build.Problem, physics: Any, losses: dict[str
         what = f"step: {solves}, {report.unsolved:.0%} of the solves unfinished"
         yield Finding(verdict, what, "" if verdict == "ok" else "raise model.max_steps, or model.sigma a little")
     hours = seconds * config.learning.steps / 3600
-    device = "GPU (not used yet)" if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    device = "GPU" if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     yield Finding(
         "ok", f"cost: {seconds:.1f} s a step on this {device}: {hours:.1f} h for {config.learning.steps} steps; {_peak():.1f} GB"
     )

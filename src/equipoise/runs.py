@@ -12,6 +12,7 @@ runs/NAME/
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import platform
@@ -32,7 +33,7 @@ from . import build
 from .assessment import report
 from .assessment.baselines import classical
 from .assessment.evaluate import Table, solve_rows
-from .assessment.metrics import CONVENTIONS
+from .assessment.metrics import CONVENTIONS, misfit, psnr
 from .config import Config, dump, parse
 from .equilibrium import Equilibrium, Stop
 from .errors import UserError
@@ -166,8 +167,6 @@ def train_run(
     for note in problem.source.notes:
         say(f"note: {note}")
     physics, y = problem.physics, problem.y
-    if config.model.precision == "64":
-        physics, y = physics.double(), y.double() if isinstance(y, Tensor) else y
     build.set_noise(physics, config.physics, problem.noise)
     apart = None
     if config.data.keep_out:
@@ -347,9 +346,9 @@ def _validator(
         return None
     device = trainer.fabric.device
     evaluator = build.build_model(config.model, trainer.physics.image_shape[0], noise).to(device)
-    for physics in ([] if held is None else [held.physics], apart[:1] if apart else []):
-        for operator in physics:
-            operator.to(device)
+    operator = None if held is None else copy.deepcopy(held.physics).to(device)  # a stream measures with held.physics, where it is
+    if apart is not None:
+        apart[0].to(device)
     evaluator.stop = Stop(config.model.test_rtol, config.model.test_max_steps)
 
     def of(y: Tensor) -> Tensor:
@@ -360,20 +359,18 @@ def _validator(
         out: dict[str, float] = {}
         with torch.no_grad():
             if held is not None:
-                y, table = of(held.y), Table({}, [])
-                solved = evaluator.equilibrium(y, held.physics)
-                table.add("equipoise", solved.value, y, held.physics, None if held.truth is None else of(held.truth))
-                scores = table.scores["equipoise"]
-                out = {k: sum(v) / len(v) for k, v in scores.items() if k in ("psnr", "misfit")}
+                y = of(held.y)
+                solved = evaluator.equilibrium(y, operator)
+                out["misfit"] = float(misfit(solved.value, y, operator).double().mean())
+                if held.truth is not None:
+                    out["psnr"] = float(psnr(solved.value, of(held.truth)).mean())
                 out["unsolved"] = float((~solved.converged).float().mean())
             if apart is not None:
                 left, y_left = apart
                 index = torch.arange(len(y_left))[:VALIDATED]
                 solved = evaluator.equilibrium(of(trainer.y[index]), select(trainer.physics, index, len(y_left)))
-                table = Table({}, [])
-                table.add("equipoise", solved.value, of(y_left[index]), select(left, index, len(y_left)), None)
-                misfits = table.scores["equipoise"]["misfit"]
-                out["held_out"] = sum(misfits) / len(misfits)
+                predicted = misfit(solved.value, of(y_left[index]), select(left, index, len(y_left)))
+                out["held_out"] = float(predicted.double().mean())
         return out
 
     return validate
@@ -450,11 +447,9 @@ def reconstruct(run: Run, data: str | Path, out: str | Path, say: Callable[[str]
     native = x * run.config.data.peak if isinstance(problem.source, Measurements) else x
     paths = write_images(problem.source, native, out)
     report.save_png(report.grid(problem.y, {"equipoise": x}, problem.truth, names), out / "preview.png")
-    table = Table({}, names)
-    table.add("equipoise", x, problem.y, problem.physics, None)
     rows = solve_rows(solved, names)
-    for row, misfit in zip(rows, table.scores["equipoise"]["misfit"]):
-        row["misfit"] = misfit
+    for row, far in zip(rows, misfit(x, problem.y, problem.physics).tolist()):
+        row["misfit"] = far
     about = {
         "run": str(run.folder),
         "data": str(data),

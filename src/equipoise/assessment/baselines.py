@@ -38,10 +38,11 @@ def _least_squares(y: Tensor, physics: Any, iterations: int) -> Tensor:
     return least_squares(physics.A, physics.A_adjoint, y, tol=0.0, max_iter=iterations).value
 
 
-def _has_fbp(y: Tensor, physics: Any) -> bool:
+def has_fbp(y: Tensor, physics: Any) -> bool:
+    """Whether there is a filtered backprojection."""
     try:
         physics.fbp(y[:1])
-    except ValueError:  # a fan that is not even, or too short
+    except (AttributeError, ValueError):  # no CT; a fan that is not even, or too short
         return False
     return True
 
@@ -57,7 +58,7 @@ def classical(
     if tune is None and truth is not None:
         tune = y[:8], truth[:8]
     families: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {}
-    if hasattr(physics, "fbp") and _has_fbp(y, physics):
+    if has_fbp(y, physics):
         families["fbp"] = {f"window {w}": partial(physics.fbp, window=w) for w in WINDOWS}
     else:
         families["zero_filled"] = {"": physics.A_adjoint}

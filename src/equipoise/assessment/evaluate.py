@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..equilibrium import Equilibrium, Status
 from . import report
-from .metrics import CONVENTIONS, psnr, ssim, summary
+from .metrics import CONVENTIONS, misfit, psnr, ssim, summary
 
 
 @dataclass
@@ -29,10 +28,7 @@ class Table:
 
     def add(self, method: str, x: Tensor, y: Tensor, physics: Any, truth: Tensor | None, setting: str = "") -> None:
         self.images[method], self.settings[method] = x.detach(), setting
-        with torch.no_grad():
-            r = (physics.A(x) - y).flatten(1)
-        size = torch.linalg.vector_norm(y.flatten(1), dim=1).clamp_min(torch.finfo(y.dtype).tiny)
-        row = {"misfit": (torch.linalg.vector_norm(r, dim=1) / size).tolist()}
+        row = {"misfit": misfit(x, y, physics).tolist()}
         if truth is not None:
             row |= {"psnr": psnr(x, truth).tolist(), "ssim": ssim(x, truth).tolist()}
         self.scores[method] = row

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
@@ -15,6 +17,14 @@ CONVENTIONS = (
 def magnitude(x: Tensor) -> Tensor:
     """(B, 1, …) as it is; (B, 2, …), real and imaginary part, to its magnitude (B, 1, …)."""
     return x if x.shape[1] == 1 else x.square().sum(1, keepdim=True).sqrt()
+
+
+def misfit(x: Tensor, y: Tensor, physics: Any) -> Tensor:
+    """‖A x − y‖ / ‖y‖ of each sample, (B,)."""
+    with torch.no_grad():
+        r = (physics.A(x) - y).flatten(1)
+    size = torch.linalg.vector_norm(y.flatten(1), dim=1).clamp_min(torch.finfo(y.dtype).tiny)
+    return torch.linalg.vector_norm(r, dim=1) / size
 
 
 def psnr(x: Tensor, truth: Tensor) -> Tensor:

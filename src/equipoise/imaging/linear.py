@@ -31,14 +31,13 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return torch.linalg.vecdot(a.flatten(1), b.flatten(1)).reshape(-1, *[1] * (a.ndim - 1))
 
 
-def conjugate_gradients(M: Operator, b: Tensor, x0: Tensor | None = None, tol: float = 1e-6, max_iter: int = 200) -> CGResult:
+def conjugate_gradients(M: Operator, b: Tensor, tol: float = 1e-6, max_iter: int = 200) -> CGResult:
     """Solve M x = b for symmetric positive definite M, to ‖b − M x‖ ≤ tol ‖b‖ for every sample (Hestenes, Stiefel 1952).
 
-    A sample that has reached its tolerance stays as it is while others go on. Nothing here is differentiated.
+    From zero. A sample that has reached its tolerance stays as it is while others go on. Nothing here is differentiated.
     """
     with torch.no_grad():
-        x = torch.zeros_like(b) if x0 is None else x0.detach().clone()
-        r = b - M(x) if x0 is not None else b.clone()
+        x, r = torch.zeros_like(b), b.clone()
         # Below the rounding of b there is nothing to gain, and directions are noise.
         goal = max(tol, 4 * torch.finfo(b.dtype).eps) ** 2 * _dot(b, b)
         p, rr = r.clone(), _dot(r, r)
@@ -71,25 +70,25 @@ class _Solve(torch.autograd.Function):
     generate_vmap_rule = False
 
     @staticmethod
-    def forward(b: Tensor, x0: Tensor, M: Operator, tol: float, max_iter: int) -> Tensor:
-        return conjugate_gradients(M, b, x0, tol, max_iter).value
+    def forward(b: Tensor, M: Operator, tol: float, max_iter: int) -> Tensor:
+        return conjugate_gradients(M, b, tol, max_iter).value
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, _, ctx.M, ctx.tol, ctx.max_iter = inputs
+        _, ctx.M, ctx.tol, ctx.max_iter = inputs
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        return _Solve.apply(g, torch.zeros_like(g), ctx.M, ctx.tol, ctx.max_iter), None, None, None, None
+        return _Solve.apply(g, ctx.M, ctx.tol, ctx.max_iter), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, db: Tensor, *_: Any) -> Tensor:
-        return _Solve.apply(db, torch.zeros_like(db), ctx.M, ctx.tol, ctx.max_iter)
+        return _Solve.apply(db, ctx.M, ctx.tol, ctx.max_iter)
 
 
-def solve_spd(M: Operator, b: Tensor, x0: Tensor | None = None, tol: float = 1e-6, max_iter: int = 200) -> Tensor:
+def solve_spd(M: Operator, b: Tensor, tol: float = 1e-6, max_iter: int = 200) -> Tensor:
     """M⁻¹ b for a constant symmetric positive definite M, differentiable in b (Blondel et al. 2022, implicit)."""
-    return _Solve.apply(b, torch.zeros_like(b) if x0 is None else x0, M, tol, max_iter)
+    return _Solve.apply(b, M, tol, max_iter)
 
 
 def proximal_l2(

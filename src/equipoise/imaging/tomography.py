@@ -304,7 +304,7 @@ class Tomography(LinearPhysics):
     def A_dagger(self, y: Tensor, tol: float = 1e-4, max_iter: int = 50, **kwargs: Any) -> Tensor:
         """The least-squares solution of smallest norm, by conjugate gradients on AᵀA x = Aᵀy to the relative residual
         ``tol``, or ``max_iter`` iterations: stopping early regularises. Differentiable in y."""
-        return solve_spd(self.A_adjoint_A, self.A_adjoint(y), None, tol, max_iter)
+        return solve_spd(self.A_adjoint_A, self.A_adjoint(y), tol, max_iter)
 
     def least_squares(self, y: Tensor, tol: float = 1e-4, max_iter: int = 50) -> CGResult:
         """:meth:`A_dagger` with its account: value, iterations, residual (B,)."""
