@@ -6,7 +6,8 @@ UserError with the file, what was expected, and what to do.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -109,8 +110,16 @@ def find(path: str | Path | Found) -> Found:
     return found
 
 
-def _trouble(file: Path, what: str, error: Exception, remedy: str = "the file may be cut short: copy it again") -> UserError:
-    return UserError(f"{file}: cannot be read as {what} ({type(error).__name__}: {str(error) or 'no detail'}); {remedy}")
+@contextmanager
+def _reading(file: Path, what: str, remedy: str = "the file may be cut short: copy it again") -> Iterator[None]:
+    """What goes wrong in here is the file's fault, and its user is told."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        detail = f"{type(error).__name__}: {str(error) or 'no detail'}"
+        raise UserError(f"{file}: cannot be read as {what} ({detail}); {remedy}") from error
 
 
 def check_numbers(array: np.ndarray, where: str) -> np.ndarray:
@@ -134,6 +143,12 @@ def check_numbers(array: np.ndarray, where: str) -> np.ndarray:
 # ------------------------------------------------------------------------------------------------ DICOM
 
 
+CODEC = (
+    "the file may be cut short, or compressed with a codec that is not installed (pip install 'pydicom[pixeldata]', pylibjpeg); "
+    "repair it or take it out of the folder"
+)
+
+
 def dicom_files(path: Path) -> list[Path]:
     """The DICOM files of a folder, by suffix or else by the mark that they begin with."""
     files = files_of(path, "dicom")
@@ -149,7 +164,7 @@ def _dicom(path: Path) -> Found:
     pydicom = need("pydicom", "dicom")
     slices = []
     for file in dicom_files(path):
-        try:
+        with _reading(file, "DICOM", CODEC):
             d = pydicom.dcmread(file, stop_before_pixels=True)
             shape = (int(d.Rows), int(d.Columns))
             position = getattr(d, "ImagePositionPatient", None)
@@ -161,8 +176,6 @@ def _dicom(path: Path) -> Found:
             study, series = str(getattr(d, "StudyInstanceUID", "")), str(getattr(d, "SeriesInstanceUID", ""))
             patient = str(getattr(d, "PatientID", "")) or study or series or file.stem
             modality = str(getattr(d, "Modality", "") or "CT")
-        except Exception as error:
-            raise _dicom_trouble(file, error) from error
         if modality != "CT":
             raise UserError(f"{file}: its modality is {modality}; only CT has Hounsfield units: convert other images to NIfTI")
         slices.append((patient, series, z, Entry(file.name, file, shape, partial(_dicom_pixels, file), patient)))
@@ -182,25 +195,11 @@ def _dicom(path: Path) -> Found:
     return found
 
 
-def _dicom_trouble(file: Path, error: Exception) -> UserError:
-    return _trouble(
-        file,
-        "DICOM",
-        error,
-        "the file may be cut short, or compressed with a codec that is not installed (pip install 'pydicom[pixeldata]', "
-        "pylibjpeg); repair it or take it out of the folder",
-    )
-
-
 def _dicom_pixels(file: Path) -> np.ndarray:
-    try:
+    with _reading(file, "DICOM", CODEC):
         d = need("pydicom", "dicom").dcmread(file)
         slope, intercept = float(getattr(d, "RescaleSlope", 1) or 1), float(getattr(d, "RescaleIntercept", 0) or 0)
         pixels: np.ndarray = d.pixel_array.astype(np.float32) * slope + intercept
-    except UserError:
-        raise
-    except Exception as error:
-        raise _dicom_trouble(file, error) from error
     if pixels.ndim != 2:
         raise UserError(f"{file}: holds {pixels.shape} pixels, not one grey image; split multi-frame and colour files into slices")
     return pixels
@@ -211,12 +210,8 @@ def _dicom_pixels(file: Path) -> np.ndarray:
 
 @lru_cache(maxsize=2)
 def _volume(file: Path, changed: float) -> np.ndarray:
-    try:
+    with _reading(file, "NIfTI"):
         volume = np.asarray(need("nibabel", "nifti").load(file).get_fdata(dtype=np.float32))
-    except UserError:
-        raise
-    except Exception as error:
-        raise _trouble(file, "NIfTI", error) from error
     if volume.ndim != 3:
         raise UserError(f"{file}: expected a volume with three axes, got shape {volume.shape}")
     return check_numbers(volume, str(file))
@@ -248,21 +243,16 @@ def _hdf5(path: Path) -> Found:
     entries: list[Entry] = []
     kinds = set()
     for file in files_of(path, "hdf5"):
-        try:
-            with h5py.File(file) as f:
-                key = next((k for k in ("hu", "kspace", "dataset") if k in f), None)
-                if key is None:
-                    raise UserError(
-                        f"{file}: no dataset 'hu' (Hounsfield units, slices × rows × columns) or 'kspace' (fastMRI), and no "
-                        f"ISMRMRD 'dataset'; it has {sorted(f) or 'nothing'}"
-                    )
-                kinds.add(key)
-                if key != "dataset":
-                    entries += _hdf5_slices(file, key, f)
-        except UserError:
-            raise
-        except Exception as error:
-            raise _trouble(file, "HDF5", error) from error
+        with _reading(file, "HDF5"), h5py.File(file) as f:
+            key = next((k for k in ("hu", "kspace", "dataset") if k in f), None)
+            if key is None:
+                raise UserError(
+                    f"{file}: no dataset 'hu' (Hounsfield units, slices × rows × columns) or 'kspace' (fastMRI), and no "
+                    f"ISMRMRD 'dataset'; it has {sorted(f) or 'nothing'}"
+                )
+            kinds.add(key)
+            if key != "dataset":
+                entries += _hdf5_slices(file, key, f)
         if key == "dataset":
             entries += _ismrmrd(file)
     if len(kinds) > 1:
@@ -293,12 +283,9 @@ def _hdf5_slices(file: Path, key: str, f: Any) -> list[Entry]:
 
 
 def _hdf5_slice(file: Path, key: str, i: int) -> np.ndarray:
-    try:
-        with need("h5py", "hdf5").File(file) as f:
-            out: np.ndarray = f[key][i]
-            return out
-    except OSError as error:
-        raise _trouble(file, "HDF5", error) from error
+    with _reading(file, "HDF5"), need("h5py", "hdf5").File(file) as f:
+        out: np.ndarray = f[key][i]
+        return out
 
 
 NOT_IMAGE = ("NOISE_MEASUREMENT", "PHASECORR_DATA", "NAVIGATION_DATA", "DUMMYSCAN_DATA", "HPFEEDBACK_DATA", "RTFEEDBACK_DATA")
@@ -309,15 +296,13 @@ def _ismrmrd(file: Path) -> list[Entry]:
     ismrmrd = need("ismrmrd", "mri")
     slices: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     kinds = set()
-    try:
+    with _reading(file, "ISMRMRD"):
         dataset = ismrmrd.Dataset(str(file), "dataset", create_if_needed=False)
         encoding = ismrmrd.xsd.CreateFromDocument(dataset.read_xml_header()).encoding[0]
         size, limits = encoding.encodedSpace.matrixSize, encoding.encodingLimits.kspace_encoding_step_1
         trajectory = str(getattr(encoding.trajectory, "value", encoding.trajectory)).lower()
         lines = [dataset.read_acquisition(i) for i in range(dataset.number_of_acquisitions())]
         dataset.close()
-    except Exception as error:
-        raise _trouble(file, "ISMRMRD", error) from error
     if "cartesian" not in trajectory or size.z > 1:
         raise UserError(f"{file}: trajectory {trajectory}, {size.z} partitions; two-dimensional Cartesian scans are read")
     shift = size.y // 2 - limits.center if limits is not None else 0
@@ -367,7 +352,7 @@ def _npy(path: Path) -> Found:
 
 def _open_npy(file: Path) -> np.ndarray:
     """The array, mapped rather than read; one without any element cannot be mapped."""
-    try:
+    with _reading(file, ".npy", "save it again with numpy.save"):
         with file.open("rb") as f:
             version = np.lib.format.read_magic(f)
             shape, _, dtype = {(1, 0): np.lib.format.read_array_header_1_0}.get(version, np.lib.format.read_array_header_2_0)(f)
@@ -377,20 +362,13 @@ def _open_npy(file: Path) -> np.ndarray:
             if file.stat().st_size < f.tell() + size:
                 raise ValueError(f"its header promises {size} bytes of data, {file.stat().st_size - f.tell()} are there")
         return np.load(file, allow_pickle=False, mmap_mode="r" if size else None)
-    except UserError:
-        raise
-    except Exception as error:
-        raise _trouble(file, ".npy", error, "save it again with numpy.save") from error
 
 
 def _npz(path: Path) -> Found:
     entries = []
     for file in files_of(path, "npz"):
-        try:
-            with np.load(file, allow_pickle=False) as f:
-                arrays = {name: f[name] for name in f.files}
-        except Exception as error:
-            raise _trouble(file, ".npz", error, "save it again with numpy.savez") from error
+        with _reading(file, ".npz", "save it again with numpy.savez"), np.load(file, allow_pickle=False) as f:
+            arrays = {name: f[name] for name in f.files}
         for name, array in arrays.items():
             entries.append(
                 Entry(
@@ -452,23 +430,18 @@ def _tiff(path: Path) -> Found:
     tifffile = need("tifffile", "images")
     entries, types = [], set()
     for file in files_of(path, "tiff"):
-        try:
-            with tifffile.TiffFile(file) as f:
-                for i, page in enumerate(f.pages):
-                    name = file.stem if len(f.pages) == 1 else f"{file.stem}_{i:03d}"
-                    entries.append(Entry(name, file, page.shape, partial(_load_tiff, file, i), file.stem))
-                    types.add(page.dtype)
-        except Exception as error:
-            raise _trouble(file, "TIFF", error) from error
+        with _reading(file, "TIFF"), tifffile.TiffFile(file) as f:
+            for i, page in enumerate(f.pages):
+                name = file.stem if len(f.pages) == 1 else f"{file.stem}_{i:03d}"
+                entries.append(Entry(name, file, page.shape, partial(_load_tiff, file, i), file.stem))
+                types.add(page.dtype)
     return Found("tiff", path, entries, _largest(types, path))
 
 
 def _load_tiff(file: Path, page: int) -> np.ndarray:
-    try:
+    with _reading(file, "TIFF"):
         out: np.ndarray = need("tifffile", "images").imread(file, key=page)
         return out
-    except Exception as error:
-        raise _trouble(file, "TIFF", error) from error
 
 
 def _png(path: Path) -> Found:
@@ -476,27 +449,19 @@ def _png(path: Path) -> Found:
 
     entries, types = [], set()
     for file in files_of(path, "png"):
-        try:
-            with Image.open(file) as image:
-                if image.mode not in ("L", "I;16", "I", "1"):
-                    raise UserError(f"{file}: a picture of mode {image.mode}, not grey values; convert it to greyscale")
-                types.add(np.dtype(bool if image.mode == "1" else np.uint8 if image.mode == "L" else np.uint16))
-                entries.append(Entry(file.stem, file, image.size[::-1], partial(_load_png, file), file.stem))
-        except UserError:
-            raise
-        except Exception as error:
-            raise _trouble(file, "PNG", error) from error
+        with _reading(file, "PNG"), Image.open(file) as image:
+            if image.mode not in ("L", "I;16", "I", "1"):
+                raise UserError(f"{file}: a picture of mode {image.mode}, not grey values; convert it to greyscale")
+            types.add(np.dtype(bool if image.mode == "1" else np.uint8 if image.mode == "L" else np.uint16))
+            entries.append(Entry(file.stem, file, image.size[::-1], partial(_load_png, file), file.stem))
     return Found("png", path, entries, _largest(types, path))
 
 
 def _load_png(file: Path) -> np.ndarray:
     from PIL import Image
 
-    try:
-        with Image.open(file) as image:
-            return np.array(image)
-    except Exception as error:
-        raise _trouble(file, "PNG", error) from error
+    with _reading(file, "PNG"), Image.open(file) as image:
+        return np.array(image)
 
 
 def _largest(types: set[Any], path: Path) -> float:
