@@ -18,7 +18,6 @@ def _numbers(report: Report) -> dict[str, float]:
 
 
 def _tensorboard(folder: Path, name: str, config: dict[str, Any], start: int) -> Callable[[Report], None]:
-    need("tensorboard", "dev")
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)  # what a killed run logged after its checkpoint
@@ -45,7 +44,13 @@ def _mlflow(folder: Path, name: str, config: dict[str, Any], start: int) -> Call
     mlflow.set_experiment("equipoise")
     mlflow.start_run(run_name=name)
     mlflow.log_params({"config": str(config)[:500]})
-    return lambda report: mlflow.log_metrics({k.replace("/", "."): v for k, v in _numbers(report).items()}, step=report.step)
+
+    def log(report: Report) -> None:
+        mlflow.log_metrics({k.replace("/", "."): v for k, v in _numbers(report).items()}, step=report.step)
+        if report.last:
+            mlflow.end_run()  # another run of this process starts one of its own
+
+    return log
 
 
 LOGGERS = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}
