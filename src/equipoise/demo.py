@@ -24,6 +24,7 @@ CONFIGS = {
         "data": {"size": 96, "count": 140},
         "physics": {"kind": "mri", "acceleration": 4.0, "noise": 0.0002},
         "model": {"sigma": 0.05},
+        "objective": {"stop_gradient": False},  # few lines and a small denoiser: smoother is better (docs/choosing.md)
         "learning": {"steps": 35, "batch": 4, "warmup": 5},
     },
 }
