@@ -267,15 +267,13 @@ class Comparison:
                 out[method] = found
         return out
 
-    def reference(self) -> str:
+    def reference(self, found: dict[str, list[dict[str, Any]]]) -> str:
         """What differences are from: the first learned method, which is the (first) configuration as it is, if it is taken in."""
-        found = self.collect()
         return next(m for m in (*self.methods, *self.classic) if m in found)
 
-    def summarise(self) -> dict[str, Any]:
-        """Method → means, deviations over seeds, and the interval of its difference from the reference."""
-        found, out = self.collect(), {}
-        against = found[self.reference()]
+    def summarise(self, found: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+        """Method → means, deviations over seeds, and the interval of its difference from the reference, of what was collected."""
+        against, out = found[self.reference(found)], {}
         for method, seeds in found.items():
             good = [s for s in seeds if "psnr" in s]
             row: dict[str, Any] = {"seeds": len(good), "failed": [s["failed"] for s in seeds if s.get("failed")]}
@@ -399,11 +397,12 @@ def compare(task: Comparison, jobs: int = 1, say: Callable[[str], None] = print,
     say(f"{len(task.names())} methods, {task.seeds} seeds; scored on {len(problem.y)} images ({what})")
     task.train(jobs, say)
     task.score(say)
-    table = task.summarise()
+    found = task.collect()
+    table = task.summarise(found)
     about = {
         "command": " ".join(["equipoise", *sys.argv[1:]]),
         "data": what,
-        "reference": report.label(task.reference()),
+        "reference": report.label(task.reference(found)),
         "images": len(problem.y),
         "patients": len(set(problem.source.patients)),
         "seeds": list(task.every_seed()),
@@ -412,12 +411,12 @@ def compare(task: Comparison, jobs: int = 1, say: Callable[[str], None] = print,
         "conventions": CONVENTIONS,
         "tuning": f"classical and plug-and-play methods: best PSNR on {TUNED_ON} training images, which learned methods never see",
     }
-    (out / "results.json").write_text(json.dumps({"about": about, "table": table, "scores": task.collect()}, indent=1))
+    (out / "results.json").write_text(json.dumps({"about": about, "table": table, "scores": found}, indent=1))
     others = task.generalise(say) if elsewhere else {}
     columns, rows = _rows(table)
     (out / "table.md").write_text(_markdown(task.config.name, about, columns, rows, others))
     figures = [
-        (report.save_png(report.boxes(task.collect()), out / "boxes.png"), "PSNR of every image, over all seeds"),
+        (report.save_png(report.boxes(found), out / "boxes.png"), "PSNR of every image, over all seeds"),
         (report.save_png(report.cost(table), out / "cost.png"), "Quality against what a reconstruction costs"),
     ]
     if others:

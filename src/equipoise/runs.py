@@ -12,7 +12,6 @@ runs/NAME/
 
 from __future__ import annotations
 
-import copy
 import json
 import math
 import platform
@@ -43,7 +42,7 @@ from .imaging.splitting import split
 from .imaging.writers import new_folder, write_images
 from .learning import checkpoint
 from .learning.loggers import open_loggers
-from .learning.train import Report, Trainer, processes, together, train
+from .learning.train import Report, Trainer, on_device, processes, together, train
 from .reconstruction import contraction
 from .reconstruction.model import EquilibriumReconstructor
 
@@ -346,9 +345,8 @@ def _validator(
         return None
     device = trainer.fabric.device
     evaluator = build.build_model(config.model, trainer.physics.image_shape[0], noise).to(device)
-    operator = None if held is None else copy.deepcopy(held.physics).to(device)  # a stream measures with held.physics, where it is
-    if apart is not None:
-        apart[0].to(device)
+    operator = None if held is None else on_device(held.physics, device)
+    left, y_left = (None, None) if apart is None else (on_device(apart[0], device), apart[1])
     evaluator.stop = Stop(config.model.test_rtol, config.model.test_max_steps)
 
     def of(y: Tensor) -> Tensor:
@@ -365,8 +363,7 @@ def _validator(
                 if held.truth is not None:
                     out["psnr"] = float(psnr(solved.value, of(held.truth)).mean())
                 out["unsolved"] = float((~solved.converged).float().mean())
-            if apart is not None:
-                left, y_left = apart
+            if y_left is not None:
                 index = torch.arange(len(y_left))[:VALIDATED]
                 solved = evaluator.equilibrium(of(trainer.y[index]), select(trainer.physics, index, len(y_left)))
                 predicted = misfit(solved.value, of(y_left[index]), select(left, index, len(y_left)))

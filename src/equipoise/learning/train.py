@@ -165,6 +165,11 @@ def together(fabric: Fabric, values: Tensor, how: str = "sum") -> Tensor:
     return out
 
 
+def on_device(physics: Any, device: torch.device) -> Any:
+    """The operator there: a copy, since data that are measured while they are read keep theirs."""
+    return physics if device.type == "cpu" else copy.deepcopy(physics).to(device)
+
+
 class Trainer:
     """Weights, their running average and the optimiser, and the step that moves them.
 
@@ -193,9 +198,7 @@ class Trainer:
             )
         #: places in the batch that are this process's, part by part
         self.share = torch.arange(settings.batch).tensor_split(world)[rank].tensor_split(settings.accumulate)
-        if self.fabric.device.type != "cpu":
-            physics = copy.deepcopy(physics)  # data that are measured while they are read keep theirs
-        self.model, self.physics = model.to(self.fabric.device), physics.to(self.fabric.device)
+        self.model, self.physics = model.to(self.fabric.device), on_device(physics, self.fabric.device)
         self.y, self.losses, self.settings, self.seed = y, losses, settings, seed
         self._ahead: Iterator[Tensor] | None = None  # of data that are read while training
         self.parameters = {k: p for k, p in model.named_parameters() if p.requires_grad}
