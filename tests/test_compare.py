@@ -108,6 +108,9 @@ class TestDiagnosis:
         found = diagnosis.diagnose(run, [other := runs.load_run(run.folder)], folder=tmp_path / "d")
         assert list(found["networks"])[:3] == ["before training", "implicit", "implicit, averaged over quarter turns"]
         assert found["networks"][other.folder.name] == found["networks"]["implicit"]
+        head, psnr = (tmp_path / "d" / "table.md").read_text().splitlines()[2:5:2]
+        assert head.split(" | ")[1:] == ["before training", "implicit, 2 seeds", "implicit, averaged over quarter turns |"]
+        assert psnr.split(" | ")[2].endswith("± 0")
         for network in found["networks"].values():
             assert network["table"].keys() == diagnosis.ROWS.keys()
         averaged = found["networks"]["implicit, averaged over quarter turns"]["curves"]["commutes"]["turn"]

@@ -246,7 +246,7 @@ def compare(
 @app.command()
 def diagnose(
     run: Annotated[Path, typer.Argument(help="Folder of a trained run.")],
-    others: Annotated[Optional[list[Path]], typer.Argument(help="Other runs on the same data, to stand beside it.")] = None,  # noqa: UP045
+    others: Annotated[Optional[list[Path]], typer.Argument(help="Other runs on the same data; seeds are averaged.")] = None,  # noqa: UP045
     data: Annotated[Optional[Path], typer.Option(help="Images; default: data.validation, held-out patients or phantoms.")] = None,  # noqa: UP045
     out: Annotated[Optional[Path], typer.Option(help="Folder to write to; default RUN/diagnosis.")] = None,  # noqa: UP045
 ) -> None:

@@ -63,7 +63,8 @@ def diagnose(
 ) -> dict[str, Any]:
     """Measures ``run``, its start, its group average and ``others`` on a few images that training did not see.
 
-    Writes ``diagnosis.json`` and ``report.html`` into ``folder`` (default: ``diagnosis`` in the run's).
+    Runs that differ in their seed alone share a column: mean ± standard deviation. Writes ``diagnosis.json``, ``table.md`` and
+    ``report.html`` into ``folder`` (default: ``diagnosis`` in the run's).
 
     Raises:
         UserError: there are no unseen images.
@@ -78,8 +79,12 @@ def diagnose(
         averaged = runs.load_run(run.folder).model
         averaged.step.denoiser = Invariant(averaged.step.denoiser, named_group("quarter_turns"))
         networks[f"{run.config.name}, averaged over quarter turns"] = averaged
+    alike: dict[str, list[str]] = {name: [name] for name in networks if name != run.config.name}
+    alike[_but_seed(run)] = [run.config.name]
     for other in others:
-        networks[other.folder.name if other.folder.name not in networks else str(other.folder)] = other.model
+        name = other.folder.name if other.folder.name not in networks else str(other.folder)
+        networks[name] = other.model
+        alike.setdefault(_but_seed(other), []).append(name)
     found: dict[str, Any] = {}
     for name, model in networks.items():
         model.stop, model.gradient = Stop(1e-4, 100), Implicit(stop=Stop(1e-3, 60))
@@ -90,18 +95,22 @@ def diagnose(
     folder.mkdir(parents=True, exist_ok=True)
     about = {"command": " ".join(["equipoise", *sys.argv[1:]]), "data": what, "images": len(y), "measures": ROWS}
     (folder / "diagnosis.json").write_text(json.dumps({"about": about, "networks": found}, indent=1))
-    columns, rows = ["", *found], [[title, *(_cell(n["table"].get(key)) for n in found.values())] for key, title in ROWS.items()]
+    groups = sorted(alike.values(), key=lambda names: list(networks).index(names[0]))
+    columns = ["", *(names[0] if len(names) == 1 else f"{names[0]}, {len(names)} seeds" for names in groups)]
+    rows = [[title, *(_cell([found[n]["table"].get(key) for n in names]) for names in groups)] for key, title in ROWS.items()]
+    drawn = {names[0]: found[names[0]] for names in groups}
     (folder / "table.md").write_text(
         f"`{about['command']}`, {len(y)} images\n\n"
         + "\n".join(f"| {' | '.join(r)} |" for r in (columns, ["---"] * len(columns), *rows))
         + "\n"
     )
     figures = [
-        (report.save_png(report.gaps(found), folder / "gaps.png"), "Equivariance gap of the network and of its denoiser"),
-        (report.save_png(report.residuals(found), folder / "residuals.png"), "Residuals of the forward and the adjoint solve"),
+        (report.save_png(report.gaps(drawn), folder / "gaps.png"), "Equivariance gap of the network and of its denoiser"),
+        (report.save_png(report.residuals(drawn), folder / "residuals.png"), "Residuals of the forward and the adjoint solve"),
     ]
     words = [
-        f"Measured on {len(y)} images of {what}: value ± error (standard error of an estimate, residual bound of an eigenvalue). "
+        f"Measured on {len(y)} images of {what}: value ± error (standard error of an estimate, residual bound of an eigenvalue), "
+        "or mean ± standard deviation over seeds. "
         "A proximal map has asymmetry 0, no negative eigenvalue and no path dependence; its prior is invariant if the gaps are 0.",
         f"Command: {about['command']}",
     ]
@@ -109,12 +118,20 @@ def diagnose(
     return {"about": about, "networks": found, "folder": str(folder)}
 
 
-def _cell(value: Any) -> str:
-    if value is None:
+def _but_seed(run: Run) -> str:
+    return dump(run.config.model_copy(update={"seed": 0, "name": "", "out": None}))
+
+
+def _cell(seeds: list[Any]) -> str:
+    """The value and its error, or, of several seeds, their mean and standard deviation."""
+    if None in seeds:
         return "–"
-    if isinstance(value, dict):
-        return f"{value['value']:.3g} ± {value['error']:.1g}"
-    return f"{value:.3g}" if abs(value) < 20 else f"{value:.2f}"
+    values = torch.tensor([v["value"] if isinstance(v, dict) else v for v in seeds])
+    if len(seeds) > 1:
+        return f"{float(values.mean()):.3g} ± {float(values.std()):.1g}"
+    if isinstance(seeds[0], dict):
+        return f"{seeds[0]['value']:.3g} ± {seeds[0]['error']:.1g}"
+    return f"{seeds[0]:.3g}" if abs(seeds[0]) < 20 else f"{seeds[0]:.2f}"
 
 
 def _measure(model: EquilibriumReconstructor, physics: Any, y: Tensor, truth: Tensor | None) -> dict[str, Any]:

@@ -27,6 +27,10 @@ class Finding(NamedTuple):
     remedy: str = ""
 
 
+def _verdict(fine: bool, what: str, remedy: str, bad: Literal["note", "wrong"] = "wrong") -> Finding:
+    return Finding("ok", what) if fine else Finding(bad, what, remedy)
+
+
 def examine(config: Config) -> Iterator[Finding]:
     """The findings, one by one as they are made; nothing is written."""
     physics = build.build_physics(config.physics, config.data.size, config.seed)
@@ -62,23 +66,14 @@ def _adjoint(physics: Any, y: Tensor) -> Finding:
     Ax, Atv = physics.A(x), physics.A_adjoint(v)
     gap = float(((Ax * v).sum().double() - (x * Atv).sum().double()).abs() / (Ax.norm() * v.norm() + x.norm() * Atv.norm()))
     what = f"adjoint: ⟨A x, y⟩ and ⟨x, Aᵀ y⟩ differ by {gap:.0e} of their size (allowed: 1e-4)"
-    return (
-        Finding("ok", what)
-        if gap <= 1e-4
-        else Finding(
-            "wrong", what, "A_adjoint must be the transpose of A: derive it with torch.func.vjp, as docs/operator.md shows"
-        )
-    )
+    remedy = "A_adjoint must be the transpose of A: derive it with torch.func.vjp, as docs/operator.md shows"
+    return _verdict(gap <= 1e-4, what, remedy)
 
 
 def _norm(physics: Any, y: Tensor) -> Finding:
     largest = norm(physics.A, physics.A_adjoint, physics.A_adjoint(y[:1]))
     what = f"norm: ‖A‖ = {largest:.3f}; measurements are multiplied by {physics.gain:.3g} to make it so"
-    return (
-        Finding("ok", what)
-        if largest < 1.01
-        else Finding("wrong", what, "scale coil maps or operator to ‖A‖ = 1, or steps may diverge")
-    )
+    return _verdict(largest < 1.01, what, "scale coil maps or operator to ‖A‖ = 1, or steps may diverge")
 
 
 def _data(problem: build.Problem, y: Tensor) -> Finding:
@@ -88,35 +83,24 @@ def _data(problem: build.Problem, y: Tensor) -> Finding:
         f"data: {n} measurements of shape {tuple(y.shape[1:])} from {patients} patient(s) or file(s), "
         f"values {float(y.min()):.3g} … {float(y.max()):.3g}"
     )
-    if source.notes:
-        return Finding(
-            "note", f"{what}; {'; '.join(source.notes[:5])}", "what is there twice, leave out; what is missing, complete"
-        )
-    return Finding("ok", what)
+    what = "; ".join([what, *source.notes[:5]])
+    return _verdict(not source.notes, what, "what is there twice, leave out; what is missing, complete", "note")
 
 
 def _fit(physics: Any, y: Tensor, x: Tensor, problem: build.Problem) -> Iterator[Finding]:
     misfit = float((physics.A(x) - y).norm() / y.norm().clamp_min(1e-30))
     floor = problem.noise * y.numel() ** 0.5 / float(y.norm().clamp_min(1e-30))
     what = f"fit: least squares leaves {misfit:.1%} of the measurements unexplained (noise: about {floor:.1%})"
-    if misfit > max(0.2, 3 * floor):
-        yield Finding(
-            "wrong", what, "the operator is not what measured these data: check views, detectors, pixel, offset, orientation"
-        )
-    else:
-        yield Finding("ok", what)
+    remedy = "the operator is not what measured these data: check views, detectors, pixel, offset, orientation"
+    yield _verdict(misfit <= max(0.2, 3 * floor), what, remedy)
     top = float(x.flatten().abs().quantile(0.999)) if x.numel() < 1 << 24 else float(x.abs().max())
     what = f"range: the images reach {top:.2g}, where 1 is expected"
-    if 0.2 <= top <= 3:
-        yield Finding("ok", what)
+    if problem.truth is None and isinstance(problem.source, Measurements):
+        remedy = f"set data.peak to about {top:.2g} times what it is, so that images lie in [0, 1]"
+        yield _verdict(0.2 <= top <= 3, what, remedy)
     else:
-        measured = problem.truth is None and isinstance(problem.source, Measurements)
-        if not measured:
-            yield Finding(
-                "note", what, "images in [0, 1] are what the denoiser knows: rescale them, or leave out slices that are empty"
-            )
-            return
-        yield Finding("wrong", what, f"set data.peak to about {top:.2g} times what it is, so that images lie in [0, 1]")
+        remedy = "images in [0, 1] are what the denoiser knows: rescale them, or leave out slices that are empty"
+        yield _verdict(0.2 <= top <= 3, what, remedy, "note")
 
 
 def _noise(config: Config, physics: Any, y: Tensor, assumed: float) -> Finding:
@@ -130,9 +114,7 @@ def _noise(config: Config, physics: Any, y: Tensor, assumed: float) -> Finding:
     if assumed > 3 * estimate and config.physics.photons is None:
         value = config.physics.noise * estimate / assumed
         return Finding("wrong", what, f"set physics.noise to {value:.1g} or less")
-    return (
-        Finding("ok", what) if assumed > estimate / 30 else Finding("note", what, "if the data are that noisy, raise physics.noise")
-    )
+    return _verdict(assumed > estimate / 30, what, "if the data are that noisy, raise physics.noise", "note")
 
 
 def commuting(physics: Any, group: Any, x: Tensor) -> Finding:
@@ -151,14 +133,8 @@ def commuting(physics: Any, group: Any, x: Tensor) -> Finding:
         seen = physics.A_adjoint(torch.randn(physics.A(x).shape, generator=rng, dtype=x.dtype))
         before, after = unseen(seen), unseen(group(seen.flatten(1, -3)).reshape(seen.shape))
     what = f"group: moving what A sees puts {after:.1%} of it where A is blind (numerical error {before:.1%})"
-    if after < max(0.02, 2 * before):
-        return Finding(
-            "wrong",
-            what,
-            "this group commutes with the operator, so the equivariance term teaches nothing: choose another objective.group, or "
-            "set objective.equivariance=0",
-        )
-    return Finding("ok", what)
+    remedy = "this group commutes with the operator, so the equivariance term teaches nothing: choose another objective.group, or "
+    return _verdict(after >= max(0.02, 2 * before), what, remedy + "set objective.equivariance=0")
 
 
 def _step(config: Config, problem: build.Problem, physics: Any, losses: dict[str, Any]) -> Iterator[Finding]:
@@ -176,10 +152,9 @@ def _step(config: Config, problem: build.Problem, physics: Any, losses: dict[str
             "raise model.sigma a little or lower model.strength; raise objective.contraction",
         )
     else:
-        verdict: Literal["ok", "note"] = "ok" if report.unsolved < 0.5 else "note"
         solves = f"{report.forward:.0f} evaluations forward, {report.adjoint:.0f} backward"
         what = f"step: {solves}, {report.unsolved:.0%} of the solves unfinished"
-        yield Finding(verdict, what, "" if verdict == "ok" else "raise model.max_steps, or model.sigma a little")
+        yield _verdict(report.unsolved < 0.5, what, "raise model.max_steps, or model.sigma a little", "note")
     hours = seconds * config.learning.steps / 3600
     device = "GPU" if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
     yield Finding(

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..imaging.groups import Reflections, Rotations, Shifts
 from ..imaging.linear import least_squares
+from ..reconstruction.contraction import Jacobian
 
 Map = Callable[[Tensor], Tensor]
 
@@ -45,26 +46,6 @@ def _norm(a: Tensor) -> Tensor:
 
 def _times(c: Tensor, v: Tensor) -> Tensor:
     return c.reshape(-1, *[1] * (v.ndim - 1)) * v
-
-
-class Jacobian:
-    """Products with J = ∂D/∂x at x, and with Jᵀ, sample by sample. D must be differentiable twice."""
-
-    def __init__(self, D: Map, x: Tensor):
-        self.x = x.detach().requires_grad_()
-        with torch.enable_grad():
-            self.out = D(self.x)
-            self.dummy = torch.zeros_like(self.out, requires_grad=True)
-            (self.vjp,) = torch.autograd.grad(self.out, self.x, self.dummy, create_graph=True)  # linear in dummy
-
-    def T(self, v: Tensor) -> Tensor:
-        return torch.autograd.grad(self.out, self.x, v, retain_graph=True)[0].detach()
-
-    def __call__(self, v: Tensor) -> Tensor:
-        if self.vjp.grad_fn is None:
-            return torch.zeros_like(self.out)
-        found = torch.autograd.grad(self.vjp, self.dummy, v, retain_graph=True, allow_unused=True)[0]
-        return torch.zeros_like(self.out) if found is None else found.detach()
 
 
 def asymmetry(J: Jacobian, probes: int = 16, seed: int = 0) -> Estimate:

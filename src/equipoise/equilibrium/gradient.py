@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-from .result import AdjointRecord, Equilibrium, OnFailure, State, Status, Stop, check_on_failure
+from .result import Equilibrium, OnFailure, State, Status, Stop, check_on_failure
 from .solve import FlatMap, Map, Solved, change_and_size, relative_residual, run
 from .solvers import GMRES, Anderson, Solver
 from .still import standing_still
@@ -59,7 +59,7 @@ class Implicit:
             result = fixed_point(
                 lambda u: vjp(u) + g, g.detach(), solver=self.solver, stop=self.stop, gradient=self, on_failure=call.on_failure
             )
-            call.adjoint.record = _without_graph(result)
+            call.adjoint[:] = [_without_graph(result)]
             return result.value
         # The equation is linear: solved for g scaled to one, tiny gradients do not underflow.
         scale = g.abs().amax(1, keepdim=True)
@@ -69,7 +69,7 @@ class Implicit:
         loose = (self.inexact * call.residual).clamp(self.stop.rtol, max(self.stop.rtol, 0.1)) if self.inexact else None
         result, ahead, _ = run(F, rhs, self.solver, self.stop, loose)
         result.value = result.value * scale
-        call.adjoint.record = result
+        call.adjoint[:] = [result]
         asked = self.stop if loose is None else Stop(float(loose.max()), self.stop.max_steps)
         result.report(call.on_failure, asked, "adjoint")
         # Others than GMRES would only promise a better u.
@@ -203,7 +203,7 @@ class _Call:
     F: FlatMap
     z: Tensor
     out: Tensor
-    adjoint: AdjointRecord
+    adjoint: list[Equilibrium]
     on_failure: OnFailure
     complete: bool
     residual: Tensor  #: (B,) of the forward solve

@@ -45,16 +45,6 @@ class EquilibriumError(RuntimeError):
     """Some sample did not reach its equilibrium, and ``on_failure="raise"`` was asked for."""
 
 
-class AdjointRecord:
-    """Holds the record of the adjoint solve. It stands apart from the value, so that the backward node that
-    fills it keeps no reference to the tensor it belongs to (nothing waits for the cycle collector)."""
-
-    __slots__ = ("record",)
-
-    def __init__(self) -> None:
-        self.record: Equilibrium | None = None
-
-
 @dataclass
 class Equilibrium:
     """The outcome of a solve of z = f(z), sample by sample (B samples, K evaluations).
@@ -67,12 +57,14 @@ class Equilibrium:
     steps: Tensor  #: (B,)  evaluations of f that this sample took part in
     status: Tensor  #: (B,)  :class:`Status`
     trace: Tensor  #: (K, B) residual of each evaluation; a finished sample keeps its last
-    _adjoint: AdjointRecord = field(default_factory=AdjointRecord, repr=False)
+    #: The record of the adjoint solve, once it is made. In a list of its own, so that the backward node that fills it keeps
+    #: no reference to the tensor it belongs to (nothing waits for the cycle collector).
+    _adjoint: list[Equilibrium] = field(default_factory=list, repr=False)
 
     @property
     def adjoint(self) -> Equilibrium | None:
         """None; after backward, the same record of the adjoint solve."""
-        return self._adjoint.record
+        return self._adjoint[-1] if self._adjoint else None
 
     @property
     def converged(self) -> Tensor:

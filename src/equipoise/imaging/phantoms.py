@@ -57,71 +57,63 @@ def _anatomy(kind: str, size: int, rng: Rng) -> np.ndarray:
     tissue = 0.5 + 0.02 * n() + 0.012 * _texture(size, rng, u(1.5, 3.0))
     image = np.zeros((size, size))
     tilt = 0.1 * n()
+
+    def oval(x: float, y: float, a: float, b: float, angle: float = 0, wobble: float = 0, soft: float = edge) -> np.ndarray:
+        return _ellipse(g, x, y, a, b, angle, soft, rng, wobble)
+
+    def texture(exponent: float) -> np.ndarray:
+        return _texture(size, rng, exponent)
+
     if kind in ("thorax", "abdomen"):
         a, b = u(0.72, 0.92), u(0.5, 0.7)
-        body = _ellipse(g, 0.03 * n(), 0.03 * n(), a, b, tilt, edge, rng, 0.03)
-        image = _put(image, body, 0.45 + 0.01 * _texture(size, rng, 2.0))  # fat
-        image = _put(image, _ellipse(g, 0, 0, a - u(0.04, 0.1), b - u(0.04, 0.1), tilt, edge, rng, 0.03), tissue)
+        body = oval(0.03 * n(), 0.03 * n(), a, b, tilt, 0.03)
+        image = _put(image, body, 0.45 + 0.01 * texture(2.0))  # fat
+        image = _put(image, oval(0, 0, a - u(0.04, 0.1), b - u(0.04, 0.1), tilt, 0.03), tissue)
         if kind == "thorax":
             for side in (-1, 1):
-                lung = _ellipse(g, side * u(0.32, 0.42), u(-0.1, 0.05), u(0.2, 0.28), u(0.32, 0.42), 0.2 * n(), edge, rng, 0.08)
+                lung = oval(side * u(0.32, 0.42), u(-0.1, 0.05), u(0.2, 0.28), u(0.32, 0.42), 0.2 * n(), 0.08)
                 air = u(0.06, 0.14)
-                image = _put(image, lung, air + 0.03 * np.maximum(_texture(size, rng, 1.5), -1))
+                image = _put(image, lung, air + 0.03 * np.maximum(texture(1.5), -1))
                 for _ in range(int(rng.integers(12, 40))):  # vessels
                     r = u(0.008, 0.035)
-                    spot = _ellipse(g, side * u(0.12, 0.6), u(-0.4, 0.35), r, r * u(1, 3), u(0, np.pi), edge, rng)
+                    spot = oval(side * u(0.12, 0.6), u(-0.4, 0.35), r, r * u(1, 3), u(0, np.pi))
                     image = _put(image, spot * lung, u(0.3, 0.55))
-            image = _put(
-                image,
-                _ellipse(g, u(-0.05, 0.18), u(-0.1, 0.1), u(0.15, 0.26), u(0.14, 0.24), u(-1, 1), edge, rng, 0.05),
-                u(0.5, 0.6),
-            )
-            image = _put(image, _ellipse(g, 0.02 * n(), u(-0.2, 0.0), u(0.02, 0.04), u(0.03, 0.05), 0, edge, rng), 0.02)  # trachea
+            heart = oval(u(-0.05, 0.18), u(-0.1, 0.1), u(0.15, 0.26), u(0.14, 0.24), u(-1, 1), 0.05)
+            image = _put(image, heart, u(0.5, 0.6))
+            image = _put(image, oval(0.02 * n(), u(-0.2, 0.0), u(0.02, 0.04), u(0.03, 0.05)), 0.02)  # trachea
         else:
             for _ in range(int(rng.integers(4, 9))):
-                organ = _ellipse(g, u(-0.5, 0.5), u(-0.3, 0.3), u(0.08, 0.3), u(0.06, 0.22), u(0, np.pi), edge, rng, 0.1)
-                image = _put(image, organ, u(0.47, 0.6) + 0.01 * _texture(size, rng, 1.5))
+                organ = oval(u(-0.5, 0.5), u(-0.3, 0.3), u(0.08, 0.3), u(0.06, 0.22), u(0, np.pi), 0.1)
+                image = _put(image, organ, u(0.47, 0.6) + 0.01 * texture(1.5))
             for _ in range(int(rng.integers(0, 5))):
-                image = _put(
-                    image,
-                    _ellipse(g, u(-0.4, 0.4), u(-0.35, 0.2), u(0.02, 0.1), u(0.02, 0.07), u(0, np.pi), edge, rng, 0.1),
-                    u(0, 0.1),
-                )
+                gas = oval(u(-0.4, 0.4), u(-0.35, 0.2), u(0.02, 0.1), u(0.02, 0.07), u(0, np.pi), 0.1)
+                image = _put(image, gas, u(0, 0.1))
         spine_y = b - u(0.2, 0.28)
-        image = _put(
-            image,
-            _ellipse(g, 0.02 * n(), spine_y, u(0.09, 0.13), u(0.08, 0.12), 0, edge, rng, 0.08),
-            u(0.62, 0.8) + 0.04 * _texture(size, rng, 1.5),
-        )
-        image = _put(image, _ellipse(g, 0, spine_y + 0.14, 0.035, 0.04, 0, edge, rng), 0.52)
+        spine = oval(0.02 * n(), spine_y, u(0.09, 0.13), u(0.08, 0.12), wobble=0.08)
+        image = _put(image, spine, u(0.62, 0.8) + 0.04 * texture(1.5))
+        image = _put(image, oval(0, spine_y + 0.14, 0.035, 0.04), 0.52)
         for _ in range(int(rng.integers(6, 14))):  # ribs
             t = u(0, 2 * np.pi)
             x, y = (a - 0.09) * math.cos(t), (b - 0.09) * math.sin(t)
-            image = _put(image, _ellipse(g, x, y, u(0.03, 0.11), u(0.012, 0.028), t + np.pi / 2, edge, rng, 0.05), u(0.65, 0.9))
+            image = _put(image, oval(x, y, u(0.03, 0.11), u(0.012, 0.028), t + np.pi / 2, 0.05), u(0.65, 0.9))
     else:
         a, b = u(0.58, 0.72), u(0.72, 0.88)
         bone, skin = (u(0.75, 0.98), 0.48) if kind == "head" else (u(0.05, 0.15), u(0.6, 0.95))
-        image = _put(image, _ellipse(g, 0, 0, a, b, tilt, edge, rng, 0.03), skin)
-        image = _put(image, _ellipse(g, 0, 0, a - 0.05, b - 0.05, tilt, edge, rng, 0.02), bone)
+        image = _put(image, oval(0, 0, a, b, tilt, 0.03), skin)
+        image = _put(image, oval(0, 0, a - 0.05, b - 0.05, tilt, 0.02), bone)
         thick = u(0.1, 0.14)
-        brain = _ellipse(g, 0, 0, a - thick, b - thick, tilt, edge, rng, 0.02)
+        brain = oval(0, 0, a - thick, b - thick, tilt, 0.02)
         grey, white = (0.52, 0.5) if kind == "head" else (u(0.35, 0.5), u(0.55, 0.75))
-        image = _put(image, brain, grey + 0.015 * _texture(size, rng, 2.0))
-        fold = 1 / (1 + np.exp(-6 * _texture(size, rng, 3.0)))
-        inner = _ellipse(g, 0, 0, a - thick - 0.07, b - thick - 0.07, tilt, 3 * edge, rng, 0.1)
-        image = _put(image, inner * fold, white + 0.01 * _texture(size, rng, 2.0))
+        image = _put(image, brain, grey + 0.015 * texture(2.0))
+        fold = 1 / (1 + np.exp(-6 * texture(3.0)))
+        inner = oval(0, 0, a - thick - 0.07, b - thick - 0.07, tilt, 0.1, soft=3 * edge)
+        image = _put(image, inner * fold, white + 0.01 * texture(2.0))
         for side in (-1, 1):
-            image = _put(
-                image,
-                _ellipse(g, side * u(0.06, 0.12), u(-0.15, 0.1), u(0.03, 0.07), u(0.12, 0.25), side * u(0, 0.4), edge, rng, 0.1),
-                grey * u(0.3, 0.8),
-            )
+            ventricle = oval(side * u(0.06, 0.12), u(-0.15, 0.1), u(0.03, 0.07), u(0.12, 0.25), side * u(0, 0.4), 0.1)
+            image = _put(image, ventricle, grey * u(0.3, 0.8))
         for _ in range(int(rng.integers(3, 9))):
-            image = _put(
-                image,
-                brain * _ellipse(g, u(-0.4, 0.4), u(-0.5, 0.5), u(0.02, 0.12), u(0.02, 0.12), u(0, np.pi), edge, rng, 0.1),
-                grey * u(0.7, 1.5),
-            )
+            nucleus = oval(u(-0.4, 0.4), u(-0.5, 0.5), u(0.02, 0.12), u(0.02, 0.12), u(0, np.pi), 0.1)
+            image = _put(image, brain * nucleus, grey * u(0.7, 1.5))
     return np.clip(image, 0, 1)
 
 

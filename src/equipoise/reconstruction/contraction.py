@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -55,10 +56,30 @@ class JacobianPenalty(Loss):
         with torch.enable_grad():
             (Jv,) = torch.autograd.grad(F(z), z, v.expand_as(z), create_graph=True)
         gain = _norms(Jv)
-        if bool((gain.detach().isfinite() & (gain.detach() > 0)).all()):
-            self.direction = _unit(Jv.detach()[:1])
         self.gain = gain.detach()
+        told = bool((self.gain.isfinite() & (self.gain > 0)).all())
+        self.direction = _unit(Jv.detach()[:1]) if told else v  # never None: processes that share a batch share it
         return self.weight * torch.relu(gain - self.bound).square().mean()
+
+
+class Jacobian:
+    """Products with J = ∂f/∂x at x, and with Jᵀ, sample by sample. f must be differentiable twice."""
+
+    def __init__(self, f: Callable[[Tensor], Tensor], x: Tensor):
+        self.x = x.detach().requires_grad_()
+        with torch.enable_grad():
+            self.out = f(self.x)
+            self.dummy = torch.zeros_like(self.out, requires_grad=True)
+            (self.vjp,) = torch.autograd.grad(self.out, self.x, self.dummy, create_graph=True)  # linear in dummy
+
+    def T(self, v: Tensor) -> Tensor:
+        return torch.autograd.grad(self.out, self.x, v, retain_graph=True)[0].detach()
+
+    def __call__(self, v: Tensor) -> Tensor:
+        if self.vjp.grad_fn is None:
+            return torch.zeros_like(self.out)
+        found = torch.autograd.grad(self.vjp, self.dummy, v, retain_graph=True, allow_unused=True)[0]
+        return torch.zeros_like(self.out) if found is None else found.detach()
 
 
 class Contraction(NamedTuple):
@@ -74,35 +95,24 @@ def measure(f: Any, x: Any, iterations: int = 30, rng: torch.Generator | None = 
     The radius is the geometric mean gain over the last half of the iterations, so that complex pairs do no harm.
     """
     F = FlatMap(f, x)
-    z = F.pack(x).detach().requires_grad_()
-    with torch.enable_grad():
-        out = F(z)
-        dummy = torch.zeros_like(out, requires_grad=True)
-        (vjp,) = torch.autograd.grad(out, z, dummy, create_graph=True)  # linear in dummy: its derivative is J
+    J = Jacobian(F, F.pack(x))
 
-        def Jt(v: Tensor) -> Tensor:
-            return torch.autograd.grad(out, z, v, retain_graph=True)[0]
+    def start() -> Tensor:
+        return _unit(torch.randn(J.x.shape, generator=rng, device=J.x.device, dtype=J.x.dtype))
 
-        def J(v: Tensor) -> Tensor:
-            Jv = torch.autograd.grad(vjp, dummy, v, retain_graph=True, allow_unused=True)[0]
-            return torch.zeros_like(v) if Jv is None else Jv
-
-        def start() -> Tensor:
-            return _unit(torch.randn(z.shape, generator=rng, device=z.device, dtype=z.dtype))
-
-        v, logs = start(), []
-        for _ in range(iterations):
-            v = Jt(v)
-            logs.append(_norms(v).clamp_min(1e-30).log())
-            v = _unit(v)
-        radius = torch.stack(logs[iterations // 2 :]).mean(0).exp()
-        u, v = start(), start()
-        Jv = J(v) if vjp.grad_fn is not None else torch.zeros_like(v)
-        if float(((u * Jv).sum(1) - (Jt(u) * v).sum(1)).abs().max()) > 1e-2 * float(_norms(Jt(u)).max()):
-            return Contraction(radius, torch.full_like(radius, torch.nan))  # some operator in f is differentiable but once
-        for _ in range(iterations):
-            v = _unit(Jt(J(v)))
-        return Contraction(radius, _norms(J(v)).detach())
+    v, logs = start(), []
+    for _ in range(iterations):
+        v = J.T(v)
+        logs.append(_norms(v).clamp_min(1e-30).log())
+        v = _unit(v)
+    radius = torch.stack(logs[iterations // 2 :]).mean(0).exp()
+    u, v = start(), start()
+    Jtu = J.T(u)
+    if float(((u * J(v)).sum(1) - (Jtu * v).sum(1)).abs().max()) > 1e-2 * float(_norms(Jtu).max()):
+        return Contraction(radius, torch.full_like(radius, torch.nan))  # some operator in f is differentiable but once
+    for _ in range(iterations):
+        v = _unit(J.T(J(v)))
+    return Contraction(radius, _norms(J(v)))
 
 
 def convolution_norm(weight: Tensor, samples: int = 32) -> Tensor:
