@@ -69,13 +69,14 @@ class TestDicom:
     def test_smaller_images_keep_their_place(self, tmp_path):
         folder = tmp_path / "series"
         folder.mkdir()
-        make_dicom(folder / "a.dcm", hounsfield() + 1024)
+        make_dicom(folder / "preview", hounsfield() + 1024)  # as ours is called
         images = read_images(folder, 8)
         blocks = np.clip(hounsfield(), -1000, 1000).reshape(8, 2, 8, 2).mean((1, 3))
         assert np.abs(images.values[0, 0].numpy() * 2000 - 1000 - blocks).max() < 60  # clipped after averaging
         (path,) = write_images(images, images.values, tmp_path / "out")
         import pydicom
 
+        assert path.name == "preview_.dcm"
         d = pydicom.dcmread(path)
         assert [float(s) for s in d.PixelSpacing] == [1.4, 1.4]
         assert [float(s) for s in d.ImagePositionPatient] == pytest.approx([-9.65, -19.65, 0])

@@ -237,6 +237,9 @@ def test_penalty_lowers_the_gain(tiny):
     model = eq.EquilibriumReconstructor(eq.GradientStep(denoiser), on_failure="ignore")
     penalty = eq.JacobianPenalty(weight=1.0, bound=0.5)
     x = torch.rand(3, 1, 12, 12, dtype=torch.float64)
+    penalty(x_net=x * torch.nan, y=y, physics=physics, model=model)
+    assert not penalty.gain.isfinite().any()
+    assert penalty.direction.isfinite().all()  # processes share it, whether or not theirs told them one
     for _ in range(30):  # its direction is remembered, and turns to where Jᵀ gains most
         penalty(x_net=x, y=y, physics=physics, model=model)
     radius = measure(model.step.bind(y, physics), x, iterations=60).radius

@@ -58,7 +58,7 @@ def _write_dicom(source: Images, array: np.ndarray, out: Path) -> list[Path]:
     series: dict[str, str] = {}
     paths = []
     for name, hu in zip(source.names, array):
-        d = pydicom.dcmread(by_name[name])
+        d = pydicom.dcmread(by_name.get(name) or by_name[name.removesuffix("_")])  # a file named as one of ours
         factor = d.Rows / hu.shape[0]
         stored = np.clip(np.rint(hu), -32768, 32767).astype("<i2")
         d.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
