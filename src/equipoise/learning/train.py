@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from ..config import Learning
 from ..equilibrium import Equilibrium, Status
@@ -98,27 +98,14 @@ def batch_of(step: int, count: int, batch: int, seed: int) -> Tensor:
     return torch.cat(out)
 
 
-class _Schedule(Sampler):
-    """The share of a process in the batches from step ``start`` to the last."""
-
-    def __init__(self, start: int, count: int, settings: Learning, seed: int, where: Tensor):
-        self.start, self.count, self.settings, self.seed, self.where = start, count, settings, seed, where
-
-    def __len__(self) -> int:
-        return self.settings.steps - self.start
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in range(self.start, self.settings.steps):
-            yield batch_of(step, self.count, self.settings.batch, self.seed)[self.where].tolist()
-
-
 def read_ahead(y: Dataset, start: int, settings: Learning, seed: int, where: Tensor) -> Iterator[Tensor]:
     """The measurements at ``where`` in the batch of each step from ``start`` on, read by ``settings.workers`` processes."""
     if settings.workers and "fork" not in multiprocessing.get_all_start_methods():
         raise UserError("learning.workers: this operating system cannot fork processes; set learning.workers=0")
+    batches = (batch_of(step, len(y), settings.batch, seed)[where].tolist() for step in range(start, settings.steps))  # type: ignore[arg-type]
     loader = DataLoader(
         y,
-        batch_sampler=_Schedule(start, len(y), settings, seed, where),  # type: ignore[arg-type]
+        batch_sampler=batches,
         num_workers=settings.workers,
         multiprocessing_context="fork" if settings.workers else None,
         generator=torch.Generator(),  # the loader's own seed is drawn from here, not from what a step draws from
