@@ -23,14 +23,18 @@ TINY = {
     "objective": {"parts": 2},
     "learning": {"steps": 2, "batch": 2},
 }
-METHODS = ["fbp", "tv", "pnp", "implicit", "untied_5", "supervised"]
+METHODS = ["fbp", "tv", "pnp", "red", "implicit", "untied_5", "supervised"]
 
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
     out = tmp_path_factory.mktemp("compare") / "tiny"
-    task = compare.plan([parse(TINY, "tiny")], out, seeds=2, only=METHODS)
-    return task, compare.compare(task, jobs=2, say=lambda text: None, elsewhere=True)
+    first = compare.plan([parse(TINY, "tiny")], out, seeds=2, only=METHODS[1:])
+    compare.compare(first, jobs=2, say=lambda text: None, elsewhere=True)
+    task = compare.plan([parse(TINY, "tiny")], out, seeds=2, only=METHODS[:1])  # another, later: what was there is taken in
+    compare.compare(task, say=lambda text: None)
+    task.only = METHODS
+    return task, compare.compare(task, say=lambda text: None, elsewhere=True)
 
 
 class TestCompare:
@@ -49,12 +53,14 @@ class TestCompare:
                 assert row["difference"] == pytest.approx(sum(difference) / 48)
                 assert row["low"] <= row["difference"] <= row["high"]
         assert table["untied_5"]["parameters"] == 5 * table["implicit"]["parameters"]
-        assert table["supervised"]["memory_mb"] > 100
+        assert table["red"]["setting"] == table["pnp"]["setting"]
+        assert table["red"]["psnr"] == pytest.approx(table["pnp"]["psnr"], abs=0.2)  # one equilibrium, reached by other steps
+        assert table["red"]["evaluations"] > table["pnp"]["evaluations"]
         tuned = json.loads((task.out / "scores" / "untied_5-tuning.json").read_text())
         assert runs.read_config(task.run_folder("untied_5", 1)).model.strength == tuned["model.strength"]
         assert (task.out / "table.md").read_text().count("\n| ") > len(METHODS) + 2
         assert (task.out / "report.html").read_text().count('src="data:image/png;base64') == 4
-        found = json.loads((task.out / "generalisation.json").read_text())
+        found = task.generalise(lambda text: None)
         assert set(found) == {"views", "noise", "anatomy", "most iterations"}
         same = [found["views"]["6"]["implicit"], found["noise"]["0.01"]["implicit"], found["anatomy"]["as trained"]["implicit"]]
         assert same[0] == same[1] == same[2] == pytest.approx([sum(s["psnr"]) / 24 for s in saved["scores"]["implicit"]])
@@ -74,12 +80,31 @@ class TestCompare:
         with pytest.raises(UserError, match="comparison of another configuration"):
             compare.compare(compare.plan([other], task.out, 1), say=lambda text: None)
 
-    def test_training_that_fails_is_a_row(self, done):
+    def test_training_that_fails(self, done, tmp_path):
+        """That it gave up is a result; an error is said, and tried again."""
         task, _ = done
-        methods = {"implicit": task.config, "odd": compare.changed(task.config, {"model.denoiser": "nowhere.safetensors"})}
-        table = compare.compare(compare.Comparison(task.config, methods, [], task.out, 1), say=lambda text: None)
-        assert "nowhere.safetensors" in table["odd"]["failed"][0]
-        assert "psnr" in table["implicit"]
+        methods = {"tiny": task.config, "odd": compare.changed(task.config, {"model.denoiser": "nowhere.safetensors"})}
+        two, said = compare.Comparison(task.config, methods, [], tmp_path / "two", 1), []
+        shutil.copytree(task.run_folder("implicit", 0), two.run_folder("tiny", 0))
+        (two.out / "config.yaml").write_text(two.text())
+        assert list(compare.compare(two, say=said.append)) == ["tiny"]
+        assert any(line.startswith("not trained: odd, seed 0") and "nowhere.safetensors" in line for line in said)
+        two.run_folder("odd", 0).mkdir()
+        (two.run_folder("odd", 0) / "cost.json").write_text(
+            json.dumps({"train_seconds": 1, "failed": f"20 {compare.STOPPED} (NaN)"})
+        )
+        table = compare.compare(two, say=said.append)
+        assert compare.STOPPED in table["odd"]["failed"][0]
+        assert "psnr" not in table["odd"]
+        methods["odd"] = compare.changed(task.config, {"learning.lr": 1e-3})
+        with pytest.raises(UserError, match="comparison of another configuration"):
+            compare.compare(two, say=said.append)
+
+    def test_nothing_to_score(self, done):
+        task, _ = done
+        none = compare.plan([task.config], task.out.with_name("none"), 1, ["zero_filled"])
+        with pytest.raises(UserError, match="none of zero_filled could be scored"):
+            compare.compare(none, say=lambda text: None)
 
     def test_two_configurations(self):
         a = parse(TINY, "a")
@@ -94,9 +119,26 @@ class TestCompare:
         with pytest.raises(UserError, match="no method is called nonsense"):
             compare.plan([a], None, 3, ["nonsense"])
 
-    def test_every_learned_method_is_a_configuration(self):
-        for changes in (*compare.LEARNED.values(), *compare.PLUGGED.values()):
-            compare.changed(parse(TINY, "tiny"), changes)
+    def test_what_the_learned_methods_learn_from(self):
+        config = parse(TINY, "tiny")
+
+        def terms(c):
+            return {k: getattr(c.objective, k) for k in compare.TERMS if getattr(c.objective, k)}
+
+        found = compare.learned(config)
+        assert list(found) == [*compare.GRADIENTS, *compare.OBJECTIVES]
+        assert terms(found["jacobian_free"]) == terms(config)
+        assert terms(found["ei"]) == {k: getattr(config.objective, k) for k in ("consistency", "equivariance")}
+        assert terms(found["supervised"]) == {"supervised": 1.0}
+        noisy = compare.learned(
+            compare.changed(config, {"objective.sure": 2.0, "objective.consistency": 0, "objective.splitting": 0})
+        )
+        assert terms(noisy["consistency"]) == {"consistency": 1.0}
+        assert terms(noisy["supervised"]) == {"supervised": 1.0}
+        assert "splitting" not in noisy  # nothing can be split
+        assert "sure_ei" not in noisy  # that is the configuration itself
+        free = compare.learned(compare.changed(config, {"model.gradient": "jacobian_free"}))
+        assert free["implicit"].model.gradient == free["supervised"].model.gradient == "implicit"
 
 
 class TestDiagnosis:

@@ -54,11 +54,11 @@ def _operator(c: settings.Physics, size: int, seed: int) -> Any:
     rng, shape = torch.Generator().manual_seed(seed), (1, size, size)
     match c:
         case settings.ParallelBeam():
-            return ParallelBeam(size, _views(c.angles), c.detectors, c.pixel, offset=c.offset, normalize=True)
+            return ParallelBeam(size, c.angles, c.detectors, c.pixel, offset=c.offset, normalize=True)
         case settings.FanBeam():
             distances = c.source_distance, c.detector_distance
             options: dict[str, Any] = {"pitch": c.pitch, "curved": c.curved, "offset": c.offset, "normalize": True}
-            return FanBeam(size, _views(c.angles), *distances, c.detectors, c.pixel, **options)
+            return FanBeam(size, c.angles, *distances, c.detectors, c.pixel, **options)
         case settings.MRI():
             mask = MASKS[c.mask](size, size, c.acceleration, c.center, seed)
             if c.coils == 1:
@@ -81,10 +81,6 @@ def _operator(c: settings.Physics, size: int, seed: int) -> Any:
             return deepinv.CompressedSensing(max(1, round(c.ratio * size * size)), shape, rng=rng)
         case settings.Custom():
             return from_file(c.file, size)
-
-
-def _views(angles: int | list[float]) -> int | Tensor:
-    return angles if isinstance(angles, int) else torch.tensor(angles)
 
 
 PHANTOM_SEED = 77_000  # none of the phantoms that the shipped denoiser was trained on
@@ -261,16 +257,12 @@ def _read_or_make(config: settings.Config, physics: Any, path: Any, seed: int | 
     factor = physics.gain / d.peak
     if stream:
         few = torch.stack([source[i] for i in range(min(FEW, len(source)))]) * factor
-        return Problem(physics, Streamed(source, partial(_scaled, factor)), noise_level(config.physics, physics, few), source, None)
+        return Problem(physics, Streamed(source, lambda y, i: y * factor), noise_level(config.physics, physics, few), source, None)
     y = source.values * factor
     return Problem(physics, y, noise_level(config.physics, physics, y), source, None)
 
 
 FEW = 32  # of a streamed data set, those that tell the noise level
-
-
-def _scaled(factor: float, y: Tensor, i: int) -> Tensor:
-    return y * factor
 
 
 def _measured(images: Images, config: settings.Config, physics: Any, seed: int, stream: bool) -> Problem:

@@ -3,7 +3,7 @@
 compare/NAME/
   config.yaml           what was compared
   METHOD-SEED/          the run of each learned method
-  scores/*.json         of each method and seed: per image, with costs
+  scores/*.json         of each method and seed: per image, with costs; on other problems
   results.json          all of them, with means, deviations and intervals
   table.md, report.html for reading
 """
@@ -35,28 +35,35 @@ from .config import Config, dump, parse
 from .equilibrium import Stop, Unrolled
 from .errors import UserError
 from .imaging.groups import Rotations
+from .imaging.operators import select
 
-#: How each learned method differs from the configuration; all else (data, start, budget) is the same.
-LEARNED: dict[str, dict[str, Any]] = {
-    "implicit": {},
+#: How each learned method differs from the configuration; all else (data, start, budget) is the same. First those that
+#: have its objective, then those that are the equilibrium with some of its terms.
+GRADIENTS: dict[str, dict[str, Any]] = {
+    "implicit": {"model.gradient": "implicit", "model.untied": False},
     "jacobian_free": {"model.gradient": "jacobian_free"},
     "phantom": {"model.gradient": "phantom"},
     "unrolled_5": {"model.gradient": "unrolled", "model.depth": 5, "objective.contraction": 0},
     "unrolled_10": {"model.gradient": "unrolled", "model.depth": 10, "objective.contraction": 0},
     "untied_5": {"model.gradient": "unrolled", "model.depth": 5, "model.untied": True, "objective.contraction": 0},
-    "consistency": {"objective.equivariance": 0, "objective.splitting": 0},
-    "ei": {"objective.splitting": 0},
-    "sure_ei": {"objective.splitting": 0, "objective.consistency": 0, "objective.sure": 1},
-    "splitting": {"objective.equivariance": 0, "objective.consistency": 0},
-    "supervised": {f"objective.{k}": 0 for k in ("consistency", "equivariance", "splitting", "variation")}
-    | {"objective.supervised": 1},
 }
-#: The denoiser as it comes, in a step: λ, as a multiple of what the noise asks for, and σ are tuned.
+OBJECTIVES: dict[str, tuple[str, ...]] = {
+    "consistency": ("consistency",),
+    "ei": ("consistency", "equivariance"),
+    "sure_ei": ("sure", "equivariance"),
+    "splitting": ("splitting",),
+    "supervised": ("supervised",),
+}
+TERMS = "consistency", "equivariance", "splitting", "operators", "sure", "r2r", "supervised", "variation"
+#: The denoiser as it comes, in a step: λ, as a multiple of what the noise asks for, and σ are tuned. RED has the equilibria
+#: of plug-and-play with the same λ and σ, Aᵀ(A x − y) + λ (x − D(x)) = 0, and takes its.
 PLUGGED: dict[str, dict[str, Any]] = {
     "pnp": {"model.step": "proximal"},
     "equivariant_pnp": {"model.step": "proximal", "model.invariant": "quarter_turns"},
     "red": {"model.step": "red"},
 }
+KNOWN = (*FAMILIES, *PLUGGED, *GRADIENTS, *OBJECTIVES)
+STOPPED = "in a row were skipped"  # what a training that gives up says: a result, where other errors are not
 STRENGTHS, SIGMAS = (0.3, 1.0, 3.0, 10.0), (0.01, 0.02, 0.04, 0.08)
 #: Of unrolling, before it is trained: few steps get further with a larger λ.
 STRONGER = (1.0, 3.0, 10.0, 30.0, 100.0)
@@ -64,7 +71,11 @@ TUNED_ON = 8  # images of the training data
 
 
 def _true(problem: build.Problem) -> Tensor:
-    assert problem.truth is not None  # Comparison.problem saw to it
+    if problem.truth is None:
+        raise UserError(
+            f"{problem.source.path}: holds measurements, so there is no truth to tune on or to compare with; name images, as "
+            "data.path and data.validation"
+        )
     return problem.truth
 
 
@@ -80,6 +91,17 @@ def changed(config: Config, changes: dict[str, Any]) -> Config:
     return parse(tree, config.name)
 
 
+def learned(config: Config) -> dict[str, Config]:
+    """Name → configuration of every learned method; what cannot be learnt from, or is another of them again, is left out."""
+    out = {name: changed(config, changes) for name, changes in GRADIENTS.items()}
+    for name, terms in OBJECTIVES.items():
+        weights = {f"objective.{k}": (getattr(config.objective, k) or 1.0) if k in terms else 0.0 for k in TERMS}
+        new = changed(config, {**GRADIENTS["implicit"], **weights})
+        if new not in out.values() and (name != "splitting" or config.objective.splitting):
+            out[name] = new
+    return out
+
+
 @dataclass
 class Comparison:
     """What is compared, and where it is kept.
@@ -89,7 +111,9 @@ class Comparison:
         methods: name → configuration of each learned method.
         classic: classical and plug-and-play methods that are taken in too.
         out: folder; what is there already is not repeated.
-        seeds: seed, seed + 1, …; a seed changes noise, masks, batches and draws, but not which images are held out.
+        seeds: seed, seed + 1, …; a seed changes noise, masks, batches and draws (and phantoms), but not which images of a
+            file are held out.
+        only: what is trained, tuned and scored now; the rest is taken in where it has been already. None: all.
     """
 
     config: Config
@@ -97,9 +121,15 @@ class Comparison:
     classic: list[str]
     out: Path
     seeds: int
+    only: list[str] | None = None
 
     def names(self) -> list[str]:
-        return [*self.classic, *self.methods]
+        """What is asked for now."""
+        return [m for m in (*self.classic, *self.methods) if self.only is None or m in self.only]
+
+    def text(self) -> str:
+        """What the folder is known by: the configuration, or those that are compared with each other."""
+        return dump(self.config) if self.classic else "---\n".join(map(dump, self.methods.values()))
 
     def every_seed(self) -> range:
         return range(self.config.seed, self.config.seed + self.seeds)
@@ -114,11 +144,11 @@ class Comparison:
 
     def train(self, jobs: int, say: Callable[[str], None]) -> None:
         """Trains what is not trained yet, ``jobs`` at once, each `equipoise train` in a process of its own."""
-        for method, config in self.methods.items():
+        asked = {m: self.methods[m] for m in self.names() if m in self.methods}
+        for method, config in asked.items():
             if config.model.gradient == "unrolled" and config.model.strength is None:
-                found = self.tuned(method, config, [config.model.sigma], STRONGER, say)
-                self.methods[method] = changed(config, found)
-        todo = [(m, s) for s in self.every_seed() for m in self.methods if not self.score_file(m, s).exists()]
+                asked[method] = changed(config, self.tuned(method, config, [config.model.sigma], STRONGER, say))
+        todo = [(m, s) for s in self.every_seed() for m in asked if not self.score_file(m, s).exists()]
         threads = max(1, torch.get_num_threads() // jobs)
 
         def one(task: tuple[str, int]) -> None:
@@ -126,7 +156,7 @@ class Comparison:
             folder = self.run_folder(method, seed)
             if (folder / "cost.json").exists():
                 return
-            config = self.methods[method].model_copy(update={"seed": seed, "out": folder, "name": method})
+            config = asked[method].model_copy(update={"seed": seed, "out": folder, "name": method})
             path = folder.with_suffix(".yaml")
             path.write_text(dump(config))
             with folder.with_suffix(".log").open("a") as log:
@@ -142,7 +172,10 @@ class Comparison:
                 raise UserError(f"{folder}: training was interrupted; the same command goes on from there")
             steps = report.read_log(folder)
             seconds = sum(config.learning.batch / r["images_per_second"] for r in steps)
-            failed = folder.with_suffix(".log").read_text().strip().splitlines()[-1] if code else ""
+            failed = (folder.with_suffix(".log").read_text().strip() or f"exit status {code}").splitlines()[-1] if code else ""
+            if failed and STOPPED not in failed:
+                say(f"not trained: {method}, seed {seed}: {failed}")
+                return
             cost = {"train_seconds": seconds, "memory_mb": usage.ru_maxrss / 1024, "threads": threads, "failed": failed}
             folder.mkdir(exist_ok=True)
             (folder / "cost.json").write_text(json.dumps(cost))
@@ -156,8 +189,7 @@ class Comparison:
         config = self.config.model_copy(update={"seed": seed})
         physics = build.build_physics(config.physics, config.data.size, seed)
         problem, what = runs.unseen(config, physics)
-        if problem.truth is None:
-            raise UserError(f"{what}: holds measurements, so there is no truth to compare with; name images with data.validation=…")
+        _true(problem)
         return problem, what
 
     @cached_property
@@ -184,8 +216,8 @@ class Comparison:
         tuning, best, setting = self.tuning, -float("inf"), {}
         for sigma in sigmas:
             for times in strengths:
-                floor = build.MIN_STRENGTH[config.model.step == "red"]
-                changes = {"model.sigma": sigma, "model.strength": times * max(floor, (tuning.noise / sigma) ** 2)}
+                strength = times * max(build.MIN_STRENGTH[False], (tuning.noise / sigma) ** 2)
+                changes = {"model.sigma": sigma, "model.strength": strength}
                 model = build.build_model(changed(config, changes).model, self._channels(tuning), tuning.noise)
                 model.stop, model.on_failure = Stop(1e-3, 60), "ignore"
                 with torch.no_grad():
@@ -209,7 +241,7 @@ class Comparison:
                 continue
             problem, _ = self.problem(seed)
             if any(m in FAMILIES for m in missing):
-                found = classical(problem.y, problem.physics, None, (self.tuning.y, _true(self.tuning)))
+                found = classical(problem.y, problem.physics, None, (self.tuning.y, _true(self.tuning), self.tuning.physics))
                 for method in (m for m in FAMILIES if m in missing):
                     if method in found:
                         x, setting, seconds = found[method]
@@ -219,15 +251,18 @@ class Comparison:
             for method in (m for m in missing if m not in FAMILIES):
                 if method in PLUGGED:
                     run, about = self._plug(method, problem, say)
+                elif not (cost := self.run_folder(method, seed) / "cost.json").exists():
+                    continue  # training it came to an error
                 else:
-                    about = json.loads((self.run_folder(method, seed) / "cost.json").read_text())
+                    about = json.loads(cost.read_text())
                     if about["failed"]:
                         self.score_file(method, seed).write_text(json.dumps(about))
                         continue
                     run = runs.load_run(self.run_folder(method, seed))
                     if run.config.model.gradient == "unrolled" and run.config.model.strength is not None:
                         about["setting"] = f"strength {run.config.model.strength:.2g}"
-                started = time.perf_counter()
+                run.model(problem.y[:1].to(next(run.model.parameters()).dtype), select(problem.physics, FIRST, len(problem.y)))
+                started = time.perf_counter()  # what a geometry needs once is not counted
                 solved = run.solve(problem)
                 about["seconds"] = (time.perf_counter() - started) / len(problem.y)
                 about["evaluations"] = float(solved.steps.double().mean())
@@ -238,10 +273,15 @@ class Comparison:
 
     def _plug(self, method: str, problem: build.Problem, say: Callable[[str], None]) -> tuple[runs.Run, dict[str, Any]]:
         config = changed(self.config, PLUGGED[method])
-        config = changed(config, self.tuned(method, config, SIGMAS, STRENGTHS, say))
-        model = build.build_model(config.model, self._channels(problem), problem.noise)
+        red = config.model.step == "red"
+        tuned = changed(self.config, PLUGGED["pnp"]) if red else config
+        config = changed(config, self.tuned("pnp" if red else method, tuned, SIGMAS, STRENGTHS, say))
+        model, strength = build.build_model(config.model, self._channels(problem), problem.noise), config.model.strength
+        assert strength is not None
         model.stop = Stop(config.model.test_rtol, config.model.test_max_steps)
-        setting = f"sigma {config.model.sigma:g}, strength {config.model.strength:.2g}"
+        if red:  # where A does not see, its steps are λ / (1 + λ) of plug-and-play's, and a residual means that much less
+            model.stop = Stop(model.stop.rtol * strength / (1 + strength), 10 * model.stop.max_steps)
+        setting = f"sigma {config.model.sigma:g}, strength {strength:.2g}"
         return runs.Run(self.out, config, problem.physics, model, problem.noise), {"setting": setting}
 
     def _write(self, method: str, seed: int, x: Tensor, problem: build.Problem, about: dict[str, Any]) -> None:
@@ -259,12 +299,15 @@ class Comparison:
     # ------------------------------------------------------------------------------------------------ outcome
 
     def collect(self) -> dict[str, list[dict[str, Any]]]:
-        """Method → what was scored, seed by seed; methods that do not apply are left out."""
+        """Method → what was scored, seed by seed, now or before; methods that do not apply are left out."""
         out = {}
-        for method in self.names():
-            found = [json.loads(self.score_file(method, s).read_text()) for s in self.every_seed()]
-            if any(found):
+        for method in (*self.classic, *self.methods):
+            files = [self.score_file(method, s) for s in self.every_seed()]
+            found = [json.loads(file.read_text()) for file in files if file.exists()]
+            if len(found) == self.seeds and any(found):
                 out[method] = found
+        if not out:
+            raise UserError(f"{self.out}: none of {', '.join(self.names())} could be scored on this problem; see the lines above")
         return out
 
     def reference(self, found: dict[str, list[dict[str, Any]]]) -> str:
@@ -279,7 +322,8 @@ class Comparison:
             row: dict[str, Any] = {"seeds": len(good), "failed": [s["failed"] for s in seeds if s.get("failed")]}
             for key in ("psnr", "ssim") if good else ():
                 means = [sum(s[key]) / len(s[key]) for s in good]
-                row[key], row[f"{key}_std"] = summary(means)
+                row[key] = sum(means) / len(means)
+                row[f"{key}_std"] = float(torch.tensor(means, dtype=torch.float64).std()) if len(means) > 1 else None
             for key in ("evaluations", "converged", "seconds", "train_seconds", "memory_mb", "parameters"):
                 values = [s[key] for s in good if key in s]
                 row[key] = sum(values) / len(values) if values else None
@@ -295,18 +339,20 @@ class Comparison:
 
     def generalise(self, say: Callable[[str], None]) -> dict[str, dict[str, dict[str, list[float]]]]:
         """The trained models as they are, on other problems: axis → value → method → mean PSNR of each seed."""
-        path = self.out / "generalisation.json"
-        if path.exists():
-            found: dict[str, Any] = json.loads(path.read_text())
-            return found
         out: dict[str, dict[str, dict[str, list[float]]]] = {}
+        files = {(m, s): self.out / "scores" / f"elsewhere-{m}-{s}.json" for m in self.methods for s in self.every_seed()}
         for seed in self.every_seed():
-            here = {m: self.run_folder(m, seed) for m in self.methods if (self.run_folder(m, seed) / runs.MODEL).exists()}
-            problem, _ = self.problem(seed)
-            elsewhere = [(axis, value, *self._other(seed, changes, turn)) for axis, value, changes, turn in _elsewhere(self.config)]
-            steps = [("most iterations", str(n), problem, n) for n in ITERATIONS]
-            for axis, value, other, most in (*((a, v, p, None) for a, v, p in elsewhere), *steps):
-                for method, folder in here.items():
+            folders = {m: self.run_folder(m, seed) for m in self.names() if m in self.methods and not files[m, seed].exists()}
+            folders = {m: folder for m, folder in folders.items() if (folder / runs.MODEL).exists()}
+            problems: list[tuple[str, str, build.Problem, int | None]] = []
+            if folders:
+                problems += [
+                    (axis, v, self._other(seed, changes, turn), None) for axis, v, changes, turn in _elsewhere(self.config)
+                ]
+                problems += [("most iterations", str(n), self.problem(seed)[0], n) for n in ITERATIONS]
+            for method, folder in folders.items():
+                found: dict[str, dict[str, float]] = {}
+                for axis, value, other, most in problems:
                     run = runs.load_run(folder)
                     if most is not None:
                         if run.config.model.untied:
@@ -314,22 +360,27 @@ class Comparison:
                         run.model.stop = Stop(0.0, most)
                         if run.config.model.gradient == "unrolled":
                             run.model.gradient = Unrolled(most)
-                    score = float(psnr(run.solve(other).value, _true(other)).mean())
-                    out.setdefault(axis, {}).setdefault(value, {}).setdefault(method, []).append(score)
-            say(f"tried elsewhere: seed {seed}")
-        path.write_text(json.dumps(out, indent=1))
+                    found.setdefault(axis, {})[value] = float(psnr(run.solve(other).value, _true(other)).mean())
+                files[method, seed].write_text(json.dumps(found, indent=1))
+                say(f"tried elsewhere: {method}, seed {seed}")
+        for method in self.methods:
+            seeds = [json.loads(files[method, s].read_text()) for s in self.every_seed() if files[method, s].exists()]
+            for axis, values in (seeds[0] if len(seeds) == self.seeds else {}).items():
+                for value in values:
+                    out.setdefault(axis, {}).setdefault(value, {})[method] = [s[axis][value] for s in seeds]
         return out
 
-    def _other(self, seed: int, changes: dict[str, Any], turn: float) -> tuple[build.Problem]:
+    def _other(self, seed: int, changes: dict[str, Any], turn: float) -> build.Problem:
         config = changed(self.config, changes).model_copy(update={"seed": seed})
         physics = build.build_physics(config.physics, config.data.size, seed)
         problem, _ = runs.unseen(config, physics)
         if turn:
             problem.truth = Rotations().transform(_true(problem), theta=torch.full((len(problem.y),), turn))
             problem.y, problem.noise = build.measure(problem.truth, problem.physics, config.physics, seed + 1)
-        return (problem,)
+        return problem
 
 
+FIRST = torch.arange(1)
 ITERATIONS = (3, 5, 10, 20, 40, 80)  # evaluations of f at test time
 
 
@@ -370,12 +421,9 @@ def plan(configs: list[Config], out: Path | None, seeds: int, only: list[str] | 
         if len(methods) < len(configs):
             raise UserError("two configurations share a name; give each its own with name: …")
         return Comparison(config, methods, [], out, seeds)
-    known = [*FAMILIES, *PLUGGED, *LEARNED]
-    if unknown := [m for m in only or () if m not in known]:
-        raise UserError(f"no method is called {', '.join(unknown)}; there are {', '.join(known)}")
-    methods = {name: changed(config, changes) for name, changes in LEARNED.items() if not only or name in only}
-    classic = [name for name in (*FAMILIES, *PLUGGED) if not only or name in only]
-    return Comparison(config, methods, classic, out, seeds)
+    if unknown := [m for m in only or () if m not in KNOWN]:
+        raise UserError(f"no method is called {', '.join(unknown)}; there are {', '.join(KNOWN)}")
+    return Comparison(config, learned(config), [*FAMILIES, *PLUGGED], out, seeds, only)
 
 
 def compare(task: Comparison, jobs: int = 1, say: Callable[[str], None] = print, elsewhere: bool = False) -> dict[str, Any]:
@@ -384,7 +432,7 @@ def compare(task: Comparison, jobs: int = 1, say: Callable[[str], None] = print,
     Raises:
         UserError: the folder holds another comparison; the data have no truth.
     """
-    out, text = task.out, dump(task.config)
+    out, text = task.out, task.text()
     if (out / "config.yaml").exists() and (out / "config.yaml").read_text() != text:
         raise UserError(
             f"{out}: holds the comparison of another configuration; nothing was changed. Name another folder with --out"
@@ -409,7 +457,8 @@ def compare(task: Comparison, jobs: int = 1, say: Callable[[str], None] = print,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads for scoring",
         "versions": runs.versions(),
         "conventions": CONVENTIONS,
-        "tuning": f"classical and plug-and-play methods: best PSNR on {TUNED_ON} training images, which learned methods never see",
+        "tuning": f"classical, plug-and-play and unrolled methods: best PSNR on {TUNED_ON} of the true images whose measurements "
+        "are trained on; the other learned methods are not tuned",
     }
     (out / "results.json").write_text(json.dumps({"about": about, "table": table, "scores": found}, indent=1))
     others = task.generalise(say) if elsewhere else {}
@@ -444,11 +493,13 @@ def _rows(table: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     for method, r in table.items():
         minutes = None if r["train_seconds"] is None else r["train_seconds"] / 60
         row = [report.label(method)]
-        row += [f"{r['psnr']:.2f} ± {r['psnr_std']:.2f}", f"{r['ssim']:.4f} ± {r['ssim_std']:.4f}"] if "psnr" in r else ["–", "–"]
+        over = {key: "" if r.get(f"{key}_std") is None else f" ± {r[f'{key}_std']:.{n}f}" for key, n in (("psnr", 2), ("ssim", 4))}
+        row += [f"{r['psnr']:.2f}{over['psnr']}", f"{r['ssim']:.4f}{over['ssim']}"] if "psnr" in r else ["–", "–"]
         row += [f"{r['difference']:+.2f}", f"{r['low']:+.2f} … {r['high']:+.2f}"] if "difference" in r else ["–", "–"]
         row += [number(r["evaluations"], ".0f"), number(r["converged"], ".0%")]
         row += [number(None if r["seconds"] is None else 1e3 * r["seconds"], ".1f"), number(minutes, ".1f")]
-        row += [number(r["memory_mb"], ".0f"), number(r["parameters"], ",.0f"), "; ".join([r["setting"], *r["failed"]]).strip("; ")]
+        row += [number(r["memory_mb"], ".0f"), number(r["parameters"], ",.0f")]
+        row += ["; ".join(text for text in (r["setting"], *r["failed"]) if text)]
         rows.append(row)
     return columns, rows
 
@@ -470,6 +521,7 @@ def _words(about: dict[str, Any]) -> list[str]:
     return [
         f"`{about['command']}`",
         f"{about['images']} images of {about['patients']} patient(s), {about['data']}; seeds {about['seeds']}; {about['machine']}.",
-        f"Mean ± standard deviation over seeds. Difference: from {about['reference']} on the same images; its interval from a "
-        f"paired bootstrap over {resampled} and seeds. Tuning of {about['tuning']}. Metrics: {about['conventions']}.",
+        f"Mean ± standard deviation over seeds (those that trained). Difference: from {about['reference']} on the same images; its "
+        f"interval from a paired bootstrap over {resampled} and seeds, widened for how few they are. Tuning of {about['tuning']}. "
+        f"Metrics: {about['conventions']}.",
     ]

@@ -18,6 +18,7 @@ from .assessment.baselines import has_fbp
 from .assessment.metrics import psnr
 from .config import dump
 from .equilibrium import Implicit, Stop
+from .errors import UserError
 from .imaging.groups import named_group
 from .reconstruction import contraction
 from .reconstruction.denoisers import Invariant
@@ -35,17 +36,18 @@ ROWS = {
     "asymmetry_clean": "denoiser: asymmetry of the Jacobian at the true images",
     "asymmetry_between": "the same, half way to the reconstructions",
     "asymmetry_solution": "the same, at the reconstructions",
-    "smallest_clean": "denoiser: smallest eigenvalue of the symmetric part, true images",
+    "smallest_clean": "denoiser: smallest eigenvalue found of the symmetric part, lowest of the true images",
     "smallest_between": "the same, half way to the reconstructions",
     "smallest_solution": "the same, at the reconstructions",
-    "norm_clean": "denoiser: largest singular value, true images",
+    "norm_clean": "denoiser: largest singular value found, highest of the true images",
     "norm_between": "the same, half way to the reconstructions",
     "norm_solution": "the same, at the reconstructions",
     "network_asymmetry": "network y ↦ A f*(y): asymmetry of the Jacobian",
-    "network_smallest": "the same: smallest eigenvalue of the symmetric part",
-    "network_norm": "the same: largest singular value",
+    "network_smallest": "the same: smallest eigenvalue found of the symmetric part, lowest of the images",
+    "network_norm": "the same: largest singular value found, highest of the images",
     "path_dependence": "prior: path dependence (0: there is one)",
     "prior_noisy": "prior of noisy − of true images (relative; positive: ranks them right)",
+    "prior_denoised": "prior φ of denoised noisy − of denoised true images (relative)",
     "prior_artefact": "prior of FBP or zero-filled − of true images (likewise)",
     "prior_turn": "prior: change under a turn by 30° (relative)",
     "prior_flip": "prior: change under a flip (relative)",
@@ -67,8 +69,13 @@ def diagnose(
     ``report.html`` into ``folder`` (default: ``diagnosis`` in the run's).
 
     Raises:
-        UserError: there are no unseen images.
+        UserError: there are no unseen images; a network is unrolled; others were made for other data or another operator.
     """
+    for one in (run, *others):
+        if one.config.model.gradient == "unrolled":
+            raise UserError(f"{one.folder}: is unrolled, so there is no equilibrium to look at; leave it out")
+        if (one.config.data, one.config.physics) != (run.config.data, run.config.physics):
+            raise UserError(f"{one.folder} and {run.folder} differ in data or physics, so their figures cannot stand side by side")
     problem, what = runs.unseen(run.config, run.physics, data)
     some = torch.linspace(0, len(problem.y) - 1, min(IMAGES, len(problem.y))).long()
     physics, y = build.select(problem.physics, some, len(problem.y)), problem.y[some]
@@ -109,8 +116,9 @@ def diagnose(
         (report.save_png(report.residuals(drawn), folder / "residuals.png"), "Residuals of the forward and the adjoint solve"),
     ]
     words = [
-        f"Measured on {len(y)} images of {what}: value ± error (standard error of an estimate, residual bound of an eigenvalue), "
-        "or mean ± standard deviation over seeds. "
+        f"Measured on {len(y)} images of {what}: value ± error (of an asymmetry the standard error over probes, of an eigenvalue "
+        "or singular value the residual bound, else the standard error over images), or mean ± standard deviation over seeds. "
+        "Eigenvalues are those that Lanczos iteration found: the smallest may be smaller yet. "
         "A proximal map has asymmetry 0, no negative eigenvalue and no path dependence; its prior is invariant if the gaps are 0.",
         f"Command: {about['command']}",
     ]
@@ -165,7 +173,7 @@ def _measure(model: EquilibriumReconstructor, physics: Any, y: Tensor, truth: Te
         J = d.Jacobian(D, point)
         ends = d.spectrum(J)
         table[f"asymmetry_{where}"] = d.asymmetry(J).row()
-        table[f"smallest_{where}"], table[f"norm_{where}"] = ends.smallest.row(), ends.norm.row()
+        table[f"smallest_{where}"], table[f"norm_{where}"] = ends.smallest.row("lowest"), ends.norm.row("highest")
     table |= _network(model, physics, y)
     with torch.no_grad():
         table |= _prior(D, physics, y, clean)
@@ -181,11 +189,11 @@ def _network(model: EquilibriumReconstructor, physics: Any, y: Tensor) -> dict[s
     few = torch.arange(min(2, len(y)))
     part = build.select(physics, few, len(y))
     J = d.Jacobian(lambda v: part.A(model(v, part)), y[few])
-    ends = d.spectrum(J, steps=10)
+    ends = d.spectrum(J, steps=20)
     return {
         "network_asymmetry": d.asymmetry(J, probes=4).row(),
-        "network_smallest": ends.smallest.row(),
-        "network_norm": ends.norm.row(),
+        "network_smallest": ends.smallest.row("lowest"),
+        "network_norm": ends.norm.row("highest"),
     }
 
 
@@ -202,5 +210,7 @@ def _prior(D: Callable[[Tensor], Tensor], physics: Any, y: Tensor, clean: Tensor
     out |= {
         k: (d.envelope(D, zero, u) - base).abs() / size for k, u in (*turned.items(), ("prior_flip", moves["flip"][0][1](clean)))
     }
+    value, other = d.prior(D, zero, clean), d.prior(D, zero, noisy)
+    out["prior_denoised"] = (other - value) / value.abs().clamp_min(1e-30)
     out["path_dependence"] = d.path_dependence(D, clean, noisy, artefact)
     return {k: d.Estimate(v, v.std() / len(v) ** 0.5 if len(v) > 1 else torch.zeros(1)).row() for k, v in out.items()}

@@ -12,6 +12,7 @@ from deepinv.models import TVDenoiser
 from torch import Tensor
 
 from ..imaging.linear import least_squares
+from ..imaging.operators import select
 from ..imaging.tomography import WINDOWS
 from .metrics import psnr
 
@@ -34,6 +35,11 @@ def total_variation(y: Tensor, physics: Any, weight: float, iterations: int = 12
         return x
 
 
+def _fbp(y: Tensor, physics: Any, window: str) -> Tensor:
+    x: Tensor = physics.fbp(y, window=window)
+    return x
+
+
 def _least_squares(y: Tensor, physics: Any, iterations: int) -> Tensor:
     return least_squares(physics.A, physics.A_adjoint, y, tol=0.0, max_iter=iterations).value
 
@@ -50,32 +56,32 @@ def has_fbp(y: Tensor, physics: Any) -> bool:
 
 
 def classical(
-    y: Tensor, physics: Any, truth: Tensor | None, tune: tuple[Tensor, Tensor] | None = None
+    y: Tensor, physics: Any, truth: Tensor | None, tune: tuple[Tensor, Tensor, Any] | None = None
 ) -> dict[str, tuple[Tensor, str, float]]:
     """Name → (reconstruction, setting, seconds it took): FBP or zero-filled, least squares, TV.
 
-    Window, iterations and weight are the best for the measurements and true images ``tune``; if there are none, for the
-    first eight *of these very images*, which favours the baselines; without ``truth``, they are the middle of the range.
+    Window, iterations and weight are the best for ``tune``: measurements, true images, and the operator between them; if there
+    are none, for the first eight *of these very images*, which favours the baselines; without ``truth``, they are the middle of
+    the range.
     """
     if tune is None and truth is not None:
-        tune = y[:8], truth[:8]
-    families: dict[str, dict[str, Callable[[Tensor], Tensor]]] = {}
+        some = torch.arange(min(8, len(y)))
+        tune = y[some], truth[some], select(physics, some, len(y))
+    families: dict[str, dict[str, Callable[[Tensor, Any], Tensor]]] = {}
     if has_fbp(y, physics):
-        families["fbp"] = {f"window {w}": partial(physics.fbp, window=w) for w in WINDOWS}
+        families["fbp"] = {f"window {w}": partial(_fbp, window=w) for w in WINDOWS}
     else:
-        families["zero_filled"] = {"": physics.A_adjoint}
-    families["least_squares"] = {
-        f"{n} iterations": partial(_least_squares, physics=physics, iterations=n) for n in (20, 10, 50, 100)
-    }
-    families["tv"] = {f"weight {w:g}": partial(total_variation, physics=physics, weight=w) for w in TV_WEIGHTS}
+        families["zero_filled"] = {"": lambda y, physics: physics.A_adjoint(y)}
+    families["least_squares"] = {f"{n} iterations": partial(_least_squares, iterations=n) for n in (20, 10, 50, 100)}
+    families["tv"] = {f"weight {w:g}": partial(total_variation, weight=w) for w in TV_WEIGHTS}
     out: dict[str, tuple[Tensor, str, float]] = {}
     with torch.no_grad():
         for name, settings in families.items():
             setting = next(iter(settings))
             if tune is not None and len(settings) > 1:
-                few, true = tune
-                setting = max(settings, key=lambda s: float(psnr(settings[s](few), true).mean()))
+                few, true, operator = tune
+                setting = max(settings, key=lambda s: float(psnr(settings[s](few, operator), true).mean()))
             started = time.perf_counter()
-            x = settings[setting](y)
+            x = settings[setting](y, physics)
             out[name] = x, setting, time.perf_counter() - started
     return out
