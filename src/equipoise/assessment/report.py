@@ -131,6 +131,9 @@ def cost(table: dict[str, Any]) -> Figure:
     for ax, (key, name) in zip(axes, names.items()):
         ax.set(xlabel=name, ylabel="PSNR (dB)" if key == "evaluations" else "")
         ax.grid(alpha=0.3)
+    axes[0].set_xscale("symlog", linthresh=5)  # classical methods have none
+    axes[0].set_xticks([0, 5, 10, 20, 50, 100, 1000], ["0", "5", "10", "20", "50", "100", "1000"])
+    axes[0].set_xlim(-1)
     axes[1].set_xscale("log")
     axes[1].legend(fontsize=7.5, loc="center left", bbox_to_anchor=(1, 0.5))
     return fig

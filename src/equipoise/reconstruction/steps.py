@@ -141,6 +141,9 @@ class ProximalStep(Step):
 class RED(Step):
     """f(x) = x − η (Aᵀ(A x − y) + λ (x − D(x))): regularisation by denoising (Romano, Elad and Milanfar, SIIMS 2017).
 
+    Its equilibria are those of :class:`ProximalStep` with the same λ. Where A does not see, its steps are ηλ as long: a
+    residual of 1e-4 is met far from there, so ask for ηλ times the tolerance.
+
     Args:
         denoiser: D, called as ``denoiser(x, sigma)``.
         strength: λ > 0, for physics with ‖A‖ = 1.
