@@ -116,7 +116,7 @@ class TestCompare:
             compare.plan([a, a], None, 3)
         with pytest.raises(UserError, match="differ in data, physics"):
             compare.plan([a, compare.changed(b, {"physics.angles": 9})], None, 3)
-        with pytest.raises(UserError, match="no method is called nonsense"):
+        with pytest.raises(UserError, match="no method is called nonsense here; there are fbp, "):
             compare.plan([a], None, 3, ["nonsense"])
 
     def test_what_the_learned_methods_learn_from(self):

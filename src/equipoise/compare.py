@@ -40,7 +40,7 @@ from .imaging.operators import select
 #: How each learned method differs from the configuration; all else (data, start, budget) is the same. First those that
 #: have its objective, then those that are the equilibrium with some of its terms.
 GRADIENTS: dict[str, dict[str, Any]] = {
-    "implicit": {"model.gradient": "implicit", "model.untied": False},
+    "implicit": {"model.gradient": "implicit"},
     "jacobian_free": {"model.gradient": "jacobian_free"},
     "phantom": {"model.gradient": "phantom"},
     "unrolled_5": {"model.gradient": "unrolled", "model.depth": 5, "objective.contraction": 0},
@@ -62,7 +62,6 @@ PLUGGED: dict[str, dict[str, Any]] = {
     "equivariant_pnp": {"model.step": "proximal", "model.invariant": "quarter_turns"},
     "red": {"model.step": "red"},
 }
-KNOWN = (*FAMILIES, *PLUGGED, *GRADIENTS, *OBJECTIVES)
 STOPPED = "in a row were skipped"  # what a training that gives up says: a result, where other errors are not
 STRENGTHS, SIGMAS = (0.3, 1.0, 3.0, 10.0), (0.01, 0.02, 0.04, 0.08)
 #: Of unrolling, before it is trained: few steps get further with a larger λ.
@@ -93,10 +92,11 @@ def changed(config: Config, changes: dict[str, Any]) -> Config:
 
 def learned(config: Config) -> dict[str, Config]:
     """Name → configuration of every learned method; what cannot be learnt from, or is another of them again, is left out."""
+    config = changed(config, {"model.gradient": "implicit", "model.untied": False})
     out = {name: changed(config, changes) for name, changes in GRADIENTS.items()}
     for name, terms in OBJECTIVES.items():
         weights = {f"objective.{k}": (getattr(config.objective, k) or 1.0) if k in terms else 0.0 for k in TERMS}
-        new = changed(config, {**GRADIENTS["implicit"], **weights})
+        new = changed(config, weights)
         if new not in out.values() and (name != "splitting" or config.objective.splitting):
             out[name] = new
     return out
@@ -417,13 +417,14 @@ def plan(configs: list[Config], out: Path | None, seeds: int, only: list[str] | 
                 raise UserError(
                     f"{other.name} and {config.name} differ in data, physics or seed, so their scores cannot be compared"
                 )
-        methods = {c.name: c for c in configs}
+        methods, classic = {c.name: c for c in configs}, []
         if len(methods) < len(configs):
             raise UserError("two configurations share a name; give each its own with name: …")
-        return Comparison(config, methods, [], out, seeds)
-    if unknown := [m for m in only or () if m not in KNOWN]:
-        raise UserError(f"no method is called {', '.join(unknown)}; there are {', '.join(KNOWN)}")
-    return Comparison(config, learned(config), [*FAMILIES, *PLUGGED], out, seeds, only)
+    else:
+        methods, classic = learned(config), [*FAMILIES, *PLUGGED]
+    if unknown := [m for m in only or () if m not in (*classic, *methods)]:
+        raise UserError(f"no method is called {', '.join(unknown)} here; there are {', '.join((*classic, *methods))}")
+    return Comparison(config, methods, classic, out, seeds, only)
 
 
 def compare(task: Comparison, jobs: int = 1, say: Callable[[str], None] = print, elsewhere: bool = False) -> dict[str, Any]:
