@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import json
 import logging
@@ -85,7 +86,15 @@ def processes() -> Fabric:
         fabric.launch()
     except Exception as error:  # lightning has its own
         raise UserError(f"the {count} processes of this run cannot reach each other: {error}") from error
+    if count > 1:
+        atexit.register(_leave)
     return fabric
+
+
+def _leave() -> None:
+    """Ends the process group before the interpreter does, or its threads may outlive what they work on (an abort at exit)."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def batch_of(step: int, count: int, batch: int, seed: int) -> Tensor:
