@@ -53,6 +53,7 @@ class TestCompare:
                 assert row["difference"] == pytest.approx(sum(difference) / 48)
                 assert row["low"] <= row["difference"] <= row["high"]
         assert table["untied_5"]["parameters"] == 5 * table["implicit"]["parameters"]
+        assert table["supervised"]["memory_mb"] > 100
         assert table["red"]["setting"] == table["pnp"]["setting"]
         assert table["red"]["psnr"] == pytest.approx(table["pnp"]["psnr"], abs=0.2)  # one equilibrium, reached by other steps
         assert table["red"]["evaluations"] > table["pnp"]["evaluations"]
@@ -153,6 +154,7 @@ class TestDiagnosis:
         head, psnr = (tmp_path / "d" / "table.md").read_text().splitlines()[2:5:2]
         assert head.split(" | ")[1:] == ["before training", "implicit, 2 seeds", "implicit, averaged over quarter turns |"]
         assert psnr.split(" | ")[2].endswith("± 0")
+        assert diagnosis._cell([{"value": 1.0, "error": 9.0}, {"value": 3.0, "error": 9.0}]) == "2 ± 1"
         for network in found["networks"].values():
             assert network["table"].keys() == diagnosis.ROWS.keys()
         averaged = found["networks"]["implicit, averaged over quarter turns"]["curves"]["commutes"]["turn"]

@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -216,7 +216,7 @@ class Comparison:
         tuning, best, setting = self.tuning, -float("inf"), {}
         for sigma in sigmas:
             for times in strengths:
-                strength = times * max(build.MIN_STRENGTH[False], (tuning.noise / sigma) ** 2)
+                strength = times * max(build.MIN_STRENGTH[0], (tuning.noise / sigma) ** 2)
                 changes = {"model.sigma": sigma, "model.strength": strength}
                 model = build.build_model(changed(config, changes).model, self._channels(tuning), tuning.noise)
                 model.stop, model.on_failure = Stop(1e-3, 60), "ignore"
@@ -261,8 +261,9 @@ class Comparison:
                     run = runs.load_run(self.run_folder(method, seed))
                     if run.config.model.gradient == "unrolled" and run.config.model.strength is not None:
                         about["setting"] = f"strength {run.config.model.strength:.2g}"
-                run.model(problem.y[:1].to(next(run.model.parameters()).dtype), select(problem.physics, FIRST, len(problem.y)))
-                started = time.perf_counter()  # what a geometry needs once is not counted
+                first = select(problem.physics, torch.arange(1), len(problem.y))
+                run.solve(replace(problem, physics=first, y=problem.y[:1]))  # what a geometry needs once is not counted
+                started = time.perf_counter()
                 solved = run.solve(problem)
                 about["seconds"] = (time.perf_counter() - started) / len(problem.y)
                 about["evaluations"] = float(solved.steps.double().mean())
@@ -273,13 +274,12 @@ class Comparison:
 
     def _plug(self, method: str, problem: build.Problem, say: Callable[[str], None]) -> tuple[runs.Run, dict[str, Any]]:
         config = changed(self.config, PLUGGED[method])
-        red = config.model.step == "red"
-        tuned = changed(self.config, PLUGGED["pnp"]) if red else config
-        config = changed(config, self.tuned("pnp" if red else method, tuned, SIGMAS, STRENGTHS, say))
+        like = "pnp" if method == "red" else method
+        config = changed(config, self.tuned(like, changed(self.config, PLUGGED[like]), SIGMAS, STRENGTHS, say))
         model, strength = build.build_model(config.model, self._channels(problem), problem.noise), config.model.strength
         assert strength is not None
         model.stop = Stop(config.model.test_rtol, config.model.test_max_steps)
-        if red:  # where A does not see, its steps are λ / (1 + λ) of plug-and-play's, and a residual means that much less
+        if like != method:  # where A does not see, RED's steps are λ / (1 + λ) of plug-and-play's: so is what a residual means
             model.stop = Stop(model.stop.rtol * strength / (1 + strength), 10 * model.stop.max_steps)
         setting = f"sigma {config.model.sigma:g}, strength {strength:.2g}"
         return runs.Run(self.out, config, problem.physics, model, problem.noise), {"setting": setting}
@@ -349,7 +349,8 @@ class Comparison:
                 problems += [
                     (axis, v, self._other(seed, changes, turn), None) for axis, v, changes, turn in _elsewhere(self.config)
                 ]
-                problems += [("most iterations", str(n), self.problem(seed)[0], n) for n in ITERATIONS]
+                here, _ = self.problem(seed)
+                problems += [("most iterations", str(n), here, n) for n in ITERATIONS]
             for method, folder in folders.items():
                 found: dict[str, dict[str, float]] = {}
                 for axis, value, other, most in problems:
@@ -380,7 +381,6 @@ class Comparison:
         return problem
 
 
-FIRST = torch.arange(1)
 ITERATIONS = (3, 5, 10, 20, 40, 80)  # evaluations of f at test time
 
 

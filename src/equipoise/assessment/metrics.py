@@ -12,7 +12,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 CONVENTIONS = (
     "model units clipped to [0, 1], data range 1, magnitude of complex images, no mask; PSNR and SSIM (Gaussian window, "
-    "sigma 1.5) of each image, then their mean"
+    "sigma 1.5) of each image, then their mean (± over the images, or over seeds where that is said)"
 )
 
 
