@@ -1,0 +1,138 @@
+"""Items, the scan that measured them, and what the model is given of both."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset as TorchDataset
+
+from ..errors import UserError
+from ..imaging.operators import select
+from .item import Item
+from .scan import Scan
+from .split import split_items
+
+
+class Batch(NamedTuple):
+    """Some measurements, the operator that made them, and the images, where they are known."""
+
+    y: Tensor  # (B, …)
+    physics: object
+    truth: Tensor | None  # (B, C, …, H, W)
+
+
+class Streamed(TorchDataset):
+    """Measurements that are read, or made, one by one when they are asked for."""
+
+    def __init__(self, count: int, measurement: Callable[[int], Tensor]):
+        self.count = count
+        self.measurement = measurement
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: int) -> Tensor:
+        return self.measurement(i)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """N items and their measurements, in the units of the model."""
+
+    items: list[Item]
+    scan: Scan
+    y: Tensor | Streamed  #: (N, …); streamed, if they are made while training
+    truth: Tensor | None = None  #: (N, C, …, H, W) where images were measured
+    notes: list[str] = field(default_factory=list)  #: what the reader noticed
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @property
+    def names(self) -> list[str]:
+        return [item.name for item in self.items]
+
+    @property
+    def patients(self) -> list[str]:
+        return [item.patient for item in self.items]
+
+    @property
+    def streamed(self) -> bool:
+        return isinstance(self.y, Streamed)
+
+    def batch(self, index: Tensor) -> Batch:
+        """The measurements ``index`` (B,), their operator, and the images, where they are known."""
+        truth = None if self.truth is None else self.truth[index]
+        physics = select(self.scan.physics, index, len(self))
+        return Batch(self._measurements(index), physics, truth)
+
+    def _measurements(self, index: Tensor) -> Tensor:
+        if isinstance(self.y, Tensor):
+            return self.y[index]
+        return torch.stack([self.y[int(i)] for i in index])
+
+    def some(self, index: Tensor) -> Dataset:
+        """The data set of the items ``index`` alone, in memory."""
+        y, _, truth = self.batch(index)
+        scan = self.scan.select(index, len(self))
+        items = [self.items[int(i)] for i in index]
+        return replace(self, items=items, scan=scan, y=y, truth=truth)
+
+    def spread(self, count: int) -> Dataset:
+        """At most ``count`` of the items, evenly spread over all of them."""
+        last = len(self) - 1
+        return self.some(torch.linspace(0, last, min(count, len(self))).round().long())
+
+    def hold_out(self, fraction: float) -> tuple[Dataset, Dataset]:
+        """Those to train on and those that are kept from it, with no patient in both.
+
+        The same for every seed.
+
+        Raises:
+            UserError: the data are one patient's, and too few to keep a block of slices apart.
+        """
+        training, held_out = split_items(self.items, fraction)
+        return self.some(torch.tensor(training)), self.some(torch.tensor(held_out))
+
+    def require_truth(self) -> Tensor:
+        """The images that were measured.
+
+        Raises:
+            UserError: there are none.
+        """
+        if self.truth is None:
+            raise UserError(
+                f"{self.items[0].file}: holds measurements, so there is no truth to tune on or to "
+                "compare with; name images, as data.path and data.validation"
+            )
+        return self.truth
+
+    def without_truth(self) -> Dataset:
+        return replace(self, truth=None)
+
+    def double(self) -> Dataset:
+        """The same in float64. Streamed measurements go on being made in float32."""
+        scan = self.scan.double()
+        truth = None if self.truth is None else self.truth.double()
+        if isinstance(self.y, Tensor):
+            return replace(self, scan=scan, y=self.y.double(), truth=truth)
+        single = self.y
+        y = Streamed(len(single), lambda i: single[i].double())
+        return replace(self, scan=scan, y=y, truth=truth)
+
+
+def repeated(items: list[Item], values: Tensor) -> list[str]:
+    """A note for each item whose values are those of an item before it."""
+    notes: list[str] = []
+    name_by_digest: dict[bytes, str] = {}
+    for item, value in zip(items, values, strict=True):
+        digest = hashlib.sha256(value.numpy().tobytes()).digest()
+        if digest in name_by_digest:
+            notes.append(f"{item.name} is identical to {name_by_digest[digest]}")
+        name_by_digest.setdefault(digest, item.name)
+    return notes

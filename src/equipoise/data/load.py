@@ -1,0 +1,135 @@
+"""From the section ``data`` of a configuration, and a scan, to a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..imaging.phantoms import phantoms, smooth_phase
+from .acquired import acquired
+from .dataset import Dataset, Streamed, repeated
+from .formats import holds_images, may_hold_either, open_path
+from .item import Item
+from .pick import acquisitions_of, images_of, measurements_of, sequences_of
+from .scan import Scan
+from .settings import Data, FileSettings, ImageSettings, MeasurementSettings, PhantomSettings
+
+#: None of the phantoms that the shipped denoiser was trained on.
+PHANTOM_SEED = 77_000
+#: How many of a streamed data set tell the noise level.
+NOISE_SAMPLES = 32
+
+
+def load_dataset(
+    data: Data, scan: Scan, seed: int = 0, path: Path | None = None, stream: bool = False
+) -> Dataset:
+    """Reads what ``data`` names, or makes phantoms, and measures what are images.
+
+    Args:
+        scan: what measures. A real MRI acquisition brings its own operator instead.
+        seed: of phantoms, noise and the synthetic phase of complex images.
+        path: data to read instead of those that ``data`` names.
+        stream: leave the data in their files until they are asked for.
+
+    Raises:
+        UserError: there is no such file, it cannot be read, or it does not fit the scan.
+    """
+    if path is None and isinstance(data, PhantomSettings):
+        return _measured(phantom_items(data.count, data.size, seed, scan), scan, seed, stream)
+    if path is None:
+        assert isinstance(data, FileSettings)
+        items = open_path(data.path)
+    else:
+        items = open_path(path)
+    if _are_images(data, items, is_elsewhere=path is not None):
+        return _measured(images_of(items, data.size), scan, seed, stream)
+    if scan.settings.kind == "mri" and all(item.complex for item in items):
+        return acquired(acquisitions_of(items), scan, seed)
+    peak = getattr(data, "peak", 1.0)
+    measurements = measurements_of(items, tuple(scan.measurement_shape), peak)
+    return _read(measurements, scan, stream)
+
+
+def _are_images(data: Data, items: Sequence[Item], is_elsewhere: bool) -> bool:
+    """What ``data.kind`` says is about ``data.path``; other files are what they look like, unless
+    they could be either."""
+    if not is_elsewhere or may_hold_either(items):
+        if isinstance(data, ImageSettings):
+            return True
+        if isinstance(data, MeasurementSettings):
+            return False
+    return holds_images(items)
+
+
+def phantom_items(count: int, size: int, seed: int, scan: Scan) -> list[Item]:
+    """Anatomical phantoms of the kind that the scan looks at."""
+    kinds = ("brain",) if scan.image_shape[0] == 2 else ("thorax", "abdomen", "head")
+    values = phantoms(count, size, PHANTOM_SEED + seed, kinds)[:, 0].numpy()
+    return [
+        Item(
+            name=f"phantom_{i:03d}",
+            file=Path("phantoms"),
+            shape=(size, size),
+            read=partial(values.__getitem__, i),
+            patient=f"phantom_{i:03d}",
+        )
+        for i in range(count)
+    ]
+
+
+def _read(items: list[Item], scan: Scan, stream: bool) -> Dataset:
+    """Measurements as they are in their files."""
+    notes = notes_of(items)
+    first = torch.stack([scan.to_model(item) for item in items[:NOISE_SAMPLES]])
+    if stream:
+        y = Streamed(len(items), lambda i: scan.to_model(items[i]))
+        return Dataset(items, scan.with_noise(scan.noise_level(first)), y, notes=notes)
+    rest = [scan.to_model(item) for item in items[NOISE_SAMPLES:]]
+    values = torch.cat([first, torch.stack(rest)]) if rest else first
+    notes += repeated(items, values)
+    return Dataset(items, scan.with_noise(scan.noise_level(values)), values, notes=notes)
+
+
+def _measured(images: list[Item], scan: Scan, seed: int, stream: bool) -> Dataset:
+    """Images, and what the scan measures of them."""
+    notes = notes_of(images)
+    if scan.settings.frames is not None:
+        images, left_out = sequences_of(images, scan.settings.frames)
+        notes += left_out
+    if stream:
+        return _measured_one_by_one(images, scan, seed, notes)
+    values = torch.stack([scan.to_model(item) for item in images])
+    notes += repeated(images, values)
+    truth = _as_the_scan_sees(values, scan, seed)
+    y, noise = scan.measure(truth, seed + 1)
+    return Dataset(images, scan.with_noise(noise), y, truth, notes)
+
+
+def _measured_one_by_one(images: list[Item], scan: Scan, seed: int, notes: list[str]) -> Dataset:
+    def measure(i: int, noise: float | None) -> tuple[Tensor, float]:
+        truth = _as_the_scan_sees(scan.to_model(images[i])[None], scan, seed + i)
+        y, level = scan.measure(truth, seed + 1 + i, noise)
+        return y[0], level
+
+    noise = max(measure(i, None)[1] for i in range(min(NOISE_SAMPLES, len(images))))
+    y = Streamed(len(images), lambda i: measure(i, noise)[0])
+    return Dataset(images, scan.with_noise(noise), y, notes=notes)
+
+
+def _as_the_scan_sees(images: Tensor, scan: Scan, seed: int) -> Tensor:
+    """Magnitudes (N, 1, …, H, W); for MRI with a smooth synthetic phase, (N, 2, …, H, W)."""
+    if scan.image_shape[0] != 2:
+        return images
+    count, size = len(images), images.shape[-1]
+    phase = smooth_phase(count, size, seed)
+    phase = phase.reshape(count, *[1] * (images.ndim - 3), *images.shape[-2:])
+    return torch.cat([images * phase.cos(), images * phase.sin()], 1)
+
+
+def notes_of(items: Sequence[Item]) -> list[str]:
+    """What the readers of these items noticed, each remark once."""
+    return list(dict.fromkeys(note for item in items for note in item.notes))

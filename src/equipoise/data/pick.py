@@ -1,0 +1,189 @@
+"""What a path holds, cut into single images, single measurements, or single acquisitions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+from .item import Holds, Item, Units
+
+#: Names of what stands beside the reconstructions in a folder.
+RESERVED_NAMES = ("preview", "report")
+
+
+def images_of(items: Sequence[Item], size: int | None = None) -> list[Item]:
+    """One item an image, of at least ``size`` pixels each way.
+
+    Raises:
+        UserError: an item holds k-space or no grey image, or the images differ in size.
+    """
+    images: list[Item] = []
+    for item in items:
+        if item.holds == "kspace" or item.complex:
+            raise UserError(
+                f"{item.file}: holds complex k-space, not images; set physics.kind=mri and "
+                "data.kind=measurements"
+            )
+        if len(item.shape) not in (2, 3):
+            raise UserError(
+                f"{item.file}: expected grey two-dimensional images, got shape {item.shape}"
+            )
+        _check_size(item, size)
+        item = replace(item, holds="image")
+        images += [item] if len(item.shape) == 2 else item.along_first_axis()
+    _check_one_shape(images, "images")
+    return uniquely_named(images, "image")
+
+
+def _check_size(item: Item, size: int | None) -> None:
+    rows, columns = item.shape[-2:]
+    if size is None:
+        return
+    if min(rows, columns) < size:
+        raise UserError(
+            f"{item.file}: the image has {rows}×{columns} pixels, fewer than size={size}; lower "
+            "data.size"
+        )
+    if rows != columns:
+        raise UserError(
+            f"{item.file}: the image has {rows}×{columns} pixels, which data.size={size} would "
+            "distort; crop or pad it to a square"
+        )
+
+
+def _check_one_shape(items: Sequence[Item], what: str) -> None:
+    file_by_shape: dict[tuple[int, ...], Path] = {}
+    for item in items:
+        file_by_shape.setdefault(item.shape, item.file)
+    if len(file_by_shape) > 1:
+        sizes = ", ".join(
+            f"{file.name} is {'×'.join(map(str, shape))}"
+            for shape, file in sorted(file_by_shape.items())
+        )
+        raise UserError(
+            f"{items[0].file.parent}: {what} of different sizes: {sizes}; put each size in a "
+            "folder of its own"
+        )
+
+
+def measurements_of(items: Sequence[Item], shape: tuple[int, ...], peak: float) -> list[Item]:
+    """One item a measurement of ``shape``; an item with one axis more is a stack of them.
+
+    Args:
+        peak: the value of x that counts as 1.
+
+    Raises:
+        UserError: an item does not fit ``shape``, which the geometry measures.
+    """
+    measurements: list[Item] = []
+    for item in items:
+        if item.complex and shape[0] != 2:
+            raise UserError(
+                f"{item.file}: holds complex numbers, but this geometry measures real ones; save "
+                "the real part"
+            )
+        wanted = _without_leading_ones(shape[1:] if item.complex else shape)
+        item = replace(item, holds="measurement", units=Units(scale=peak))
+        if _without_leading_ones(item.shape) == wanted:
+            measurements.append(item)
+        elif len(item.shape) > len(wanted) and _without_leading_ones(item.shape[1:]) == wanted:
+            stack = item.along_first_axis()
+            measurements += stack if len(stack) > 1 else [replace(stack[0], name=item.name)]
+        else:
+            raise UserError(_does_not_fit(item, shape, wanted))
+    return uniquely_named(measurements, "measurement")
+
+
+def _does_not_fit(item: Item, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+    axes = "channels × rows × columns"
+    if len(wanted) == 2:
+        axes = "views × detectors" if shape[0] == 1 else "rows × columns"
+    return (
+        f"{item.file}: shape {item.shape} does not fit the geometry, which measures {wanted} "
+        f"({axes}); set physics.angles, physics.detectors and data.size to what the scanner did"
+    )
+
+
+def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    while len(shape) > 2 and shape[0] == 1:
+        shape = shape[1:]
+    return tuple(shape)
+
+
+def acquisitions_of(items: Sequence[Item]) -> list[Item]:
+    """One item the k-space of a slice, (rows, columns) or (coils, rows, columns), all of one size.
+
+    Raises:
+        UserError: an item holds real numbers or has other axes, or the sizes differ.
+    """
+    acquisitions: list[Item] = []
+    for item in items:
+        if not item.complex or not 2 <= len(item.shape) <= 4:
+            kind = "complex" if item.complex else "real"
+            raise UserError(
+                f"{item.file}: expected complex k-space, (slices ×) (coils ×) rows × columns; got "
+                f"{kind} numbers of shape {item.shape}"
+            )
+        item = replace(item, holds="kspace")
+        acquisitions += item.along_first_axis() if len(item.shape) == 4 else [item]
+    with_coils = [replace(a, shape=(1, *a.shape)[-3:]) for a in acquisitions]
+    _check_one_shape(with_coils, "k-space (coils×rows×columns)")
+    return uniquely_named(acquisitions, "measurement")
+
+
+def sequences_of(images: Sequence[Item], frames: int) -> tuple[list[Item], list[str]]:
+    """One item a sequence of ``frames`` images that follow each other, and what is left out.
+
+    Raises:
+        UserError: there are fewer images than a sequence has frames.
+    """
+    count = len(images) // frames
+    if count == 0:
+        raise UserError(
+            f"{images[0].file}: {len(images)} images, but a sequence has {frames} frames; lower "
+            "physics.frames"
+        )
+    sequences = []
+    for start in range(0, count * frames, frames):
+        members = images[start : start + frames]
+        shape = (frames, *members[0].shape)
+        sequences.append(
+            replace(members[0], shape=shape, read=partial(_read_all, members), format="npy")
+        )
+    left_out = len(images) - count * frames
+    notes = []
+    if left_out:
+        notes = [f"{left_out} images at the end make no whole sequence and are left out"]
+    return sequences, notes
+
+
+def _read_all(items: Sequence[Item]) -> np.ndarray:
+    return np.stack([item.array() for item in items])
+
+
+def uniquely_named(items: Sequence[Item], what: Holds | str) -> list[Item]:
+    """The items with names that can be files in one folder.
+
+    Raises:
+        UserError: there are none.
+    """
+    if not items:
+        raise UserError(f"nothing to read: the files hold no {what} (empty arrays)")
+    taken: set[str] = set()
+    named: list[Item] = []
+    for item in items:
+        plain = item.name.replace("/", "_").replace("\\", "_")
+        if plain in RESERVED_NAMES:
+            plain += "_"
+        name, number = plain, 2
+        while name in taken:
+            name = f"{plain}-{number}"
+            number += 1
+        taken.add(name)
+        named.append(replace(item, name=name))
+    return named

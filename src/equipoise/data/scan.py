@@ -1,0 +1,159 @@
+"""What measures: an operator of norm 1, its units and its noise. Values change unit here alone."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from deepinv.physics import LinearPhysics
+from torch import Tensor
+
+from ..errors import UserError
+from ..imaging.linear import variant
+from ..imaging.mri import prewhiten
+from ..imaging.operators import normalized, select
+from ..imaging.settings import Physics
+from .item import Item, Units
+
+
+@dataclass(frozen=True)
+class KspaceUnits:
+    """How the k-space of a scanner becomes that of the model: whitened, and divided by ``scale``."""
+
+    covariance: Tensor  #: (coils, coils) of the noise in a complex sample
+    scale: float  #: of the whitened image whose brightest parts shall be near 1
+
+
+@dataclass(frozen=True)
+class Scan:
+    """y = A x + noise, in the units of the model: ‖A‖ = 1, and x lies in [0, 1].
+
+    In its own units, a scanner measures y = A x / gain. An image in its own units is
+    x · scale + offset, with the :class:`Units` of its item.
+    """
+
+    settings: Physics  #: what made the operator
+    physics: LinearPhysics  #: A; when it is called, it adds the noise
+    gain: float  #: what the operator was multiplied by, so that its norm is 1
+    image_shape: tuple[int, ...]  #: (C, H, W), or (2, T, H, W) of a sequence
+    measurement_shape: tuple[int, ...]
+    noise: float = 0.0  #: standard deviation of the noise in y
+    kspace: KspaceUnits | None = None  #: of real acquisitions, whose operator came with the data
+
+    @classmethod
+    def planned(cls, settings: Physics, size: int, seed: int = 0) -> Scan:
+        """The scan that a configuration describes, of images of ``size`` × ``size`` pixels.
+
+        Raises:
+            UserError: the operator cannot be made, or is not linear.
+        """
+        found = normalized(settings.make(size, seed), size, settings.frames)
+        return cls(settings, found.physics, found.gain, found.image_shape, found.measurement_shape)
+
+    # ------------------------------------------------------------------------------ units
+
+    def to_model(self, item: Item) -> Tensor:
+        """What an item holds, in the units of the model: an image (1, H, W) or (1, T, H, W), a
+        measurement of ``measurement_shape``, or k-space (2, coils, H, W), or (2, H, W) of one coil.
+
+        Raises:
+            UserError: the file cannot be read, or holds NaN.
+        """
+        values = item.array()
+        if item.holds == "image":
+            return self._image_to_model(values.astype(np.float32), item.units)
+        if item.holds == "kspace":
+            return self._kspace_to_model(values)
+        if np.iscomplexobj(values):
+            values = np.stack([values.real, values.imag])
+        measured = torch.from_numpy(values.astype(np.float32)).reshape(self.measurement_shape)
+        return measured * (self.gain / item.units.scale)
+
+    def to_native(self, x: Tensor, item: Item) -> Tensor:
+        """An image of the model, (…, H, W), in the units of the item that it was made of."""
+        return x * item.units.scale + item.units.offset
+
+    def measurement_to_native(self, y: Tensor) -> Tensor:
+        """A measurement of the model as the scanner would have written it, for images in [0, 1]."""
+        return y / self.gain
+
+    def _image_to_model(self, image: np.ndarray, units: Units) -> Tensor:
+        values = (_averaged(image, self.image_shape[-1]) - units.offset) / units.scale
+        if units.clip:
+            values = np.clip(values, 0, 1)
+        return torch.from_numpy(values).float()[None]
+
+    def _kspace_to_model(self, kspace: np.ndarray) -> Tensor:
+        assert self.kspace is not None
+        samples = torch.from_numpy(kspace.astype(np.complex64))
+        samples = samples if samples.ndim == 3 else samples[None]
+        white = prewhiten(samples, self.kspace.covariance) / self.kspace.scale
+        return torch.view_as_real(white).movedim(-1, 0).reshape(self.measurement_shape)
+
+    # ------------------------------------------------------------------------------ noise
+
+    def with_noise(self, noise: float) -> Scan:
+        """The scan whose physics adds noise of this standard deviation when it is called."""
+        physics: Any = variant(self.physics)
+        physics.noise_model = self.settings.noise_model(noise, self.gain)
+        return replace(self, physics=physics, noise=noise)
+
+    def noise_level(self, measured: Tensor) -> float:
+        """The standard deviation of the noise in measurements like these, as configured.
+
+        Raises:
+            UserError: they cannot be counts of photons, and the configuration says they are.
+        """
+        return self.settings.noise_level(measured, self.gain)
+
+    def measure(
+        self, images: Tensor, seed: int, noise: float | None = None
+    ) -> tuple[Tensor, float]:
+        """y = A x + noise of images (N, C, …), and the standard deviation of the noise."""
+        with torch.no_grad():
+            clean = torch.cat([self.physics.A(x) for x in images.split(32)])
+        noise = self.noise_level(clean) if noise is None else noise
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return self.with_noise(noise).physics.noise(clean), noise
+
+    # ------------------------------------------------------------------------------ parts
+
+    def select(self, index: Tensor, count: int) -> Scan:
+        """The scan of some of ``count`` samples, which may have masks or coil maps of their own."""
+        return replace(self, physics=select(self.physics, index, count))
+
+    def double(self) -> Scan:
+        """The same in float64."""
+        physics = copy.deepcopy(self.physics).double()
+        for part in physics.modules():
+            if vars(part).get("dtype") == torch.float32:
+                part.dtype = torch.float64  # compressed sensing casts to what it says
+        return replace(self, physics=physics)
+
+
+def _averaged(image: np.ndarray, size: int) -> np.ndarray:
+    """(…, H, W) averaged down to size × size pixels; exact block means where the size divides."""
+    if image.shape[-2:] == (size, size):
+        return image
+    pixels = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
+    stack = pixels.reshape(1, -1, *image.shape[-2:])
+    smaller = torch.nn.functional.adaptive_avg_pool2d(stack, size)
+    return smaller.reshape(*image.shape[:-2], size, size).numpy()
+
+
+def native_images(scan: Scan, images: Tensor, items: Sequence[Item]) -> np.ndarray:
+    """Images of the model, (N, C, …, H, W), in their items' units: (N, …, H, W) in float64.
+
+    Complex images become their magnitude.
+    """
+    if len(images) != len(items):
+        raise UserError(f"{len(images)} images for {len(items)} items; name one for each")
+    if images.shape[1] == 2:
+        images = images.square().sum(1, keepdim=True).sqrt()
+    pairs = zip(images[:, 0].double().cpu(), items, strict=True)
+    return np.stack([scan.to_native(image, item).numpy() for image, item in pairs])

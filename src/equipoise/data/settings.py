@@ -1,0 +1,96 @@
+"""What is measured: the section ``data`` of a configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from ..settings import Settings
+
+
+class DataSettings(Settings):
+    """What all kinds of data have."""
+
+    size: int = Field(
+        64,
+        ge=8,
+        le=4096,
+        description="pixels each way of the reconstruction; larger images are averaged down",
+    )
+    validation: Path | None = Field(
+        None, description="images to score on while training; never trained on"
+    )
+    holdout: float = Field(
+        0,
+        ge=0,
+        lt=1,
+        description="fraction of the patients to keep from training and score on instead",
+    )
+    keep_out: float = Field(
+        0,
+        ge=0,
+        le=0.5,
+        description="fraction (one half, third, quarter, …) of each measurement to validate on",
+    )
+    stream: bool = Field(
+        False, description="read and measure while training, for data that do not fit into memory"
+    )
+
+    @field_validator("path", "validation", mode="before", check_fields=False)
+    @classmethod
+    def _a_name_of_digits_is_a_name(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value  # a folder named 20240101
+
+
+class PhantomSettings(DataSettings):
+    """Anatomical phantoms, made from the seed and measured."""
+
+    kind: Literal["phantoms"] = "phantoms"
+    count: int = Field(200, ge=1, description="how many phantoms")
+
+
+class FileSettings(DataSettings):
+    """What all kinds of files have."""
+
+    path: Path = Field(
+        description="file or folder of images (DICOM, NIfTI, HDF5, TIFF, PNG), k-space, or arrays"
+    )
+
+
+class ImageSettings(FileSettings):
+    """Images, which are measured first."""
+
+    kind: Literal["images"] = "images"
+
+
+PEAK = Field(1.0, gt=0, description="the value of x that counts as 1 in measurements from files")
+
+
+class MeasurementSettings(FileSettings):
+    """What a scanner measured."""
+
+    kind: Literal["measurements"] = "measurements"
+    peak: float = PEAK
+
+
+class AutoSettings(FileSettings):
+    """What the files look like: arrays and k-space are measurements, all else is images."""
+
+    kind: Literal["auto"] = "auto"
+    peak: float = PEAK
+
+
+def _kind_by_path(tree: Any) -> Any:
+    """Without a kind, what has a path are files and what has none are phantoms."""
+    if not isinstance(tree, dict) or tree.get("kind", "auto") != "auto":
+        return tree
+    return {**tree, "kind": "phantoms" if tree.get("path") is None else "auto"}
+
+
+Data = Annotated[
+    PhantomSettings | ImageSettings | MeasurementSettings | AutoSettings,
+    Field(discriminator="kind"),
+    BeforeValidator(_kind_by_path),
+]
