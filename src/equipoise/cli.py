@@ -18,6 +18,10 @@ from .errors import TrainingGaveUp, UserError
 if TYPE_CHECKING:
     from .assessment.table import Table
 
+# Threads that wait for each other by spinning take the machine from its other processes: a step
+# beside one busy process took ten times as long. libgomp reads this once, when torch is loaded.
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
 app = typer.Typer(
     name="equipoise",
     help="Learn to reconstruct images from incomplete, noisy measurements alone.",

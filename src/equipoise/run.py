@@ -106,16 +106,10 @@ def load_run(folder: str | Path) -> Run:
     config = read_config(folder)
     config.out = folder
     weights, state = _trained_weights(folder)
+    _check_that_it_belongs(config, state["config"], file)
     scan = Scan.planned(config.physics, config.data.size, config.seed).with_noise(state["noise"])
-    channels = scan.image_shape[0]
-    model = config.model.make(channels, scan.noise, denoiser=state.get("denoiser"))
-    try:
-        model.load_state_dict(weights, strict=(folder / MODEL).exists())
-    except RuntimeError as error:
-        raise UserError(
-            f"{file}: describes another model than the weights beside it; restore the file "
-            f"({error})"
-        ) from error
+    model = config.model.make(scan.image_shape[0], scan.noise, denoiser=state.get("denoiser"))
+    _fill(model, weights, file)
     model.stop = Stop(config.model.test_rtol, config.model.test_max_steps)
     return Run(folder, config, scan, model.eval())
 
@@ -140,6 +134,56 @@ def _trained_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if name.startswith("average.")
     }
     return averages, latest.state
+
+
+def _check_that_it_belongs(config: Config, saved: dict[str, Any], file: Path) -> None:
+    """Tolerances outside training may be edited in a run's folder; what the weights are of, not.
+
+    Raises:
+        UserError: model or physics are not those that were trained.
+    """
+    trained = parse(saved, str(file), is_saved=True)
+    may_change = {"test_rtol", "test_max_steps"}
+    now = config.model_dump(mode="json", include={"physics", "model"})
+    then = trained.model_dump(mode="json", include={"physics", "model"})
+    for key in may_change:
+        del now["model"][key], then["model"][key]
+    if changes := differences(now, then):
+        raise UserError(
+            f"{file}: describes another model than the weights beside it ({'; '.join(changes)}); "
+            "restore the file"
+        )
+
+
+def differences(now: Any, then: Any, key: str = "") -> list[str]:
+    """What differs between two trees of settings, by dotted name."""
+    if not (isinstance(now, dict) and isinstance(then, dict)):
+        return [] if now == then else [f"{key}: {then!r} then, {now!r} now"]
+    found: list[str] = []
+    for name in sorted(now.keys() | then.keys()):
+        inner = f"{key}.{name}" if key else name
+        found += differences(now.get(name), then.get(name), inner)
+    return found
+
+
+def _fill(model: EquilibriumReconstructor, weights: dict[str, Tensor], file: Path) -> None:
+    """Gives the model its weights. What was never trained, such as a constant λ, may be missing.
+
+    Raises:
+        UserError: a weight is missing, is left over, or has another shape.
+    """
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    try:
+        missing, left_over = model.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        missing, left_over = [], [str(error)]
+    absent = trained.intersection(missing)
+    if absent or left_over:
+        problem = "; ".join([*sorted(absent), *left_over])[:300]
+        raise UserError(
+            f"{file}: describes another model than the weights beside it; restore the file "
+            f"({problem})"
+        )
 
 
 def is_run(folder: Path) -> bool:

@@ -14,7 +14,7 @@ import torch
 
 from ..assessment import figures
 from ..assessment.page import page
-from ..config import Config, dump
+from ..config import Config, dump, parse
 from ..data.dataset import Dataset
 from ..data.scan import Scan
 from ..equilibrium import Stop
@@ -28,7 +28,16 @@ from ..learning.processes import processes, together
 from ..learning.trainer import Trainer
 from ..learning.validation import Validator
 from ..reconstruction.settings import denoiser_config
-from ..run import ABOUT, MARK, MODEL, is_run, load_training_data, read_config, versions
+from ..run import (
+    ABOUT,
+    MARK,
+    MODEL,
+    differences,
+    is_run,
+    load_training_data,
+    read_config,
+    versions,
+)
 
 #: Seconds between the pages of a run that goes on; one takes about a second.
 PAGE_EVERY = 60
@@ -134,8 +143,6 @@ def _earlier_state(config: Config, say: Say) -> Checkpoint | None:
 
 
 def _saved_config(saved: Checkpoint, folder: Path) -> Config:
-    from ..config import parse
-
     return parse(saved.state["config"], str(folder), is_saved=True)
 
 
@@ -145,10 +152,10 @@ def _check_same(config: Config, earlier: Config, folder: Path) -> None:
         UserError: the folder's run has other settings, by name.
     """
     now, then = (_settings_that_count(c) for c in (config, earlier))
-    changes = _differences(now, then)
+    changes = differences(now, then)
     if changes:
         raise UserError(
-            f"{folder} holds a run with another configuration ({'; '.join(sorted(changes))}); "
+            f"{folder} holds a run with another configuration ({'; '.join(changes)}); "
             "nothing was changed. Name another run (name=… or out=…), or move that folder away"
         )
 
@@ -158,16 +165,6 @@ def _settings_that_count(config: Config) -> dict[str, Any]:
     for key in MAY_CHANGE:
         tree["learning"].pop(key)
     return tree
-
-
-def _differences(now: Any, then: Any, key: str = "") -> list[str]:
-    if not (isinstance(now, dict) and isinstance(then, dict)):
-        return [] if now == then else [f"{key}: {then!r} then, {now!r} now"]
-    found: list[str] = []
-    for name in now.keys() | then.keys():
-        inner = f"{key}.{name}" if key else name
-        found += _differences(now.get(name), then.get(name), inner)
-    return found
 
 
 def _is_finished(config: Config, saved: Checkpoint, trainer: Trainer, say: Say) -> bool:
