@@ -10,7 +10,8 @@ import torch
 from equipoise.learning import checkpoint
 from equipoise.learning.loggers import open_loggers
 from equipoise.learning.loop import train
-from equipoise.learning.trainer import PATIENCE, TrainingGaveUp
+from equipoise.errors import TrainingGaveUp
+from equipoise.learning.trainer import PATIENCE
 
 from .examples import small_trainer
 
@@ -49,7 +50,7 @@ def test_validation_is_logged_and_ends_what_makes_no_progress(tmp_path):
     scores = iter([0.5, 0.3, 0.4, 0.35, 0.2])
     options = {"steps": 50, "validate_every": 2, "patience": 2}
     trainer = small_trainer(**options)
-    assert train(trainer, tmp_path, {}, nothing, validate=lambda: {"held_out": next(scores)})
+    assert train(trainer, tmp_path, {}, nothing, validate=lambda weights, fabric: {"held_out": next(scores)})
     log = lines(tmp_path)
     assert [r.get("validation") for r in log] == [
         None,
@@ -69,7 +70,7 @@ def test_validation_is_logged_and_ends_what_makes_no_progress(tmp_path):
 
 def test_the_last_step_is_validated_and_misfit_will_do(tmp_path):
     trainer = small_trainer(steps=3, validate_every=2)
-    assert train(trainer, tmp_path, {}, nothing, validate=lambda: {"misfit": 1.0, "psnr": 2.0})
+    assert train(trainer, tmp_path, {}, nothing, validate=lambda weights, fabric: {"misfit": 1.0, "psnr": 2.0})
     assert ["validation" in r for r in lines(tmp_path)] == [False, True, True]
 
 
@@ -90,7 +91,7 @@ def test_tensorboard_is_given_every_step(tmp_path):
 
     trainer = small_trainer(steps=3, validate_every=2)
     (logger,) = open_loggers(["tensorboard"], tmp_path, "name", {}, 0)
-    train(trainer, tmp_path, {}, logger, validate=lambda: {"misfit": 0.25})
+    train(trainer, tmp_path, {}, logger, validate=lambda weights, fabric: {"misfit": 0.25})
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     losses = [r["loss"] for r in lines(tmp_path)]

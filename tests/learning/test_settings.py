@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import deepinv
 import pytest
-import torch
 from pydantic import ValidationError
 
 from equipoise.errors import UserError
 from equipoise.imaging.groups import Reflections, Rotations
-from equipoise.learning.earlier import objective_section_of_release_0_1
 from equipoise.learning.losses import (
     Equivariance,
     JacobianPenalty,
@@ -144,31 +142,3 @@ def test_what_does_not_fit_is_an_error():
     ):
         with pytest.raises(ValidationError, match=where):
             ObjectiveSettings.model_validate(tree)
-
-
-def test_a_section_of_release_0_1_means_what_it_meant():
-    old = {
-        "consistency": 1.0,
-        "floor": 0.01,
-        "splitting": 0,
-        "parts": 2,
-        "group": "shifts",
-        "renoise": False,
-        "bound": 0.7,
-        "draws": 2,
-        "stop_gradient": False,
-    }
-    kept = dict(old)
-    new = ObjectiveSettings.model_validate(objective_section_of_release_0_1(old))
-    assert old == kept
-    assert (new.consistency.weight, new.consistency.floor) == (1.0, 0.01)
-    assert (new.splitting.weight, new.splitting.parts, new.splitting.floor) == (0, 2, 0.01)
-    assert new.equivariance.group.kind == "shifts"
-    assert (new.equivariance.weight, new.equivariance.draws) == (0.2, 2)
-    assert not new.equivariance.renoise
-    assert not new.equivariance.stop_gradient
-    assert not new.operators.renoise
-    assert new.contraction.bound == 0.7
-    same = new.model_dump(mode="json")
-    assert objective_section_of_release_0_1(same) == same
-    assert torch.is_tensor(made(same)["consistency"](images(1), ct().A(images(1)), ct()))

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 import equipoise as eq
-from equipoise.errors import UserError
+from equipoise.errors import TrainingGaveUp, UserError
 from equipoise.learning import checkpoint
 from equipoise.learning.losses import Equivariance, JacobianPenalty, Splitting, Supervised
-from equipoise.learning.trainer import PATIENCE, TrainingGaveUp
+from equipoise.learning.trainer import PATIENCE
 
 from .examples import ct_dataset, gradient_of, small_model, small_trainer
 

@@ -75,20 +75,24 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(tensors, json.loads(meta["state"]))
 
 
+def is_whole(path: Path) -> bool:
+    """Whether the file is there, and as it was written."""
+    try:
+        read(path)
+    except UserError:
+        return False
+    return True
+
+
 def save_latest(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
     """Writes the checkpoint of a run, and keeps the one before it if that is whole: at every moment
     there is one."""
     path, previous = folder / FILE, folder / PREVIOUS
     new = _prepare(path, tensors, state)
-    if path.exists():
-        try:
-            read(path)
-        except UserError:
-            pass  # damaged: the one before stays
-        else:
-            copied = previous.with_name(previous.name + f".{os.getpid()}.tmp")
-            shutil.copyfile(path, copied)
-            os.replace(copied, previous)
+    if is_whole(path):  # if it is damaged, the one before stays
+        copied = previous.with_name(previous.name + f".{os.getpid()}.tmp")
+        shutil.copyfile(path, copied)
+        os.replace(copied, previous)
     os.replace(new, path)
 
 

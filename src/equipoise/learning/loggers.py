@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import need
-from .report import Report
+from .log import Report
 
 Logger = Callable[[Report], None]
 

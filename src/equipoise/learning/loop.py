@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from .checkpoint import save_latest
 from .processes import any_of
-from .report import Report
+from .log import Report, append_to_log
 from .trainer import Trainer
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def train(
@@ -19,7 +24,7 @@ def train(
     state: dict[str, Any],
     on_report: Callable[[Report], None],
     interrupted: Callable[[], bool] = lambda: False,
-    validate: Callable[[], dict[str, float]] | None = None,
+    validate: Callable[[dict[str, Tensor], Fabric], dict[str, float]] | None = None,
 ) -> bool:
     """Runs ``trainer`` to its last step, with a line a step in ``log.jsonl`` and checkpoints.
 
@@ -29,7 +34,7 @@ def train(
         on_report: is given every step's report, in the first process.
         interrupted: whether to stop after this step.
         validate: scores of the averaged weights, by name. Every process calls it, and must get the
-            same (:func:`~equipoise.learning.validation.shared_means`).
+            same (:class:`~equipoise.learning.validation.Validator`).
 
     Returns:
         True at the end, False if it was interrupted. In both cases the last state is in the
@@ -37,17 +42,17 @@ def train(
     """
     settings, fabric = trainer.settings, trainer.fabric
     first = fabric.global_rank == 0
-    with _open_log(folder, first) as log:
+    with append_to_log(folder) if first else nullcontext() as log:
         while trainer.step < settings.steps:
             report = trainer.advance()
             report.last = trainer.step == settings.steps
             due = report.last or trainer.step % settings.validate_every == 0
             if validate is not None and due:
-                report.validation = validate()
+                report.validation = validate(trainer.averaged(), fabric)
                 if trainer.note_validation(report.validation):
                     report.ended = f"no progress since step {trainer.progress.best_step}"
                     report.last = True
-            if first:
+            if log is not None:
                 log.write(report.line() + "\n")
                 log.flush()
                 on_report(report)
@@ -62,6 +67,3 @@ def train(
                 return False
     return True
 
-
-def _open_log(folder: Path, first: bool) -> IO[str]:
-    return (folder / "log.jsonl").open("a") if first else open(os.devnull, "w")

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import TrainingGaveUp, UserError
 from ..imaging.draws import seeded
 from ..reconstruction.model import EquilibriumReconstructor
 from .batching import Batches, Part
 from .checkpoint import Checkpoint, flatten_optimizer, restore_optimizer
 from .losses import Example, evaluate
 from .processes import from_first, processes, share_gradient
-from .report import Report, Tally
+from .log import Report
 from .settings import LearningSettings
+from .tally import Tally
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
 PATIENCE = 20
 #: A gradient this many times as long as usual is an outlier.
 OUTLIER = 30
-
-
-class TrainingGaveUp(UserError):
-    """Step after step could not be trusted. The last checkpoint holds the state before."""
 
 
 @dataclass
@@ -256,7 +253,7 @@ class Trainer:
         state = self.model.state_dict()
         return {name: self.average.get(name, value).clone() for name, value in state.items()}
 
-    def final_state(self) -> dict[str, Tensor]:
+    def final_weights(self) -> dict[str, Tensor]:
         """The state to keep in the end: the average, or, with ``learning.patience``, the one that
         validated best."""
         return self.averaged() | (self.best if self.settings.patience else {})
