@@ -1,4 +1,4 @@
-"""A table of methods on the same measurements: per image, and in mean ± standard deviation."""
+"""Of the old runs.py; goes when it goes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 from torch import Tensor
 
-from ..equilibrium import Equilibrium, Status
+from ..equilibrium import Equilibrium
 from . import report
 from .metrics import CONVENTIONS, misfit, psnr, ssim, summary
+from .solves import solve_rows
 
 
 @dataclass
@@ -70,11 +71,3 @@ class Table:
 
     def save(self, folder: Path) -> None:
         (folder / "results.json").write_text(json.dumps(self.as_json(), indent=1))
-
-
-def solve_rows(solve: Equilibrium, names: list[str]) -> list[dict[str, Any]]:
-    """Name, residual, steps and status of each image's equilibrium."""
-    return [
-        {"name": n, "residual": float(r) if r.isfinite() else None, "steps": int(k), "status": Status(int(s)).name}
-        for n, r, k, s in zip(names, solve.residual, solve.steps, solve.status)
-    ]
