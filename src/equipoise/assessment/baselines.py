@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable
 from functools import partial
@@ -11,6 +12,7 @@ import torch
 from deepinv.models import TVDenoiser
 from torch import Tensor
 
+from ..errors import UserError
 from ..imaging.linear import least_squares
 from ..imaging.operators import select
 from ..imaging.tomography import WINDOWS
@@ -56,15 +58,30 @@ def total_variation(
         return x
 
 
-def why_no_fbp(y: Tensor, physics: Any) -> str:
-    """Why there is no filtered backprojection of these measurements; empty where there is one."""
+class NoBackprojection(UserError):
+    """There is no filtered backprojection of these measurements; the message says why."""
+
+
+def filtered_backprojection(y: Tensor, physics: Any, window: str = "ramp") -> Tensor:
+    """The operator's own filtered backprojection, (B, …) → (B, 1, H, W).
+
+    Args:
+        y: measurements.
+        physics: what measured them.
+        window: of the ramp filter, where the operator knows windows.
+
+    Raises:
+        NoBackprojection: the operator has none, or its geometry is one that it is not made for.
+    """
     if not hasattr(physics, "fbp"):
-        return f"no filtered backprojection: {type(physics).__name__} has no method fbp"
+        kind = type(physics).__name__
+        raise NoBackprojection(f"no filtered backprojection: {kind} has no method fbp")
+    known = "window" in inspect.signature(physics.fbp).parameters
     try:
-        physics.fbp(y[:1])
-    except ValueError as error:  # the geometry is one that it is not made for
-        return f"no filtered backprojection: {error}"
-    return ""
+        x: Tensor = physics.fbp(y, window=window) if known else physics.fbp(y)
+    except ValueError as error:
+        raise NoBackprojection(f"no filtered backprojection: {error}") from error
+    return x
 
 
 # ---------------------------------------- of the old runs.py and compare.py; goes when they go
@@ -110,7 +127,9 @@ def classical(
         families["fbp"] = {f"window {w}": partial(_fbp, window=w) for w in WINDOWS}
     else:
         families["zero_filled"] = {"": lambda y, physics: physics.A_adjoint(y)}
-    families["least_squares"] = {f"{n} iterations": partial(_old_least_squares, iterations=n) for n in (20, 10, 50, 100)}
+    families["least_squares"] = {
+        f"{n} iterations": partial(_old_least_squares, iterations=n) for n in (20, 10, 50, 100)
+    }
     families["tv"] = {f"weight {w:g}": partial(total_variation, weight=w) for w in TV_WEIGHTS}
     out: dict[str, tuple[Tensor, str, float]] = {}
     with torch.no_grad():
@@ -118,7 +137,9 @@ def classical(
             setting = next(iter(settings))
             if tune is not None and len(settings) > 1:
                 few, true, operator = tune
-                setting = max(settings, key=lambda s: float(psnr(settings[s](few, operator), true).mean()))
+                setting = max(
+                    settings, key=lambda s: float(psnr(settings[s](few, operator), true).mean())
+                )
             started = time.perf_counter()
             x = settings[setting](y, physics)
             out[name] = x, setting, time.perf_counter() - started

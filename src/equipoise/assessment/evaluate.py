@@ -27,7 +27,15 @@ class Table:
     solve: Equilibrium | None = None
     folder: Path | None = None  #: where it was saved
 
-    def add(self, method: str, x: Tensor, y: Tensor, physics: Any, truth: Tensor | None, setting: str = "") -> None:
+    def add(
+        self,
+        method: str,
+        x: Tensor,
+        y: Tensor,
+        physics: Any,
+        truth: Tensor | None,
+        setting: str = "",
+    ) -> None:
         self.images[method], self.settings[method] = x.detach(), setting
         row = {"misfit": misfit(x, y, physics).tolist()}
         if truth is not None:
@@ -54,7 +62,9 @@ class Table:
     def columns_and_rows(self) -> tuple[list[str], list[list[str]]]:
         """For the page."""
         keys = ("name", "psnr", "ssim", "misfit", "setting")
-        return ["method", "PSNR (dB)", "SSIM", "misfit", "setting"], [[r[k] for k in keys] for r in self.lines()]
+        return ["method", "PSNR (dB)", "SSIM", "misfit", "setting"], [
+            [r[k] for k in keys] for r in self.lines()
+        ]
 
     def as_json(self) -> dict[str, Any]:
         methods: dict[str, Any] = {}
@@ -64,7 +74,12 @@ class Table:
                 mean, deviation = summary(values)
                 entry |= {key: mean, f"{key}_std": deviation, f"{key}_per_image": values}
             methods[method] = entry
-        out: dict[str, Any] = {"problem": self.problem, "methods": methods, "images": self.names, "conventions": CONVENTIONS}
+        out: dict[str, Any] = {
+            "problem": self.problem,
+            "methods": methods,
+            "images": self.names,
+            "conventions": CONVENTIONS,
+        }
         if self.solve is not None:
             out["solve"] = solve_rows(self.solve, self.names)
         return out

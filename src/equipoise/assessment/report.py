@@ -12,7 +12,7 @@ from torch import Tensor
 from . import figures
 from . import page as pages
 from .figures import curves, save_png
-from .table import Column, Row, Table
+from .table import Column, Row, Table, Value
 
 __all__ = ["curves", "save_png"]
 
@@ -44,7 +44,6 @@ def label(method: str) -> str:
     return LABELS.get(method, method)
 
 
-
 def _titled(methods: dict[str, Any]) -> dict[str, Any]:
     return {label(name): value for name, value in methods.items()}
 
@@ -71,8 +70,11 @@ def cost(table: dict[str, Any]) -> Figure:
 
 
 def elsewhere(found: dict[str, dict[str, dict[str, list[float]]]]) -> Figure:
+    def titled(scores: dict[str, list[float]]) -> dict[str, Value]:
+        return {label(m): Value(sum(s) / len(s), max(s) - min(s)) for m, s in scores.items()}
+
     return figures.elsewhere(
-        {axis: {v: _titled(s) for v, s in values.items()} for axis, values in found.items()}
+        {axis: {v: titled(s) for v, s in values.items()} for axis, values in found.items()}
     )
 
 

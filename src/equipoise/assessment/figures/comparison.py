@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..table import Value
 from .canvas import Axes, Figure, plt
 
 MARKS = "osD^v<>pP*Xhd8"
-#: Title of a method → values, seed by seed.
-Seeds = dict[str, list[float]]
+#: Title of a method → mean and deviation over seeds.
+Values = dict[str, Value]
 
 
 def boxes(values: dict[str, list[float]]) -> Figure:
@@ -59,21 +60,23 @@ def cost(methods: Sequence[Cost]) -> Figure:
     return figure
 
 
-def elsewhere(found: dict[str, dict[str, Seeds]]) -> Figure:
-    """Mean PSNR of each method along each axis on which the problem was changed, and its range over
-    seeds. ``found[axis][value][title]``: a PSNR for each seed."""
+def elsewhere(found: dict[str, dict[str, Values]]) -> Figure:
+    """Mean PSNR of each method along each axis on which the problem was changed, and its deviation
+    over seeds: ``found[axis][value][title]``."""
     figure, axes = plt.subplots(
         1, len(found), figsize=(4.2 * len(found), 4), layout="constrained", squeeze=False
     )
+    nothing = Value(float("nan"))
     for ax, (axis, values) in zip(axes[0], found.items(), strict=True):
-        titles = list(dict.fromkeys(title for seeds in values.values() for title in seeds))
+        titles = list(dict.fromkeys(title for of_titles in values.values() for title in of_titles))
+        places = list(values)
         for i, title in enumerate(titles):
-            seeds = [values[value].get(title, [float("nan")]) for value in values]
-            style = {"color": f"C{i % 10}"}
-            mean = [float(np.mean(s)) for s in seeds]
-            ax.plot(list(values), mean, MARKS[i % len(MARKS)] + "-", ms=4, label=title, **style)
-            low, high = [min(s) for s in seeds], [max(s) for s in seeds]
-            ax.fill_between(list(values), low, high, alpha=0.15, **style)
+            cells = [values[place].get(title, nothing) for place in places]
+            mean = np.array([cell.mean for cell in cells])
+            spread = np.array([cell.spread or 0.0 for cell in cells])
+            colour = f"C{i % 10}"
+            ax.plot(places, mean, MARKS[i % len(MARKS)] + "-", ms=4, label=title, color=colour)
+            ax.fill_between(places, mean - spread, mean + spread, alpha=0.15, color=colour)
         ax.set(xlabel=axis, ylabel="PSNR (dB)")
         ax.tick_params(axis="x", labelsize=8)
         ax.grid(alpha=0.3)
