@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import time
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,9 +11,6 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..imaging.linear import least_squares
-from ..imaging.operators import select
-from ..imaging.tomography import WINDOWS
-from .metrics import psnr
 
 
 def zero_filled(y: Tensor, physics: Any) -> Tensor:
@@ -82,65 +76,3 @@ def filtered_backprojection(y: Tensor, physics: Any, window: str = "ramp") -> Te
     except ValueError as error:
         raise NoBackprojection(f"no filtered backprojection: {error}") from error
     return x
-
-
-# ---------------------------------------- of the old runs.py and compare.py; goes when they go
-
-FAMILIES = "fbp", "zero_filled", "least_squares", "tv"
-TV_WEIGHTS = (1e-4, 3e-5, 3e-4, 1e-3, 3e-3)
-
-
-def _fbp(y: Tensor, physics: Any, window: str) -> Tensor:
-    x: Tensor = physics.fbp(y, window=window)
-    return x
-
-
-def _old_least_squares(y: Tensor, physics: Any, iterations: int) -> Tensor:
-    return least_squares(physics.A, physics.A_adjoint, y, tol=0.0, max_iter=iterations).value
-
-
-def has_fbp(y: Tensor, physics: Any) -> bool:
-    """Whether there is a filtered backprojection."""
-    if not hasattr(physics, "fbp"):
-        return False
-    try:
-        physics.fbp(y[:1])
-    except ValueError:  # a fan that is not even, or too short
-        return False
-    return True
-
-
-def classical(
-    y: Tensor, physics: Any, truth: Tensor | None, tune: tuple[Tensor, Tensor, Any] | None = None
-) -> dict[str, tuple[Tensor, str, float]]:
-    """Name → (reconstruction, setting, seconds it took): FBP or zero-filled, least squares, TV.
-
-    Window, iterations and weight are the best for ``tune``: measurements, true images, and the operator between them; if there
-    are none, for the first eight *of these very images*, which favours the baselines; without ``truth``, they are the middle of
-    the range.
-    """
-    if tune is None and truth is not None:
-        some = torch.arange(min(8, len(y)))
-        tune = y[some], truth[some], select(physics, some, len(y))
-    families: dict[str, dict[str, Callable[[Tensor, Any], Tensor]]] = {}
-    if has_fbp(y, physics):
-        families["fbp"] = {f"window {w}": partial(_fbp, window=w) for w in WINDOWS}
-    else:
-        families["zero_filled"] = {"": lambda y, physics: physics.A_adjoint(y)}
-    families["least_squares"] = {
-        f"{n} iterations": partial(_old_least_squares, iterations=n) for n in (20, 10, 50, 100)
-    }
-    families["tv"] = {f"weight {w:g}": partial(total_variation, weight=w) for w in TV_WEIGHTS}
-    out: dict[str, tuple[Tensor, str, float]] = {}
-    with torch.no_grad():
-        for name, settings in families.items():
-            setting = next(iter(settings))
-            if tune is not None and len(settings) > 1:
-                few, true, operator = tune
-                setting = max(
-                    settings, key=lambda s: float(psnr(settings[s](few, operator), true).mean())
-                )
-            started = time.perf_counter()
-            x = settings[setting](y, physics)
-            out[name] = x, setting, time.perf_counter() - started
-    return out

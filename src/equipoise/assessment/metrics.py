@@ -50,18 +50,3 @@ def ssim(x: Tensor, truth: Tensor) -> Tensor:
 
 def _as_scored(x: Tensor) -> Tensor:
     return magnitude(x).clamp(0, 1)
-
-
-def summary(values: Tensor | list[float]) -> tuple[float, float]:
-    """Mean and standard deviation over images."""
-    numbers = torch.as_tensor(values, dtype=torch.float64)
-    return float(numbers.mean()), float(numbers.std(unbiased=False))
-
-
-def __getattr__(name: str) -> Any:
-    """For the old compare.py; goes when it goes."""
-    if name == "bootstrap":
-        from ..comparison.statistics import bootstrap
-
-        return bootstrap
-    raise AttributeError(name)

@@ -103,7 +103,7 @@ class LeastSquares(Classical):
     label = "Least squares"
 
     def ladders(self, scan: Scan) -> dict[str, Ladder]:
-        steps = tuple(int(n) for n in decades((1, 2, 5), 0, 2)) + (1000, 2000)
+        steps = tuple(int(n) for n in decades((1, 2, 5), 0, 3))
         return {"iterations": Ladder(steps, first=(10, 100), default=20)}
 
     def reconstruct(self, y: Tensor, physics: Any, setting: Setting) -> Tensor:

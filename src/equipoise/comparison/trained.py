@@ -35,7 +35,7 @@ class Trained(Method):
         name: of the method, and of its run.
         label: in tables and figures.
         changes: dotted key → value, of what differs from the configuration that is compared.
-        terms: the losses of the objective that are kept, with their weights there (or 1); None: all.
+        terms: losses of the objective that are kept, with their weights there (or 1); None: all.
     """
 
     name: str
