@@ -19,7 +19,14 @@ TINY = {
     "name": "tiny",
     "data": {"size": 16, "count": 6},
     "physics": {"angles": 6, "noise": 0.01},
-    "model": {"max_steps": 6, "adjoint_max_steps": 6, "test_max_steps": 20, "denoiser": "random", "channels": 4, "layers": 2},
+    "model": {
+        "max_steps": 6,
+        "adjoint_max_steps": 6,
+        "test_max_steps": 20,
+        "denoiser": "random",
+        "channels": 4,
+        "layers": 2,
+    },
     "objective": {"parts": 2},
     "learning": {"steps": 2, "batch": 2},
 }
@@ -31,7 +38,9 @@ def done(tmp_path_factory):
     out = tmp_path_factory.mktemp("compare") / "tiny"
     first = compare.plan([parse(TINY, "tiny")], out, seeds=2, only=METHODS[1:])
     compare.compare(first, jobs=2, say=lambda text: None, elsewhere=True)
-    task = compare.plan([parse(TINY, "tiny")], out, seeds=2, only=METHODS[:1])  # another, later: what was there is taken in
+    task = compare.plan(
+        [parse(TINY, "tiny")], out, seeds=2, only=METHODS[:1]
+    )  # another, later: what was there is taken in
     compare.compare(task, say=lambda text: None)
     task.only = METHODS
     return task, compare.compare(task, say=lambda text: None, elsewhere=True)
@@ -49,22 +58,40 @@ class TestCompare:
             means = [sum(s["psnr"]) / 24 for s in scores]
             assert row["psnr"] == pytest.approx(sum(means) / 2)
             if method != "implicit":
-                difference = [p - q for s, a in zip(scores, saved["scores"]["implicit"]) for p, q in zip(s["psnr"], a["psnr"])]
+                difference = [
+                    p - q
+                    for s, a in zip(scores, saved["scores"]["implicit"])
+                    for p, q in zip(s["psnr"], a["psnr"])
+                ]
                 assert row["difference"] == pytest.approx(sum(difference) / 48)
                 assert row["low"] <= row["difference"] <= row["high"]
         assert table["untied_5"]["parameters"] == 5 * table["implicit"]["parameters"]
         assert table["supervised"]["memory_mb"] > 100
         assert table["red"]["setting"] == table["pnp"]["setting"]
-        assert table["red"]["psnr"] == pytest.approx(table["pnp"]["psnr"], abs=0.2)  # one equilibrium, reached by other steps
+        assert table["red"]["psnr"] == pytest.approx(
+            table["pnp"]["psnr"], abs=0.2
+        )  # one equilibrium, reached by other steps
         assert table["red"]["evaluations"] > table["pnp"]["evaluations"]
         tuned = json.loads((task.out / "scores" / "untied_5-tuning.json").read_text())
-        assert runs.read_config(task.run_folder("untied_5", 1)).model.strength == tuned["model.strength"]
+        assert (
+            runs.read_config(task.run_folder("untied_5", 1)).model.strength
+            == tuned["model.strength"]
+        )
         assert (task.out / "table.md").read_text().count("\n| ") > len(METHODS) + 2
         assert (task.out / "report.html").read_text().count('src="data:image/png;base64') == 4
         found = task.generalise(lambda text: None)
         assert set(found) == {"views", "noise", "anatomy", "most iterations"}
-        same = [found["views"]["6"]["implicit"], found["noise"]["0.01"]["implicit"], found["anatomy"]["as trained"]["implicit"]]
-        assert same[0] == same[1] == same[2] == pytest.approx([sum(s["psnr"]) / 24 for s in saved["scores"]["implicit"]])
+        same = [
+            found["views"]["6"]["implicit"],
+            found["noise"]["0.01"]["implicit"],
+            found["anatomy"]["as trained"]["implicit"],
+        ]
+        assert (
+            same[0]
+            == same[1]
+            == same[2]
+            == pytest.approx([sum(s["psnr"]) / 24 for s in saved["scores"]["implicit"]])
+        )
         assert "untied_5" not in found["most iterations"]["10"]
 
     def test_what_is_there_is_not_repeated(self, done):
@@ -84,12 +111,18 @@ class TestCompare:
     def test_training_that_fails(self, done, tmp_path):
         """That it gave up is a result; an error is said, and tried again."""
         task, _ = done
-        methods = {"tiny": task.config, "odd": compare.changed(task.config, {"model.denoiser": "nowhere.safetensors"})}
+        methods = {
+            "tiny": task.config,
+            "odd": compare.changed(task.config, {"model.denoiser": "nowhere.safetensors"}),
+        }
         two, said = compare.Comparison(task.config, methods, [], tmp_path / "two", 1), []
         shutil.copytree(task.run_folder("implicit", 0), two.run_folder("tiny", 0))
         (two.out / "config.yaml").write_text(two.text())
         assert list(compare.compare(two, say=said.append)) == ["tiny"]
-        assert any(line.startswith("not trained: odd, seed 0") and "nowhere.safetensors" in line for line in said)
+        assert any(
+            line.startswith("not trained: odd, seed 0") and "nowhere.safetensors" in line
+            for line in said
+        )
         two.run_folder("odd", 0).mkdir()
         (two.run_folder("odd", 0) / "cost.json").write_text(
             json.dumps({"train_seconds": 1, "failed": f"20 {compare.STOPPED} (NaN)"})
@@ -129,10 +162,15 @@ class TestCompare:
         found = compare.learned(config)
         assert list(found) == [*compare.GRADIENTS, *compare.OBJECTIVES]
         assert terms(found["jacobian_free"]) == terms(config)
-        assert terms(found["ei"]) == {k: getattr(config.objective, k) for k in ("consistency", "equivariance")}
+        assert terms(found["ei"]) == {
+            k: getattr(config.objective, k) for k in ("consistency", "equivariance")
+        }
         assert terms(found["supervised"]) == {"supervised": 1.0}
         noisy = compare.learned(
-            compare.changed(config, {"objective.sure": 2.0, "objective.consistency": 0, "objective.splitting": 0})
+            compare.changed(
+                config,
+                {"objective.sure": 2.0, "objective.consistency": 0, "objective.splitting": 0},
+            )
         )
         assert terms(noisy["consistency"]) == {"consistency": 1.0}
         assert terms(noisy["supervised"]) == {"supervised": 1.0}
@@ -147,17 +185,31 @@ class TestDiagnosis:
         task, _ = done
         run = runs.load_run(task.run_folder("implicit", 0))
         monkeypatch.setattr(diagnosis, "IMAGES", 2)
-        monkeypatch.setattr(diagnosis, "Stop", lambda rtol, max_steps: Stop(rtol, 15))  # untrained: slow, and not what is tested
+        monkeypatch.setattr(
+            diagnosis, "Stop", lambda rtol, max_steps: Stop(rtol, 15)
+        )  # untrained: slow, and not what is tested
         found = diagnosis.diagnose(run, [other := runs.load_run(run.folder)], folder=tmp_path / "d")
-        assert list(found["networks"])[:3] == ["before training", "implicit", "implicit, averaged over quarter turns"]
+        assert list(found["networks"])[:3] == [
+            "before training",
+            "implicit",
+            "implicit, averaged over quarter turns",
+        ]
         assert found["networks"][other.folder.name] == found["networks"]["implicit"]
         head, psnr = (tmp_path / "d" / "table.md").read_text().splitlines()[2:5:2]
-        assert head.split(" | ")[1:] == ["before training", "implicit, 2 seeds", "implicit, averaged over quarter turns |"]
+        assert head.split(" | ")[1:] == [
+            "before training",
+            "implicit, 2 seeds",
+            "implicit, averaged over quarter turns |",
+        ]
         assert psnr.split(" | ")[2].endswith("± 0")
-        assert diagnosis._cell([{"value": 1.0, "error": 9.0}, {"value": 3.0, "error": 9.0}]) == "2 ± 1"
+        assert (
+            diagnosis._cell([{"value": 1.0, "error": 9.0}, {"value": 3.0, "error": 9.0}]) == "2 ± 1"
+        )
         for network in found["networks"].values():
             assert network["table"].keys() == diagnosis.ROWS.keys()
-        averaged = found["networks"]["implicit, averaged over quarter turns"]["curves"]["commutes"]["turn"]
+        averaged = found["networks"]["implicit, averaged over quarter turns"]["curves"]["commutes"][
+            "turn"
+        ]
         assert max(max(v) for far, v in averaged if far in (90.0, 180.0)) < 1e-5
         assert (tmp_path / "d" / "report.html").stat().st_size > 50_000
         assert not any(p.name == "diagnosis" for p in run.folder.iterdir())
@@ -171,7 +223,10 @@ def test_untied_reconstructor_of_one_weight_is_the_tied_one():
     untied = build.build_model(compare.changed(config, {"model.untied": True}).model, 1, 0.01)
     assert isinstance(untied, UntiedReconstructor)
     assert torch.allclose(tied(y, physics), untied(y, physics), atol=1e-6)
-    (a,), (b,) = (torch.autograd.grad(m(y, physics).sum(), m.step.denoiser.noise, retain_graph=True)[:1] for m in (tied, untied))
+    (a,), (b,) = (
+        torch.autograd.grad(m(y, physics).sum(), m.step.denoiser.noise, retain_graph=True)[:1]
+        for m in (tied, untied)
+    )
     assert not torch.allclose(a, b)  # of all four steps, and of the last alone
 
 
