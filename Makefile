@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint browser docs bench clean
+.PHONY: demo test test-slow lint browser docs bench clean
 
 demo: .venv/ready
 	$(BIN)/equipoise demo ct
 
 test: .venv/ready browser lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+
+# What takes minutes: every operator in every command, long trainings.
+test-slow: .venv/ready browser
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile -m slow
 
 lint: .venv/ready
 	$(BIN)/ruff check src tests benchmarks docs/site.py

@@ -32,9 +32,14 @@ import torch
 from torch import nn
 
 import equipoise as eq
+from equipoise.equilibrium.flat import FlatMap
 from equipoise.reconstruction.contraction import measure
 
-solve_module, gradient_module = (importlib.import_module(f"equipoise.equilibrium.{name}") for name in ("solve", "gradient"))
+#: The modules that run a solve.
+LOOPS = [
+    importlib.import_module(f"equipoise.equilibrium.{name}")
+    for name in ("solve", "attach", "fixed_point")
+]
 GOAL = 2e-3
 CT = Path(__file__).parents[2] / "shared" / "data" / "ct" / "train.h5"
 THETA = torch.tensor([33.0, -71.0, 140.0, 12.0])
@@ -156,7 +161,7 @@ class Outside:
 
     def __enter__(self):
         self.solves, self.maps, inside = 0.0, 0.0, False
-        run, call = self.originals = solve_module.run, solve_module.FlatMap.__call__
+        run, call = self.originals = LOOPS[0].run, FlatMap.__call__
 
         def timed_run(*args):
             nonlocal inside
@@ -172,13 +177,15 @@ class Outside:
                 self.maps += time.perf_counter() - start
             return out
 
-        solve_module.FlatMap.__call__ = timed_call
-        solve_module.run = gradient_module.run = timed_run
+        FlatMap.__call__ = timed_call
+        for module in LOOPS:
+            module.run = timed_run
         return self
 
     def __exit__(self, *_):
-        run, solve_module.FlatMap.__call__ = self.originals
-        solve_module.run = gradient_module.run = run
+        run, FlatMap.__call__ = self.originals
+        for module in LOOPS:
+            module.run = run
 
 
 FORWARD = [10 ** -(2 + k / 5) for k in range(21)]  # loose to tight, down to 1e-6

@@ -100,15 +100,6 @@ def test_every_operator_in_every_command(name, tmp_path):
     assert len(table.scores["equipoise"]["psnr"]) == (1 if name == "dynamic_mri" else 3)
 
 
-def test_the_blur_is_as_wide_as_high():
-    point = torch.zeros(1, 1, 33, 33)
-    point[..., 16, 16] = 1
-    y = build.build_physics(parse({"physics": {"kind": "blur", "width": 1.5}}, "blur").physics, 33).A(point)[0, 0]
-    assert torch.allclose(y, y.T, atol=1e-7)
-    far = torch.arange(33.0) - 16
-    assert float((y.sum(0) * far**2).sum() / y.sum()) == pytest.approx(1.5**2, rel=0.05)
-
-
 def test_simulated_measurements_are_those_that_training_would_make(tmp_path):
     c = config(tmp_path, {"kind": "parallel_beam", "angles": 6, "noise": 0})
     physics = build.build_physics(c.physics, 16)
@@ -275,20 +266,3 @@ class TestPhotons:
         c = config(tmp_path, {"kind": "mri", "photons": 1e6})
         with pytest.raises(UserError, match="negative in places, counts are not"):
             build.build_problem(c, build.build_physics(c.physics, 16))
-
-
-class TestCustom:
-    @pytest.mark.parametrize(
-        ("text", "message"),
-        [
-            ("def physic(size): pass", "has no function physics"),
-            ("import nothing_of_that_name", "cannot be run: ModuleNotFoundError"),
-            ("def physics(size): return nothing", "cannot be run: NameError"),
-            ("def physics(): return 3", "cannot be run: TypeError"),
-            ("def physics(size): return 3", "no deepinv.physics.LinearPhysics"),
-        ],
-    )
-    def test_bad_files(self, tmp_path, text, message):
-        (tmp_path / "op.py").write_text(text)
-        with pytest.raises(UserError, match=message):
-            build.build_physics(config(tmp_path, {"kind": "custom", "file": str(tmp_path / "op.py")}).physics, 16)

@@ -23,7 +23,6 @@ from equipoise.config import Config, dump, load_config, options, parse
 from equipoise.errors import UserError
 from equipoise.export import export
 from equipoise.learning import checkpoint
-from equipoise.learning.train import batch_of
 
 TINY = {
     "data": {"size": 16, "count": 6},
@@ -91,10 +90,6 @@ class TestConfig:
 
 
 class TestTraining:
-    def test_every_epoch_sees_everything_once(self):
-        seen = torch.cat([batch_of(k, 10, 4, 3) for k in range(5)])
-        assert sorted(seen.tolist()) == sorted([*range(10)] * 2)
-
     def test_resuming_is_exact(self, tmp_path):
         """N steps, and k + (N − k) steps across an interruption, give bit-equal weights, optimiser and averages."""
         runs.train_run(tiny(tmp_path / "whole", steps=5), say=lambda s: None)
@@ -194,50 +189,6 @@ class TestTraining:
         with pytest.raises(UserError, match="nothing was changed: restore one from a backup"):
             runs.train_run(tiny(folder), say=lambda s: None)
         assert latest.read_bytes() == b""
-
-    def test_nonfinite_gradients_do_not_move_the_weights(self, tmp_path):
-        config = tiny(tmp_path / "run")
-        physics = build.build_physics(config.physics, 16)
-        problem = build.build_problem(config, physics)
-        model = build.build_model(config.model, 1, problem.noise)
-        broken = lambda x_net, **kwargs: x_net.sum() * float("nan")  # noqa: E731
-        trainer = runs.Trainer(model, physics, problem.y, {"broken": broken}, config.learning, 0)
-        before = {k: v.clone() for k, v in model.state_dict().items()}
-        assert "the loss is nan" in trainer.advance().skipped
-        assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
-        for _ in range(18):
-            trainer.advance()
-        with pytest.raises(UserError, match="steps in a row were skipped"):
-            trainer.advance()
-
-    def test_a_gradient_far_outside_its_history_is_shortened_if_it_is_long(self, tmp_path):
-        config = tiny(tmp_path / "run")
-        physics = build.build_physics(config.physics, 16)
-        problem = build.build_problem(config, physics)
-        model = build.build_model(config.model, 1, problem.noise)
-        scale = [1.0]
-        trainer = runs.Trainer(
-            model, physics, problem.y, {"scaled": lambda x_net, **kwargs: scale[0] * x_net.square().mean()}, config.learning, 0
-        )
-        usual = trainer.advance().gradient
-        scale[0] = 0.5 * config.learning.clip / usual
-        trainer.history = usual / 1e4
-        assert not trainer.advance().shortened  # far outside, but shorter than the clip
-        scale[0], trainer.history = 1e3 * scale[0], usual / 1e4
-        report = trainer.advance()
-        assert "far above the usual" in report.shortened
-        assert not report.skipped
-        norm = torch.cat([p.grad.flatten() for p in trainer.parameters.values()]).norm()
-        assert float(norm) == pytest.approx(usual / 1e4, rel=1e-3)
-        assert trainer.history == pytest.approx((0.95 + 0.05 * 30) * usual / 1e4)
-        for _ in range(20):  # what stays is usual soon
-            report = trainer.advance()
-        assert not report.shortened
-        trainer.history = 2 * config.learning.clip  # a usual norm above the clip: shortening never lengthens
-        scale[0] = 1e3 * trainer.history / usual
-        assert trainer.advance().shortened
-        norm = torch.cat([p.grad.flatten() for p in trainer.parameters.values()]).norm()
-        assert float(norm) == pytest.approx(config.learning.clip, rel=1e-3)
 
 
 class TestUse:

@@ -81,7 +81,9 @@ class TestKilled:
             tree = {**TINY, "out": str(tmp_path / name), "learning": {**TINY["learning"], **learning}}
             (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(tree))
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        once = "import sys, torch; torch.set_num_threads(1); from equipoise import runs; from equipoise.config import load_config\n"
+        once = (
+            "import sys, torch; torch.set_num_threads(1); from equipoise import runs; from equipoise.config import load_config\n"
+        )
         once += "runs.train_run(load_config(sys.argv[1]))"
         for code, name in ((once, "whole"), (KILLED, "killed")):
             done = subprocess.run(
@@ -169,10 +171,6 @@ class TestProcesses:
         a, b = (json.loads((tmp_path / name / "report.json").read_text())["images"] for name in ("one", "two"))
         assert [r["status"] for r in a] == [r["status"] for r in b]
 
-    def test_more_parts_than_measurements(self, tmp_path):
-        with pytest.raises(UserError, match=r"learning.batch=3 cannot be shared by 1 processes in 4 part\(s\) each; raise it to 4"):
-            runs.train_run(tiny(tmp_path / "run", accumulate=4), say=lambda s: None)
-
 
 class TestLoop:
     def test_validation_without_truth_and_early_stopping(self, tmp_path, monkeypatch):
@@ -255,15 +253,6 @@ class TestLoop:
         values = events.Scalars("parts/splitting")
         assert [v.step for v in values] == [1, 2, 3, 4]
         assert values[2].value == pytest.approx(log(tmp_path / "run")[2]["parts"]["splitting"], rel=1e-5)
-
-    def test_schedules(self, tmp_path):
-        from equipoise.learning.train import learning_rate
-
-        for schedule, half, end in (("cosine", 0.55, 0.1), ("linear", 0.55, 0.1), ("constant", 1.0, 1.0)):
-            s = tiny(tmp_path, schedule=schedule, steps=1000, warmup=10, lr=1.0).learning
-            assert learning_rate(0, s) == pytest.approx(0.1)
-            assert learning_rate(500, s) == pytest.approx(half)
-            assert learning_rate(1000, s) == pytest.approx(end)
 
     def test_versions_tell_the_state_of_the_code(self, tmp_path):
         runs.train_run(tiny(tmp_path / "run", steps=1), say=lambda s: None)

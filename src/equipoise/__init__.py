@@ -30,12 +30,20 @@ if TYPE_CHECKING:
     from .imaging.groups import Reflections, Rotations, Shifts
     from .imaging.phantoms import phantoms
     from .imaging.tomography import FanBeam, ParallelBeam
-    from .learning.objectives import Equivariance, MeasurementConsistency, MultiOperator, Recorrupted, Splitting, Supervised
-    from .reconstruction.contraction import JacobianPenalty, bounded
+    from .learning.losses import (
+        Equivariance,
+        JacobianPenalty,
+        MeasurementConsistency,
+        MultiOperator,
+        Recorrupted,
+        Splitting,
+        Supervised,
+    )
+    from .reconstruction.contraction import bounded
     from .reconstruction.denoisers import ConvDenoiser, Invariant, ProximalNetwork, UNet, load_denoiser
     from .reconstruction.model import EquilibriumReconstructor
     from .reconstruction.steps import ADMM, RED, DouglasRachford, GradientStep, MirrorStep, PrimalDual, ProximalStep
-    from .runs import load_run
+    from .run import load_run
 
 __version__ = "0.1.0"
 
@@ -47,12 +55,15 @@ _HOME = {
     "imaging.groups": "Reflections Rotations Shifts",
     "imaging.phantoms": "phantoms",
     "imaging.tomography": "FanBeam ParallelBeam",
-    "learning.objectives": "Equivariance MeasurementConsistency MultiOperator Recorrupted Splitting Supervised",
-    "reconstruction.contraction": "JacobianPenalty bounded",
+    "learning.losses": (
+        "Equivariance JacobianPenalty MeasurementConsistency MultiOperator Recorrupted Splitting "
+        "Supervised"
+    ),
+    "reconstruction.contraction": "bounded",
     "reconstruction.denoisers": "ConvDenoiser Invariant ProximalNetwork UNet load_denoiser",
     "reconstruction.model": "EquilibriumReconstructor",
     "reconstruction.steps": "ADMM RED DouglasRachford GradientStep MirrorStep PrimalDual ProximalStep",
-    "runs": "load_run",
+    "run": "load_run",
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names.split()}
 

@@ -10,6 +10,10 @@ class UserError(Exception):
     """Something is wrong with a file, a value or a command; the message says what, where and what to do."""
 
 
+class TrainingGaveUp(UserError):
+    """Too many steps in a row had to be skipped. That is an outcome of training, not a mistake."""
+
+
 def need(module: str, extra: str) -> Any:
     """The module, which comes with ``pip install 'equipoise[extra]'``.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ..errors import UserError
 from ..imaging.operators import select
+from ..imaging.splitting import split
 from .item import Item
 from .scan import Scan
 from .split import split_items
@@ -22,7 +23,7 @@ class Batch(NamedTuple):
     """Some measurements, the operator that made them, and the images, where they are known."""
 
     y: Tensor  # (B, …)
-    physics: object
+    physics: Any
     truth: Tensor | None  # (B, C, …, H, W)
 
 
@@ -98,6 +99,21 @@ class Dataset:
         """
         training, held_out = split_items(self.items, fraction)
         return self.some(torch.tensor(training)), self.some(torch.tensor(held_out))
+
+    def split(self, parts: int, k: int) -> tuple[Dataset, Dataset]:
+        """Each measurement without its part ``k`` of ``parts``, and that part of each alone.
+
+        Raises:
+            TypeError: what is measured has no views, lines or points that could be left out.
+            ValueError: there are fewer of them than parts.
+        """
+        assert isinstance(self.y, Tensor)
+        inside, y_inside, outside, y_outside = split(self.scan.physics, self.y, parts, k)
+        return self._with(inside, y_inside), self._with(outside, y_outside)
+
+    def _with(self, physics: Any, y: Tensor) -> Dataset:
+        scan = replace(self.scan, physics=physics, measurement_shape=tuple(y.shape[1:]))
+        return replace(self, scan=scan, y=y)
 
     def require_truth(self) -> Tensor:
         """The images that were measured.

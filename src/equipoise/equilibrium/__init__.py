@@ -1,9 +1,10 @@
 """``z = f(z)`` and its derivative, for any f, in any loss. Imports torch alone."""
 
-from .gradient import Implicit, JacobianFree, Neumann, Phantom, Unrolled, fixed_point
+from .fixed_point import fixed_point
+from .gradient import Implicit, JacobianFree, Neumann, Phantom, Unrolled
 from .result import Equilibrium, EquilibriumError, EquilibriumWarning, Status, Stop
 from .solve import solve
-from .solvers import GMRES, Anderson, Broyden, Picard
+from .solvers import GMRES, Anderson, Broyden, Picard, Solver
 
 __all__ = [
     "GMRES",
@@ -17,6 +18,7 @@ __all__ = [
     "Neumann",
     "Phantom",
     "Picard",
+    "Solver",
     "Status",
     "Stop",
     "Unrolled",

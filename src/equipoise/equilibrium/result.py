@@ -1,4 +1,4 @@
-"""What is asked of a solve, and what it reports: :class:`Stop`, :class:`Status`, :class:`Equilibrium`."""
+"""What is asked of a solve, and what it reports."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ OnFailure = Literal["warn", "raise", "ignore"]
 
 @dataclass(frozen=True)
 class Stop:
-    """When a sample's solve ends: at a relative residual ``rtol``, or after ``max_steps`` evaluations of f."""
+    """When a sample's solve ends: at a relative residual ``rtol``, or after ``max_steps``
+    evaluations of f."""
 
     rtol: float = 1e-4
     max_steps: int = 100
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.rtol) and self.rtol >= 0):
-            raise ValueError(f"rtol must be a finite number >= 0, got {self.rtol}; 1e-4 suits float32, 1e-10 float64")
+            raise ValueError(
+                f"rtol must be a finite number >= 0, got {self.rtol}; 1e-4 suits float32, 1e-10 "
+                "float64"
+            )
         if isinstance(self.max_steps, bool) or self.max_steps % 1 != 0 or self.max_steps < 1:
             raise ValueError(f"max_steps must be an integer >= 1, got {self.max_steps}")
 
@@ -49,7 +53,8 @@ class EquilibriumError(RuntimeError):
 class Equilibrium:
     """The outcome of a solve of z = f(z), sample by sample (B samples, K evaluations).
 
-    ``value`` is the iterate whose residual is reported (the best finite one where the solve failed).
+    ``value`` is the iterate whose residual is reported (where the solve failed, the best finite
+    one).
     """
 
     value: Any  #: (B, …), or a tuple of such
@@ -57,8 +62,9 @@ class Equilibrium:
     steps: Tensor  #: (B,)  evaluations of f that this sample took part in
     status: Tensor  #: (B,)  :class:`Status`
     trace: Tensor  #: (K, B) residual of each evaluation; a finished sample keeps its last
-    #: The record of the adjoint solve, once it is made. In a list of its own, so that the backward node that fills it keeps
-    #: no reference to the tensor it belongs to (nothing waits for the cycle collector).
+    #: The record of the adjoint solve, once it is made. In a list of its own, so that the backward
+    #: node that fills it keeps no reference to the tensor it belongs to (nothing waits for the
+    #: cycle collector).
     _adjoint: list[Equilibrium] = field(default_factory=list, repr=False)
 
     @property
@@ -90,23 +96,29 @@ def failure_message(result: Equilibrium, stop: Stop, what: str) -> str:
     """One paragraph: how many samples failed, by how much, and what may help."""
     batch = len(result.status)
     parts = []
-    bad = result.status == Status.NONFINITE
-    late = result.status == Status.MAX_STEPS
-    if n := int(bad.sum()):
+    not_finite = result.status == Status.NONFINITE
+    unfinished = result.status == Status.MAX_STEPS
+    if count := int(not_finite.sum()):
         parts.append(
-            f"{n} of {batch} samples met a value that is not finite (first after {int(result.steps[bad].min())} "
-            "evaluations of f): check the input for NaN, lower the step size, or control the contraction of f"
+            f"{count} of {batch} samples met a value that is not finite (first after "
+            f"{int(result.steps[not_finite].min())} evaluations of f): check the input for NaN, "
+            "lower the step size, or control the contraction of f"
         )
-    if n := int(late.sum()):
-        worst = float(result.residual[late].max())
-        grew = result.trace[-1][late] > 2 * result.trace.min(0).values[late]
-        advice = (
-            "the residual grew, so f is probably no contraction there: lower the step size or add contraction control"
-            if bool(grew.any())
-            else "raise max_steps or rtol, use Anderson instead of Picard, or make f contract more"
-        )
+    if count := int(unfinished.sum()):
+        worst = float(result.residual[unfinished].max())
+        last = result.trace[-1][unfinished]
+        smallest = result.trace.min(0).values[unfinished]
+        if bool((last > 2 * smallest).any()):
+            advice = (
+                "the residual grew, so f is probably no contraction there: lower the step size or "
+                "add contraction control"
+            )
+        else:
+            advice = (
+                "raise max_steps or rtol, use Anderson instead of Picard, or make f contract more"
+            )
         parts.append(
-            f"{n} of {batch} samples stopped at max_steps={stop.max_steps} with a relative residual up to "
-            f"{worst:.1e} (rtol={stop.rtol:.1e}): {advice}"
+            f"{count} of {batch} samples stopped at max_steps={stop.max_steps} with a relative "
+            f"residual up to {worst:.1e} (rtol={stop.rtol:.1e}): {advice}"
         )
     return f"{what} solve of z = f(z) did not converge: " + "; ".join(parts)

@@ -1,4 +1,4 @@
-"""Randomness that belongs to a sample: the same whatever its batchmates are, and whichever process it is in.
+"""Randomness that belongs to a sample: whatever its batchmates are, and in whichever process.
 
 Outside :func:`seeded`, everything is drawn from torch's global generator, batch by batch, as usual.
 """
@@ -19,20 +19,26 @@ from torch import Tensor
 class _Seeds:
     step: tuple[int, ...]
     samples: tuple[int, ...]
-    calls: int = 0
+    calls: int = 0  #: how often something was drawn in this scope
 
 
 _seeds: ContextVar[_Seeds | None] = ContextVar("seeds", default=None)
 
 
 def _seed(*key: int) -> None:
-    torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1)
+    """Seeds torch's global generator with a hash of ``key``."""
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    torch.manual_seed(int(state[0]) >> 1)
 
 
 @contextmanager
 def seeded(step: tuple[int, ...], samples: Sequence[int]) -> Iterator[None]:
-    """In here, what :func:`per_sample` gives to the b-th sample of a batch is a function of ``step`` and ``samples[b]``, and
-    what :func:`shared` gives of ``step`` alone. All else that draws starts from a seed made of ``step`` and ``samples[0]``."""
+    """In here, randomness is a function of ``step`` and of the sample that it belongs to.
+
+    What :func:`per_sample` gives to the b-th sample of a batch is a function of ``step`` and
+    ``samples[b]``, and what :func:`shared` gives of ``step`` alone. All else that draws starts from
+    a seed made of ``step`` and ``samples[0]``.
+    """
     token = _seeds.set(_Seeds(step, tuple(samples)))
     _seed(*step, 1, *samples[:1])
     try:
@@ -42,11 +48,16 @@ def seeded(step: tuple[int, ...], samples: Sequence[int]) -> Iterator[None]:
 
 
 def per_sample(draw: Callable[[Sequence[int]], Tensor], n: int) -> Tensor:
-    """``draw(range(n))``, (n, …): row i belongs to sample i (to sample i mod B where n is a multiple of the batch B)."""
+    """``draw(range(n))``, (n, …): row i belongs to sample i.
+
+    Where n is a multiple of the batch B, row i belongs to sample i mod B.
+    """
     seeds = _seeds.get()
     if seeds is None or n % max(1, len(seeds.samples)):
         return draw(range(n))
-    state, batch, rows = torch.get_rng_state(), len(seeds.samples), []
+    state = torch.get_rng_state()
+    batch = len(seeds.samples)
+    rows = []
     for i in range(n):
         _seed(*seeds.step, 2, seeds.samples[i % batch], seeds.calls, i // batch)
         rows.append(draw(range(i, i + 1)))

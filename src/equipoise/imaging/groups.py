@@ -1,6 +1,7 @@
 """The groups that equivariant imaging acts with: one draw per *sample*, norm-preserving, seeded.
 
-Interpolation decides what can be learnt: if T_g blurs, T_g x̂ is a blurred target, and the network learns to blur.
+Interpolation decides what can be learnt: if T_g blurs, T_g x̂ is a blurred target, and the network
+learns to blur.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from .draws import per_sample
 
 
 class Group(Transform):
-    """One draw per sample. Parameters have length n·B for a batch of B; element i·B + b is the i-th move of sample b.
+    """One draw per sample.
 
-    A parameter of length 1 moves all samples alike, one of length B (or any multiple) each its own. ``rng=None`` draws
-    from torch's global generator, so that ``torch.manual_seed`` holds.
+    Parameters have length n·B for a batch of B; element i·B + b is the i-th move of sample b. A
+    parameter of length 1 moves all samples alike, one of length B (or any multiple) each its own.
+    ``rng=None`` draws from torch's global generator, so that ``torch.manual_seed`` holds.
     """
 
     def __init__(self, n_trans: int = 1, rng: torch.Generator | None = None):
@@ -41,7 +43,8 @@ class Group(Transform):
             ValueError: the group is not finite.
         """
         raise ValueError(
-            f"{type(self).__name__} with these settings is no finite group; use Rotations(multiples=90) or Reflections()"
+            f"{type(self).__name__} with these settings is no finite group; use "
+            "Rotations(multiples=90) or Reflections()"
         )
 
     def inverse(self, x: Tensor, batchwise: bool = True, **params: Any) -> Tensor:
@@ -59,8 +62,12 @@ class Group(Transform):
         if n == 1 or n == len(x):
             return x, *(p.to(x.device).expand(len(x)) for p in params)
         if len(x) == 0 or n % len(x):
-            raise ValueError(f"a batch of {len(x)} needs 1 or a multiple of {len(x)} group parameters, got {n}")
-        return x.repeat(n // len(x), *[1] * (x.ndim - 1)), *(p.to(x.device).expand(n) for p in params)
+            raise ValueError(
+                f"a batch of {len(x)} needs 1 or a multiple of {len(x)} group parameters, got {n}"
+            )
+        return x.repeat(n // len(x), *[1] * (x.ndim - 1)), *(
+            p.to(x.device).expand(n) for p in params
+        )
 
 
 class Product(Group):
@@ -69,13 +76,19 @@ class Product(Group):
     def __init__(self, first: Group, second: Group):
         super().__init__(first.n_trans * second.n_trans)
         if self.n_trans > 1:
-            raise ValueError("a product of groups draws one move for each sample; set n_trans=1 on both and repeat the batch")
+            raise ValueError(
+                "a product of groups draws one move for each sample; set n_trans=1 on both and "
+                "repeat the batch"
+            )
         self.first, self.second = first, second
 
     def _get_params(self, x: Tensor) -> dict[str, Tensor]:
         a, b = self.first._get_params(x), self.second._get_params(x)
         if shared := a.keys() & b.keys():
-            raise ValueError(f"both groups of this product move by {', '.join(sorted(shared))}; multiply different kinds of groups")
+            raise ValueError(
+                f"both groups of this product move by {', '.join(sorted(shared))}; multiply "
+                "different kinds of groups"
+            )
         return a | b
 
     def elements(self) -> list[dict[str, Tensor]]:
@@ -90,7 +103,10 @@ class Product(Group):
 
 
 def _shear(x: Tensor, amount: Tensor, dim: int) -> Tensor:
-    """Shifts every line along ``dim`` (−1 or −2) by ``amount`` (B, lines) pixels, by the Fourier shift theorem."""
+    """Shifts every line along ``dim`` (−1 or −2) by ``amount`` (B, lines) pixels.
+
+    By the Fourier shift theorem.
+    """
     n = x.shape[dim]
     k = torch.fft.rfftfreq(n, device=x.device, dtype=x.dtype)
     phase = -2 * math.pi * amount[:, :, None] * k  # (B, lines, frequencies)
@@ -111,10 +127,11 @@ def _quarter_turns(x: Tensor, turns: Tensor) -> Tensor:
 class Rotations(Group):
     """Rotations about the image's centre, counter-clockwise in degrees (parameter ``theta``).
 
-    Multiples of 90° are exact; what is left, at most 45°, is three shears, each a shift of every line by the Fourier
-    shift theorem (Unser, Thévenaz and Yaroslavsky, IEEE TIP 1995): it keeps the norm, and the negative angle undoes it,
-    up to the part of the image at the Nyquist frequency (which even sizes have, and band-limited images do not). What lies
-    outside the inscribed circle wraps around. The cost is six FFTs along lines.
+    Multiples of 90° are exact; what is left, at most 45°, is three shears, each a shift of every
+    line by the Fourier shift theorem (Unser, Thévenaz and Yaroslavsky, IEEE TIP 1995): it keeps the
+    norm, and the negative angle undoes it, up to the part of the image at the Nyquist frequency
+    (which even sizes have, and band-limited images do not). What lies outside the inscribed circle
+    wraps around. The cost is six FFTs along lines.
 
     Args:
         limit: angles are drawn from [−limit, limit).
@@ -123,7 +140,13 @@ class Rotations(Group):
         rng: the generator to draw from; None: torch's global one.
     """
 
-    def __init__(self, limit: float = 180.0, multiples: float | None = None, n_trans: int = 1, rng: torch.Generator | None = None):
+    def __init__(
+        self,
+        limit: float = 180.0,
+        multiples: float | None = None,
+        n_trans: int = 1,
+        rng: torch.Generator | None = None,
+    ):
         super().__init__(n_trans, rng)
         if not 0 < limit <= 360:
             raise ValueError(f"limit must be in (0, 360] degrees, got {limit}")
@@ -142,7 +165,10 @@ class Rotations(Group):
     def elements(self) -> list[dict[str, Tensor]]:
         if self.multiples is None or self.limit != 180 or 360 % self.multiples:
             return super().elements()
-        return [{"theta": torch.tensor([k * self.multiples])} for k in range(round(360 / self.multiples))]
+        return [
+            {"theta": torch.tensor([k * self.multiples])}
+            for k in range(round(360 / self.multiples))
+        ]
 
     def _transform(self, x: Tensor, theta: Tensor | None = None, **kwargs: Any) -> Tensor:
         theta = torch.zeros(1) if theta is None else torch.as_tensor(theta).flatten()
@@ -172,36 +198,62 @@ class Rotations(Group):
 
 
 class Reflections(Group):
-    """Flips of columns (``flip_x``), of rows (``flip_y``), or both, each with probability one half. Exact."""
+    """Flips of columns (``flip_x``), of rows (``flip_y``), or both, each with probability ½.
 
-    def __init__(self, axes: tuple[str, ...] = ("x", "y"), n_trans: int = 1, rng: torch.Generator | None = None):
+    Exact.
+    """
+
+    def __init__(
+        self,
+        axes: tuple[str, ...] = ("x", "y"),
+        n_trans: int = 1,
+        rng: torch.Generator | None = None,
+    ):
         super().__init__(n_trans, rng)
         if not axes or any(axis not in ("x", "y") for axis in axes):
             raise ValueError(f'axes must be some of "x", "y", got {axes}')
         self.axes = tuple(axes)
 
     def _get_params(self, x: Tensor) -> dict[str, Tensor]:
-        return {f"flip_{axis}": (self._uniform(self.n_trans * len(x)) < 0.5).long() for axis in self.axes}
+        return {
+            f"flip_{axis}": (self._uniform(self.n_trans * len(x)) < 0.5).long()
+            for axis in self.axes
+        }
 
     def invert_params(self, params: dict[str, Tensor]) -> dict[str, Tensor]:
         return params
 
     def elements(self) -> list[dict[str, Tensor]]:
         choices = itertools.product(*[(0, 1) for _ in self.axes])
-        return [{f"flip_{a}": torch.tensor([k]) for a, k in zip(self.axes, choice)} for choice in choices]
+        return [
+            {f"flip_{a}": torch.tensor([k]) for a, k in zip(self.axes, choice)}
+            for choice in choices
+        ]
 
-    def _transform(self, x: Tensor, flip_x: Tensor | None = None, flip_y: Tensor | None = None, **kwargs: Any) -> Tensor:
+    def _transform(
+        self, x: Tensor, flip_x: Tensor | None = None, flip_y: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
         zero = torch.zeros(1, dtype=torch.long)
-        x, fx, fy = self._match(x, zero if flip_x is None else flip_x, zero if flip_y is None else flip_y)
+        x, fx, fy = self._match(
+            x, zero if flip_x is None else flip_x, zero if flip_y is None else flip_y
+        )
         x = torch.where(fx.bool()[:, None, None, None], x.flip(-1), x)
         return torch.where(fy.bool()[:, None, None, None], x.flip(-2), x)
 
 
 class Shifts(Group):
-    """Periodic shifts by (``shift_x``, ``shift_y``) pixels, up to the fraction ``limit`` of the size. Exact for integers;
-    with ``subpixel``, by the Fourier shift theorem."""
+    """Periodic shifts by (``shift_x``, ``shift_y``) pixels, up to ``limit`` times the size.
 
-    def __init__(self, limit: float = 0.25, subpixel: bool = False, n_trans: int = 1, rng: torch.Generator | None = None):
+    Exact for integers; with ``subpixel``, by the Fourier shift theorem.
+    """
+
+    def __init__(
+        self,
+        limit: float = 0.25,
+        subpixel: bool = False,
+        n_trans: int = 1,
+        rng: torch.Generator | None = None,
+    ):
         super().__init__(n_trans, rng)
         if not 0 < limit <= 1:
             raise ValueError(f"limit must be a fraction of the size in (0, 1], got {limit}")
@@ -209,14 +261,29 @@ class Shifts(Group):
 
     def _get_params(self, x: Tensor) -> dict[str, Tensor]:
         n = self.n_trans * len(x)
-        shifts = {k: (2 * self._uniform(n) - 1) * self.limit * s for k, s in zip(("shift_x", "shift_y"), x.shape[:-3:-1])}
+        shifts = {
+            k: (2 * self._uniform(n) - 1) * self.limit * s
+            for k, s in zip(("shift_x", "shift_y"), x.shape[:-3:-1])
+        }
         return shifts if self.subpixel else {k: v.round() for k, v in shifts.items()}
 
-    def _transform(self, x: Tensor, shift_x: Tensor | None = None, shift_y: Tensor | None = None, **kwargs: Any) -> Tensor:
-        x, sx, sy = self._match(x, *(torch.zeros(1) if s is None else torch.as_tensor(s).flatten() for s in (shift_x, shift_y)))
+    def _transform(
+        self, x: Tensor, shift_x: Tensor | None = None, shift_y: Tensor | None = None, **kwargs: Any
+    ) -> Tensor:
+        x, sx, sy = self._match(
+            x,
+            *(
+                torch.zeros(1) if s is None else torch.as_tensor(s).flatten()
+                for s in (shift_x, shift_y)
+            ),
+        )
         if bool((sx == sx.round()).all() and (sy == sy.round()).all()):
-            rows = (torch.arange(x.shape[-2], device=x.device) - sy.long()[:, None]).remainder(x.shape[-2])
-            cols = (torch.arange(x.shape[-1], device=x.device) - sx.long()[:, None]).remainder(x.shape[-1])
+            rows = (torch.arange(x.shape[-2], device=x.device) - sy.long()[:, None]).remainder(
+                x.shape[-2]
+            )
+            cols = (torch.arange(x.shape[-1], device=x.device) - sx.long()[:, None]).remainder(
+                x.shape[-1]
+            )
             sample = torch.arange(len(x), device=x.device)
             return x[sample[:, None, None], :, rows[:, :, None], cols[:, None, :]].movedim(-1, 1)
         x = _shear(x, sx.to(x.dtype)[:, None].expand(-1, x.shape[-2]), -1)
@@ -224,7 +291,7 @@ class Shifts(Group):
 
 
 def named_group(name: str, draws: int = 1) -> Group:
-    """``rotations``, ``quarter_turns``, ``reflections`` or ``shifts``, as a configuration names them."""
+    """A group as a configuration names it: rotations, quarter_turns, reflections or shifts."""
     return {
         "rotations": lambda: Rotations(n_trans=draws),
         "quarter_turns": lambda: Rotations(multiples=90, n_trans=draws),

@@ -1,4 +1,5 @@
-"""Least squares with a linear operator: conjugate gradients, sample by sample, with an exact derivative."""
+"""Least squares with a linear operator: conjugate gradients, sample by sample, with an exact
+derivative."""
 
 from __future__ import annotations
 
@@ -15,26 +16,32 @@ Operator = Callable[[Tensor], Tensor]
 class CGResult(NamedTuple):
     """What conjugate gradients found, and how well."""
 
-    value: Tensor  # (B, …)
+    value: Tensor  #: (B, …)
     iterations: int
-    residual: Tensor  # (B,)  ‖b − M x‖ / ‖b‖
+    residual: Tensor  #: (B,)  ‖b − M x‖ / ‖b‖
 
 
 def variant(physics: Any, **buffers: Tensor) -> Any:
-    """A shallow copy of an operator with other ``buffers``; what is set on it does not reach the original."""
+    """A shallow copy of an operator with other ``buffers``; what is set on it does not reach the
+    original."""
     part = copy.copy(physics)
-    part._modules, part._buffers = dict(physics._modules), {**physics._buffers, **buffers}
+    part._modules = dict(physics._modules)
+    part._buffers = {**physics._buffers, **buffers}
     return part
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    return torch.linalg.vecdot(a.flatten(1), b.flatten(1)).reshape(-1, *[1] * (a.ndim - 1))
+    """(B, 1, …) the inner products of the samples."""
+    products = torch.linalg.vecdot(a.flatten(1), b.flatten(1))
+    return products.reshape(-1, *[1] * (a.ndim - 1))
 
 
 def conjugate_gradients(M: Operator, b: Tensor, tol: float = 1e-6, max_iter: int = 200) -> CGResult:
-    """Solve M x = b for symmetric positive definite M, to ‖b − M x‖ ≤ tol ‖b‖ for every sample (Hestenes, Stiefel 1952).
+    """Solve M x = b for symmetric positive definite M, from zero, until ‖b − M x‖ ≤ tol ‖b‖ for
+    every sample (Hestenes and Stiefel 1952).
 
-    From zero. A sample that has reached its tolerance stays as it is while others go on. Nothing here is differentiated.
+    A sample that has reached its tolerance stays as it is while others go on. Nothing here is
+    differentiated.
     """
     with torch.no_grad():
         x, r = torch.zeros_like(b), b.clone()
@@ -59,13 +66,17 @@ def conjugate_gradients(M: Operator, b: Tensor, tol: float = 1e-6, max_iter: int
         return CGResult(x, k, (rr / norm).sqrt().flatten())
 
 
-def least_squares(A: Operator, At: Operator, y: Tensor, tol: float = 1e-4, max_iter: int = 50) -> CGResult:
-    """argmin ‖A x − y‖² of smallest norm: conjugate gradients on AᵀA x = Aᵀy from zero. Stopping early regularises."""
+def least_squares(
+    A: Operator, At: Operator, y: Tensor, tol: float = 1e-4, max_iter: int = 50
+) -> CGResult:
+    """argmin ‖A x − y‖² of smallest norm: conjugate gradients on AᵀA x = Aᵀy from zero. Stopping
+    early regularises."""
     return conjugate_gradients(lambda u: At(A(u)), At(y), tol=tol, max_iter=max_iter)
 
 
 class _Solve(torch.autograd.Function):
-    """x = M⁻¹ b with M symmetric: backward is the same solve again, so it can be differentiated any number of times."""
+    """x = M⁻¹ b with M symmetric: backward is the same solve again, so it can be differentiated any
+    number of times."""
 
     generate_vmap_rule = False
 
@@ -87,17 +98,24 @@ class _Solve(torch.autograd.Function):
 
 
 def solve_spd(M: Operator, b: Tensor, tol: float = 1e-6, max_iter: int = 200) -> Tensor:
-    """M⁻¹ b for a constant symmetric positive definite M, differentiable in b (Blondel et al. 2022, implicit)."""
+    """M⁻¹ b for a constant symmetric positive definite M, differentiable in b (Blondel et al. 2022,
+    implicit)."""
     return _Solve.apply(b, M, tol, max_iter)
 
 
 def proximal_l2(
-    A: Operator, At: Operator, d: Tensor, y: Tensor, strength: Tensor | float, tol: float = 1e-6, max_iter: int = 200
+    A: Operator,
+    At: Operator,
+    d: Tensor,
+    y: Tensor,
+    strength: Tensor | float,
+    tol: float = 1e-6,
+    max_iter: int = 200,
 ) -> Tensor:
     """argmin_u ½‖A u − y‖² + ½λ‖u − d‖², λ = ``strength``: u = d + (AᵀA + λ)⁻¹ Aᵀ(y − A d).
 
-    Differentiable in d, y and λ: with λ₀ the value of λ, (AᵀA + λ)⁻¹ b solves u = (AᵀA + λ₀)⁻¹ (b − (λ − λ₀) u), and
-    one such step from the solution carries its derivative.
+    Differentiable in d, y and λ: with λ₀ the value of λ, (AᵀA + λ)⁻¹ b solves
+    u = (AᵀA + λ₀)⁻¹ (b − (λ − λ₀) u), and one such step from the solution carries its derivative.
     """
     b = At(y - A(d))
     fixed = float(strength) if not isinstance(strength, Tensor) else strength.detach()
@@ -112,8 +130,10 @@ def proximal_l2(
 
 
 def norm(A: Operator, At: Operator, like: Tensor, tol: float = 1e-5, max_iter: int = 500) -> float:
-    """The largest singular value of A, by power iteration on AᵀA from a fixed random start shaped ``like``."""
-    x = torch.randn(like.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(like)
+    """The largest singular value of A, by power iteration on AᵀA from a fixed random start shaped
+    ``like``."""
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(like.shape, generator=rng, dtype=torch.float64).to(like)
     value = 0.0
     with torch.no_grad():
         for _ in range(max_iter):

@@ -1,11 +1,11 @@
-"""deepinv's operators and the user's own, brought to one convention: what is needed to train with any of them."""
+"""deepinv's operators and the user's own, brought to one convention."""
 
 from __future__ import annotations
 
 import importlib.util
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from deepinv.physics import MRI, LinearPhysics, MultiCoilMRI
@@ -33,53 +33,94 @@ class Scaled(LinearPhysics):
         return self.physics.prox_l2(z, y / self.factor, gamma=gamma * self.factor**2, **kwargs)
 
 
-def prepared(physics: Any, size: int, frames: int | None = None) -> Any:
-    """The operator with ‖A‖ = 1, which knows its shapes.
+class Normalized(NamedTuple):
+    """An operator with ‖A‖ = 1, and what is known about it."""
 
-    Its ``gain`` is what it was multiplied by; ``image_shape`` (C, H, W) is the shape of one x, ``measurement_shape`` of one y.
+    physics: LinearPhysics
+    gain: float  #: what A was multiplied by
+    image_shape: tuple[int, ...]  #: of one x: (C, H, W), or (2, frames, H, W) for sequences
+    measurement_shape: tuple[int, ...]  #: of one y
+
+
+def normalized(physics: Any, size: int, frames: int | None = None) -> Normalized:
+    """The operator with ‖A‖ = 1, its gain, and the shapes of what it takes and gives.
+
     With ``frames``, x is a complex sequence (2, frames, H, W).
 
     Raises:
-        UserError: it is not linear, or takes neither real (1, size, size) nor complex (2, size, size) images.
+        UserError: it is not linear, or takes neither real (1, size, size) nor complex
+            (2, size, size) images, or its norm is zero or infinite.
     """
+    name = type(physics).__name__
     if isinstance(physics, Tomography):
-        return physics
+        return Normalized(physics, physics.gain, physics.image_shape, physics.measurement_shape)
     if not isinstance(physics, LinearPhysics):
         raise UserError(
-            f"physics: {type(physics).__name__} is no deepinv.physics.LinearPhysics; only linear operators can be trained with"
+            f"physics: {name} is no deepinv.physics.LinearPhysics; only linear operators can be "
+            "trained with"
         )
-    trouble = []
-    for shape in ((1, size, size), (2, size, size)) if frames is None else ((2, frames, size, size),):
-        x = torch.zeros(1, *shape)
-        try:
-            with torch.no_grad():
-                y = physics.A(x)
-                back = physics.A_adjoint(y)
-        except Exception as error:
-            trouble.append(f"{shape}: {type(error).__name__}: {error}")
-            continue
-        if not isinstance(y, Tensor) or y.is_complex() or back.shape != x.shape:
-            trouble.append(
-                f"{shape}: A gives {getattr(y, 'shape', type(y))}, A_adjoint {tuple(back.shape)}; y must be one real tensor"
-            )
-            continue
-        largest = norm(physics.A, physics.A_adjoint, x)
-        if not (largest > 0 and math.isfinite(largest)):
-            raise UserError(
-                f"physics: ‖A‖ = {largest}; " + ("A x is zero for every image x" if largest == 0 else "A x is not finite")
-            )
-        gain = 1.0 if abs(largest - 1) < 1e-3 else 1 / largest
-        physics = physics if gain == 1 else Scaled(physics, gain)
-        physics.gain, physics.image_shape, physics.measurement_shape = gain, shape, tuple(y.shape[1:])
-        return physics
+    if frames is None:
+        shapes: list[tuple[int, ...]] = [(1, size, size), (2, size, size)]
+    else:
+        shapes = [(2, frames, size, size)]
+    complaints = []
+    for shape in shapes:
+        measurement, complaint = _try_shape(physics, shape)
+        if measurement is not None:
+            gain = _gain(physics, shape)
+            scaled = physics if gain == 1 else Scaled(physics, gain)
+            return Normalized(scaled, gain, shape, measurement)
+        complaints.append(f"{shape}: {complaint}")
     raise UserError(
-        f"physics: {type(physics).__name__} takes neither real images (1, {size}, {size}) nor complex ones (2, {size}, {size}): "
-        + "; ".join(trouble)
+        f"physics: {name} takes neither real images (1, {size}, {size}) nor complex ones "
+        f"(2, {size}, {size}): {'; '.join(complaints)}"
     )
 
 
+def _try_shape(
+    physics: LinearPhysics, shape: tuple[int, ...]
+) -> tuple[tuple[int, ...] | None, str]:
+    """The shape of what the operator measures of one image of ``shape``; or none, and why not."""
+    x = torch.zeros(1, *shape)
+    try:
+        with torch.no_grad():
+            y = physics.A(x)
+            back = physics.A_adjoint(y)
+    except Exception as error:  # whatever a user's own operator raises
+        return None, f"{type(error).__name__}: {error}"
+    if not isinstance(y, Tensor) or y.is_complex() or back.shape != x.shape:
+        what = getattr(y, "shape", type(y))
+        return None, (f"A gives {what}, A_adjoint {tuple(back.shape)}; y must be one real tensor")
+    return tuple(y.shape[1:]), ""
+
+
+def _gain(physics: LinearPhysics, shape: tuple[int, ...]) -> float:
+    """1 / ‖A‖, or 1 where ‖A‖ is 1 already.
+
+    Raises:
+        UserError: ‖A‖ is zero or not finite.
+    """
+    largest = norm(physics.A, physics.A_adjoint, torch.zeros(1, *shape))
+    if not (largest > 0 and math.isfinite(largest)):
+        reason = "A x is zero for every image x" if largest == 0 else "A x is not finite"
+        raise UserError(f"physics: ‖A‖ = {largest}; {reason}")
+    return 1.0 if abs(largest - 1) < 1e-3 else 1 / largest
+
+
+# until build.py goes
+def prepared(physics: Any, size: int, frames: int | None = None) -> Any:
+    """:func:`normalized` as the old ``build.py`` wants it: what is known hangs on the operator."""
+    found = normalized(physics, size, frames)
+    if not isinstance(physics, Tomography):
+        known: Any = found.physics
+        known.gain = found.gain
+        known.image_shape = found.image_shape
+        known.measurement_shape = found.measurement_shape
+    return found.physics
+
+
 def from_file(path: Path, size: int) -> Any:
-    """What ``physics(size)`` in a Python file returns.
+    """What the function ``physics(size)`` of a Python file returns.
 
     Raises:
         UserError: the file cannot be run or has no such function.
@@ -92,9 +133,14 @@ def from_file(path: Path, size: int) -> Any:
         spec.loader.exec_module(module)
         made = module.physics(size) if callable(getattr(module, "physics", None)) else None
     except Exception as error:
-        raise UserError(f"physics.file: {path} cannot be run: {type(error).__name__}: {error}") from error
+        raise UserError(
+            f"physics.file: {path} cannot be run: {type(error).__name__}: {error}"
+        ) from error
     if not callable(getattr(module, "physics", None)):
-        raise UserError(f"physics.file: {path} has no function physics(size) that returns a deepinv LinearPhysics")
+        raise UserError(
+            f"physics.file: {path} has no function physics(size) that returns a deepinv "
+            "LinearPhysics"
+        )
     return made
 
 
@@ -102,8 +148,13 @@ PER_SAMPLE = ("mask", "coil_maps")
 
 
 def select(physics: Any, index: Tensor, count: int) -> Any:
-    """The operator of the samples ``index``, where some of its parameters (coil maps, masks) differ among ``count`` samples."""
+    """The operator of the samples ``index``, where some of its parameters (coil maps, masks) differ
+    among ``count`` samples."""
     if not isinstance(physics, (MRI, MultiCoilMRI)):
         return physics
-    own = {name: b[index] for name, b in physics.named_buffers(recurse=False) if name in PER_SAMPLE and len(b) == count > 1}
+    own = {
+        name: b[index]
+        for name, b in physics.named_buffers(recurse=False)
+        if name in PER_SAMPLE and len(b) == count > 1
+    }
     return variant(physics, **own) if own else physics

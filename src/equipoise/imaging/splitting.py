@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from deepinv.physics import MRI, Inpainting, MultiCoilMRI, NonCartesianMRI
@@ -11,39 +11,67 @@ from torch import Tensor
 from .linear import variant
 
 
-def split(physics: Any, y: Tensor, parts: int, k: int) -> tuple[Any, Tensor, Any, Tensor]:
-    """Splits measurements into ``parts`` interleaved parts: (operator, y) without part ``k``, and of part ``k`` alone.
+class Split(NamedTuple):
+    """Measurements in two: most of them, and the part that is left out."""
 
-    Views, where the physics has ``views``; otherwise the sampled lines of its ``mask`` (a fully sampled centre among
-    sparser ones is never left out), or its sampled points, if they are not lines. Where there are fewer lines than
-    parts, each is a part.
+    physics: Any  #: the operator without the part
+    y: Tensor  #: what it measured
+    left_physics: Any  #: the operator of the part alone
+    left_y: Tensor  #: what it measured
+
+
+def split(physics: Any, y: Tensor, parts: int, k: int) -> Split:
+    """Splits measurements into ``parts`` interleaved parts, and leaves part ``k`` out.
+
+    Views, where the physics has ``views``; otherwise the sampled lines of its ``mask`` (a fully
+    sampled centre among sparser ones is never left out), or its sampled points, if they are not
+    lines. Where there are fewer lines than parts, each is a part.
 
     Raises:
         TypeError: the physics has neither views nor a mask.
         ValueError: there are too few views, or nothing is sampled.
     """
     if hasattr(physics, "views"):
-        n = y.shape[-2]
-        if parts > n:
-            raise ValueError(f"cannot split {n} views into {parts} parts; lower parts")
-        inside = [i for i in range(n) if i % parts != k]
-        outside = [i for i in range(n) if i % parts == k]
-        return physics.views(inside), y[:, :, inside], physics.views(outside), y[:, :, outside]
-    if not isinstance(physics, (MRI, MultiCoilMRI, Inpainting)) or isinstance(physics, NonCartesianMRI):
-        raise TypeError(f"{type(physics).__name__} cannot be split: it has neither views nor a mask of what it measures")
-    h, w = physics.mask.shape[-2:]
-    each = physics.mask if physics.mask.ndim >= 4 else physics.mask[None]  # samples may have masks of their own
+        return _split_views(physics, y, parts, k)
+    masked = isinstance(physics, (MRI, MultiCoilMRI, Inpainting))
+    if not masked or isinstance(physics, NonCartesianMRI):
+        raise TypeError(
+            f"{type(physics).__name__} cannot be split: it has neither views nor a mask of what it "
+            "measures"
+        )
+    return _split_mask(physics, y, parts, k)
+
+
+def _split_views(physics: Any, y: Tensor, parts: int, k: int) -> Split:
+    views = range(y.shape[-2])
+    if parts > len(views):
+        raise ValueError(f"cannot split {len(views)} views into {parts} parts; lower parts")
+    most = [i for i in views if i % parts != k]
+    left = [i for i in views if i % parts == k]
+    return Split(physics.views(most), y[:, :, most], physics.views(left), y[:, :, left])
+
+
+def _split_mask(physics: Any, y: Tensor, parts: int, k: int) -> Split:
+    mask = physics.mask
+    h, w = mask.shape[-2:]
+    each = mask if mask.ndim >= 4 else mask[None]  # samples may have masks of their own
     frames = each.ndim == 5  # of a sequence, each with a mask of its own
-    planes = [m[0] if frames else m.reshape(-1, h, w)[:1] for m in each]
-    left = torch.stack([torch.stack([_left_out(p, parts, k).expand(h, w) for p in m]) for m in planes])
+    chosen = []
+    for m in each:
+        planes = m[0] if frames else m.reshape(-1, h, w)[:1]
+        chosen.append(torch.stack([_left_out(p, parts, k).expand(h, w) for p in planes]))
+    left = torch.stack(chosen)  # (1 or B, 1 or frames, h, w)
 
-    def fit(chosen: Tensor, ndim: int) -> Tensor:
-        return chosen[:, None] if frames else chosen.reshape(len(left), *[1] * (ndim - 3), h, w)
+    def fit(selection: Tensor, ndim: int) -> Tensor:
+        if frames:
+            return selection[:, None]
+        return selection.reshape(len(left), *[1] * (ndim - 3), h, w)
 
-    out = []
-    for chosen in (1 - left, left):
-        out += [variant(physics, mask=physics.mask * fit(chosen, physics.mask.ndim)), y * fit(chosen, y.ndim)]
-    return tuple(out)
+    def part(selection: Tensor) -> tuple[Any, Tensor]:
+        operator = variant(physics, mask=mask * fit(selection, mask.ndim))
+        return operator, y * fit(selection, y.ndim)
+
+    return Split(*part(1 - left), *part(left))
 
 
 def _left_out(mask: Tensor, parts: int, k: int) -> Tensor:
@@ -60,15 +88,19 @@ def _left_out(mask: Tensor, parts: int, k: int) -> Tensor:
 
 
 def _every(lines: Tensor, parts: int, k: int) -> Tensor:
-    """Every ``parts``-th sampled line, from the ``k``-th, outside the fully sampled run around the middle."""
+    """Every ``parts``-th sampled line from the ``k``-th, outside the fully sampled centre."""
     middle = len(lines) // 2
-    low = high = middle
+    low = middle
     while low > 0 and bool(lines[low - 1]):
         low -= 1
+    high = middle
     while high < len(lines) and bool(lines[high]):
         high += 1
-    free = [i for i in lines.nonzero()[:, 0].tolist() if not (low <= i < high and high - low > 2)]
-    free = free or lines.nonzero()[:, 0].tolist()  # nothing is sampled outside: no centre to spare
+    sampled = lines.nonzero()[:, 0].tolist()
+    centre = range(low, high) if high - low > 2 else range(0)
+    free = [i for i in sampled if i not in centre]
+    if not free:  # nothing is sampled outside: no centre to spare
+        free = sampled
     if not free:
         raise ValueError(f"cannot split {len(lines)} lines of which none is sampled")
     parts = min(parts, len(free))

@@ -1,1 +1,1 @@
-"""θ: objectives, the training loop, checkpoints."""
+"""θ is learnt: losses, the loop, checkpoints, loggers, and how the shipped denoiser was made."""

@@ -1,4 +1,4 @@
-"""Everything a run needs to go on, in one safetensors file: atomic, checked, and nothing unpickled."""
+"""All that a run needs to go on, in one safetensors file: atomic, checked, nothing unpickled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..errors import UserError
 
-FILE, PREVIOUS = "checkpoint.safetensors", "checkpoint.previous.safetensors"
+FILE = "checkpoint.safetensors"
+PREVIOUS = "checkpoint.previous.safetensors"
 
 
 @dataclass
@@ -29,11 +30,11 @@ class Checkpoint:
 
 
 def _digest(tensors: dict[str, Tensor], state: str) -> str:
-    h = hashlib.sha256(state.encode())
+    digest = hashlib.sha256(state.encode())
     for name in sorted(tensors):
-        h.update(name.encode())
-        h.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return h.hexdigest()
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _prepare(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> Path:
@@ -50,12 +51,17 @@ def _prepare(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> P
 
 
 def write(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Writes to a temporary file, syncs it and renames it: a reader finds the old file or the new one, never half."""
+    """Writes to a temporary file, syncs it and renames it: a reader finds the old file or the new
+    one, never half."""
     os.replace(_prepare(path, tensors, state), path)
 
 
 def read(path: Path) -> Checkpoint:
-    """Raises ``UserError`` if the file is cut short or a bit of it is wrong."""
+    """What :func:`write` wrote.
+
+    Raises:
+        UserError: the file is cut short, or a bit of it is wrong.
+    """
     try:
         with safe_open(str(path), "pt") as f:
             meta = f.metadata() or {}
@@ -63,28 +69,40 @@ def read(path: Path) -> Checkpoint:
     except (SafetensorError, OSError, ValueError) as error:
         raise UserError(f"{path}: the checkpoint is cut short or damaged ({error})") from error
     if "state" not in meta or _digest(tensors, meta["state"]) != meta.get("sha256"):
-        raise UserError(f"{path}: the checkpoint's checksum does not match its contents; it is damaged")
+        raise UserError(
+            f"{path}: the checkpoint's checksum does not match its contents; it is damaged"
+        )
     return Checkpoint(tensors, json.loads(meta["state"]))
 
 
+def is_whole(path: Path) -> bool:
+    """Whether the file is there, and as it was written."""
+    try:
+        read(path)
+    except UserError:
+        return False
+    return True
+
+
 def save_latest(folder: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Writes the checkpoint of a run, and keeps the one before it if that is whole: at every moment there is one."""
+    """Writes the checkpoint of a run, and keeps the one before it if that is whole: at every moment
+    there is one."""
     path, previous = folder / FILE, folder / PREVIOUS
     new = _prepare(path, tensors, state)
-    if path.exists():
-        try:
-            read(path)
-        except UserError:
-            pass  # damaged: what is kept is the one before
-        else:
-            kept = previous.with_name(previous.name + f".{os.getpid()}.tmp")
-            shutil.copyfile(path, kept)
-            os.replace(kept, previous)
+    if is_whole(path):  # if it is damaged, the one before stays
+        copied = previous.with_name(previous.name + f".{os.getpid()}.tmp")
+        shutil.copyfile(path, copied)
+        os.replace(copied, previous)
     os.replace(new, path)
 
 
 def load_latest(folder: Path) -> tuple[Checkpoint | None, str]:
-    """The newest checkpoint that is whole (None if there never was one), and a remark if it is not the newest."""
+    """The newest checkpoint that is whole (None if there never was one), and a remark if it is not
+    the newest.
+
+    Raises:
+        UserError: there were checkpoints, and none of them is whole.
+    """
     remarks: list[str] = []
     for name in (FILE, PREVIOUS):
         path = folder / name
@@ -95,19 +113,21 @@ def load_latest(folder: Path) -> tuple[Checkpoint | None, str]:
                 remarks.append(str(error))
     if remarks:
         raise UserError(
-            f"{'; '.join(remarks)}. No whole checkpoint is left, and nothing was changed: restore one from a backup, or move the "
-            f"folder away (mv {folder} {folder}.broken) to start anew"
+            f"{'; '.join(remarks)}. No whole checkpoint is left, and nothing was changed: restore "
+            f"one from a backup, or move the folder away (mv {folder} {folder}.broken) to start "
+            "anew"
         )
     return None, ""
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's tensors by name."""
-    out = {}
+    tensors = {}
     for i, entry in optimizer.state_dict()["state"].items():
         for key, value in entry.items():
-            out[f"optimizer.{i}.{key}"] = value if isinstance(value, Tensor) else torch.tensor(value)
-    return out
+            tensor = value if isinstance(value, Tensor) else torch.tensor(value)
+            tensors[f"optimizer.{i}.{key}"] = tensor
+    return tensors
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
@@ -117,4 +137,6 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
         if name.startswith("optimizer."):
             _, i, key = name.split(".", 2)
             state.setdefault(int(i), {})[key] = value.clone()
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    optimizer.load_state_dict(
+        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
+    )

@@ -8,19 +8,28 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import need
-from .train import Report
+from .log import Report
+
+Logger = Callable[[Report], None]
 
 
 def _numbers(report: Report) -> dict[str, float]:
-    out = {k: float(v) for k, v in report.__dict__.items() if isinstance(v, (int, float)) and k != "step"}
-    out |= {f"parts/{k}": v for k, v in report.parts.items()}
-    return out | {f"validation/{k}": v for k, v in report.validation.items()}
+    numbers: dict[str, float] = {}
+    for name, value in report.__dict__.items():
+        if isinstance(value, (int, float)) and name != "step":
+            numbers[name] = float(value)
+    for name, value in report.parts.items():
+        numbers[f"parts/{name}"] = value
+    for name, value in report.validation.items():
+        numbers[f"validation/{name}"] = value
+    return numbers
 
 
-def _tensorboard(folder: Path, name: str, config: dict[str, Any], start: int) -> Callable[[Report], None]:
+def _tensorboard(folder: Path, name: str, config: dict[str, Any], start: int) -> Logger:
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)  # what a killed run logged after its checkpoint
+    # What a killed run logged after its checkpoint is purged.
+    writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
 
     def log(report: Report) -> None:
         for key, value in _numbers(report).items():
@@ -31,13 +40,14 @@ def _tensorboard(folder: Path, name: str, config: dict[str, Any], start: int) ->
     return log
 
 
-def _wandb(folder: Path, name: str, config: dict[str, Any], start: int) -> Callable[[Report], None]:
+def _wandb(folder: Path, name: str, config: dict[str, Any], start: int) -> Logger:
     os.environ.setdefault("WANDB_MODE", "offline")
-    run = need("wandb", "wandb").init(project="equipoise", name=name, dir=str(folder), config=config, resume="allow")
+    wandb = need("wandb", "wandb")
+    run = wandb.init(project="equipoise", name=name, dir=str(folder), config=config, resume="allow")
     return lambda report: run.log(_numbers(report), step=report.step)
 
 
-def _mlflow(folder: Path, name: str, config: dict[str, Any], start: int) -> Callable[[Report], None]:
+def _mlflow(folder: Path, name: str, config: dict[str, Any], start: int) -> Logger:
     mlflow = need("mlflow", "mlflow")
     if "MLFLOW_TRACKING_URI" not in os.environ:
         mlflow.set_tracking_uri((folder / "mlruns").resolve().as_uri())
@@ -46,7 +56,8 @@ def _mlflow(folder: Path, name: str, config: dict[str, Any], start: int) -> Call
     mlflow.log_params({"config": str(config)[:500]})
 
     def log(report: Report) -> None:
-        mlflow.log_metrics({k.replace("/", "."): v for k, v in _numbers(report).items()}, step=report.step)
+        metrics = {key.replace("/", "."): value for key, value in _numbers(report).items()}
+        mlflow.log_metrics(metrics, step=report.step)
         if report.last:
             mlflow.end_run()  # another run of this process starts one of its own
 
@@ -56,8 +67,15 @@ def _mlflow(folder: Path, name: str, config: dict[str, Any], start: int) -> Call
 LOGGERS = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}
 
 
-def open_loggers(names: list[str], folder: Path, name: str, config: dict[str, Any], start: int) -> list[Callable[[Report], None]]:
-    """What takes each step's report, for every name; offline unless the logger's own environment variables say otherwise.
+def open_loggers(
+    names: list[str], folder: Path, name: str, config: dict[str, Any], start: int
+) -> list[Logger]:
+    """What takes each step's report, for every name; offline unless the logger's own environment
+    variables say otherwise.
+
+    Args:
+        folder: of the run, whose ``name`` and ``config`` are logged with it.
+        start: the step that the run goes on from.
 
     Raises:
         UserError: a logger is not installed.

@@ -1,20 +1,42 @@
-"""x̂ = f*_θ(y): the equilibrium of a learned step, as a reconstructor."""
+"""x̂ = f*_θ(y): the equilibrium of a learned step, as a reconstructor, and its settings.
+
+Both are in one file because each makes the other's acquaintance: the settings make a reconstructor,
+and ``EquilibriumReconstructor.from_pretrained`` reads settings from a folder.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from deepinv.models import Reconstructor
+from pydantic import Field, field_validator
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..equilibrium import Anderson, Equilibrium, Implicit, Status, Stop, Unrolled, fixed_point
 from ..equilibrium.result import OnFailure
 from ..equilibrium.solvers import Solver
+from ..errors import UserError
+from ..imaging.groups import Group, Reflections, Rotations
+from ..settings import Settings
+from .denoisers import ComplexDenoiser, Invariant, backbone, make_denoiser
+from .denoisers.settings import DenoiserChoice, ShippedSettings
+from .earlier import model_section_of_release_0_1
+from .solving import (
+    AndersonSettings,
+    GradientChoice,
+    ImplicitSettings,
+    SolverChoice,
+    UnrolledSettings,
+)
 from .steps import Step
+from .steps.settings import Precision, ProximalSettings, StepChoice
 
 
 class EquilibriumReconstructor(Reconstructor):
@@ -48,33 +70,57 @@ class EquilibriumReconstructor(Reconstructor):
         """The model in a folder that `equipoise export` made, ready to reconstruct.
 
         Raises:
-            UserError: there is none, or its files are damaged.
+            UserError: there is none, or its files are damaged or do not belong together.
         """
-        from .assemble import from_pretrained
-
-        return from_pretrained(folder)
+        folder = Path(folder)
+        try:
+            about = json.loads((folder / "config.json").read_text())
+            tree = model_section_of_release_0_1(about["model"], lenient=True)
+            settings = ModelSettings.model_validate(tree)
+            model = settings.make(about["channels"], about["noise"], denoiser=about["denoiser"])
+            model.load_state_dict(load_file(folder / "model.safetensors"))
+        except (OSError, KeyError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+            raise UserError(
+                f"{folder}: holds no model made by `equipoise export`, or it is damaged "
+                f"({type(error).__name__}: {str(error)[:300]})"
+            ) from error
+        model.stop = settings.test_stop()
+        return model.eval()
 
     def forward(self, y: Tensor, physics: Any, x0: Tensor | None = None) -> Tensor:
-        """Measurements y and the operator that made them → images (B, C, H, W). ``x0``: where to start the solve."""
+        """Measurements y and the operator that made them → images (B, C, H, W).
+
+        ``x0``: where to start the solve.
+        """
         value: Tensor = self.equilibrium(y, physics, x0).value
         return value
 
     def equilibrium(self, y: Tensor, physics: Any, x0: Tensor | None = None) -> Equilibrium:
-        """The :class:`Equilibrium` behind the image: value, residual, steps, status, trace; the adjoint after backward.
+        """The :class:`Equilibrium` behind the image.
 
-        Where the step's state holds more than the image (``ADMM``), the residual is that of the whole state."""
+        Value, residual, steps, status, trace; the adjoint after backward. Where the step's state
+        holds more than the image (``ADMM``), the residual is that of the whole state.
+        """
         f = self.step.bind(y, physics)
         with torch.no_grad():
             x0 = self.step.start(y, physics) if x0 is None else x0
             z0 = self.step.lift(x0, y, physics)
-        how: Any = {"stop": self.stop, "gradient": self.gradient, "on_failure": self.on_failure}
-        found = fixed_point(f, z0, solver=self.solver, **how)
-        return replace(found, value=self.step.image(found.value, y, physics))
+        result = fixed_point(
+            f,
+            z0,
+            solver=self.solver,
+            stop=self.stop,
+            gradient=self.gradient,
+            on_failure=self.on_failure,
+        )
+        return replace(result, value=self.step.image(result.value, y, physics))
 
 
 class UntiedReconstructor(EquilibriumReconstructor):
-    """Deep unrolling with weights of its own for each of ``steps``, which are taken once, in their order: no equilibrium, but
-    what equilibrium models are compared with. Its ``step`` is the last."""
+    """Deep unrolling with weights of its own for each of ``steps``, taken once, in their order.
+
+    No equilibrium, but what equilibrium models are compared with. Its ``step`` is the last.
+    """
 
     def __init__(self, steps: Sequence[Step], on_failure: OnFailure = "warn"):
         super().__init__(steps[-1], gradient=Unrolled(len(steps)), on_failure=on_failure)
@@ -85,12 +131,124 @@ class UntiedReconstructor(EquilibriumReconstructor):
         trace: list[Tensor] = []
         step: Any
         with torch.no_grad():
-            z = self.step.lift(self.step.start(y, physics) if x0 is None else x0, y, physics)
+            x0 = self.step.start(y, physics) if x0 is None else x0
+            z = self.step.lift(x0, y, physics)
         for step in (*self.before, self.step):
-            old = self.step.image(z, y, physics).detach()
+            before = step.image(z, y, physics).detach()
             z = step.bind(y, physics)(z)
-            x = self.step.image(z, y, physics)
-            change, size = (torch.linalg.vector_norm(v.flatten(1), dim=1) for v in (x.detach() - old, x.detach()))
+            x = step.image(z, y, physics)
+            change = torch.linalg.vector_norm((x.detach() - before).flatten(1), dim=1)
+            size = torch.linalg.vector_norm(x.detach().flatten(1), dim=1)
             trace.append(change / size.clamp_min(torch.finfo(x.dtype).tiny))
-        status = torch.where(trace[-1] <= self.stop.rtol, int(Status.CONVERGED), int(Status.MAX_STEPS))
-        return Equilibrium(x, trace[-1], torch.full_like(status, len(trace)), status, torch.stack(trace))
+        converged = trace[-1] <= self.stop.rtol
+        status = torch.where(converged, int(Status.CONVERGED), int(Status.MAX_STEPS))
+        steps = torch.full_like(status, len(trace))
+        return Equilibrium(x, trace[-1], steps, status, torch.stack(trace))
+
+
+class ModelSettings(Settings):
+    """The learned step and how its equilibrium is found and differentiated."""
+
+    step: StepChoice = Field(
+        default_factory=lambda: ProximalSettings(), description="which learned step"
+    )
+    sigma: float = Field(0.02, ge=0, description="noise level that the denoiser is told")
+    denoiser: DenoiserChoice = Field(
+        default_factory=lambda: ShippedSettings(),
+        description='"shipped", "unet", "random", or a file made by `equipoise pretrain`',
+    )
+    invariant: Literal["none", "quarter_turns", "reflections"] = Field(
+        "none", description="average the denoiser over this group"
+    )
+    precision: Precision = Field(
+        "32", description="of all numbers; bf16: of the denoiser's convolutions alone"
+    )
+    solver: SolverChoice = Field(
+        default_factory=lambda: AndersonSettings(), description="of the fixed-point equation"
+    )
+    rtol: float = Field(1e-3, gt=0, description="relative residual at which a training solve stops")
+    max_steps: int = Field(50, ge=1, description="most evaluations of f in a training solve")
+    test_rtol: float = Field(
+        1e-4, gt=0, description="relative residual at which a solve outside training stops"
+    )
+    test_max_steps: int = Field(
+        100, ge=1, description="most evaluations of f in a solve outside training"
+    )
+    gradient: GradientChoice = Field(
+        default_factory=lambda: ImplicitSettings(), description="how it is differentiated"
+    )
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _bits(cls, value: Any) -> Any:
+        return str(value) if value in (32, 64) else value
+
+    def stop(self) -> Stop:
+        """When a solve in training ends."""
+        return Stop(self.rtol, self.max_steps)
+
+    def test_stop(self) -> Stop:
+        """When a solve outside training ends."""
+        return Stop(self.test_rtol, self.test_max_steps)
+
+    def make(
+        self,
+        channels: int,
+        noise: float,
+        seed: int = 0,
+        denoiser: dict[str, Any] | None = None,
+    ) -> EquilibriumReconstructor:
+        """The reconstructor as it is trained.
+
+        Solves that fail are counted in the log rather than warned about one by one.
+
+        Args:
+            channels: of the images; 2 for complex ones.
+            noise: the standard deviation of the noise in y, for physics with ‖A‖ = 1.
+            seed: of the weights, where they are random.
+            denoiser: from :func:`denoiser_config`, for a network whose weights are loaded later.
+
+        Raises:
+            UserError: the denoiser cannot be loaded, or the step is not for such images.
+        """
+
+        def step() -> Step:
+            D = self.make_denoiser(channels, seed, denoiser)
+            return self.step.make(D, self.sigma, noise, self.precision, channels)
+
+        model: EquilibriumReconstructor
+        if isinstance(self.gradient, UnrolledSettings) and self.gradient.untied:
+            steps = [step() for _ in range(self.gradient.steps)]
+            model = UntiedReconstructor(steps, on_failure="ignore")
+        else:
+            solver = self.solver.make()
+            gradient = self.gradient.make()
+            model = EquilibriumReconstructor(step(), solver, self.stop(), gradient, "ignore")
+        return model.double() if self.precision == "64" else model
+
+    def make_denoiser(
+        self, channels: int, seed: int = 0, shape: dict[str, Any] | None = None
+    ) -> nn.Module:
+        """The denoiser to start from; with ``shape``, a network whose weights are loaded later."""
+        D: nn.Module = self.denoiser.make(seed) if shape is None else make_denoiser(shape)
+        if channels == 2:
+            D = ComplexDenoiser(D)
+        group = _group(self.invariant)
+        return D if group is None else Invariant(D, group)
+
+
+def _group(name: str) -> Group | None:
+    """The finite group that a denoiser is averaged over."""
+    match name:
+        case "quarter_turns":
+            return Rotations(multiples=90)
+        case "reflections":
+            return Reflections()
+        case _:
+            return None
+
+
+def denoiser_config(model: EquilibriumReconstructor) -> dict[str, Any]:
+    """The architecture and shape of a model's denoiser, for its checkpoint."""
+    config: dict[str, Any] = backbone(model.step.denoiser).config
+    return config

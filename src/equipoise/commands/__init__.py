@@ -1,0 +1,1 @@
+"""One file a command, each read from top to bottom."""

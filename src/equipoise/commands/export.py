@@ -1,0 +1,133 @@
+"""equipoise export: a trained model as a folder that travels, in the Hugging Face hub's layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from ..assessment.words import how_it_was_trained
+from ..comparison.evaluation import evaluations
+from ..data.formats import new_folder
+from ..errors import UserError
+from ..reconstruction.settings import denoiser_config
+from ..run import Run
+
+CARD = """---
+library_name: equipoise
+tags: [image-reconstruction, self-supervised, deep-equilibrium, {kind}]
+license: {licence}
+---
+# {name}
+
+Reconstructs images from measurements of this operator. {training} (See `objective` in `config.json`.)
+
+```python
+from equipoise import EquilibriumReconstructor
+model = EquilibriumReconstructor.from_pretrained("FOLDER")
+x = model(y, physics)  # a deepinv physics with norm 1, and its measurements
+```
+
+- Physics: {physics}
+- Data: {data}; licence of the data: {data_licence}
+- Model: {step} step, {parameters:,} parameters, denoiser `{denoiser}`, images of {channels} channel(s), noise level {sigma:g}
+- Metrics: {metrics}
+- Limits: made for measurements like those it was trained on. With another operator, noise level or anatomy its scores are not
+  known; what the operator does not see is a guess, however sharp it looks. The equilibrium is not found for every input:
+  `model.equilibrium(y, physics)` reports residual and status of each image. Not a medical device.
+"""
+
+
+def export(run: Run, out: str | Path, licence: str = "unknown", with_program: bool = False) -> Path:
+    """Writes ``model.safetensors``, ``config.json`` and a model card into the new folder ``out``;
+    ``with_program``, also ``denoiser.pt2``, the denoiser alone as a `torch.export` program (of
+    images of the run's size, any number of them).
+
+    Raises:
+        UserError: ``out`` is not empty.
+    """
+    out = new_folder(out)
+    out.mkdir(parents=True, exist_ok=True)
+    weights = {name: v.contiguous().clone() for name, v in run.model.state_dict().items()}
+    save_file(weights, out / "model.safetensors")
+    about = _about(run)
+    (out / "config.json").write_text(json.dumps(about, indent=1))
+    (out / "README.md").write_text(_card(run, about, licence))
+    if with_program:
+        _write_program(run, about["channels"], out / "denoiser.pt2")
+    return out
+
+
+def _about(run: Run) -> dict[str, Any]:
+    config = run.config
+    return {
+        "library_name": "equipoise",
+        "model": config.model.model_dump(mode="json"),
+        "denoiser": denoiser_config(run.model),
+        "channels": int(run.scan.image_shape[0]),
+        "noise": run.scan.noise,
+        "size": config.data.size,
+        "physics": config.physics.model_dump(mode="json", exclude_none=True),
+        "objective": config.objective.model_dump(mode="json"),
+        "learning": config.learning.model_dump(mode="json"),
+    }
+
+
+def _card(run: Run, about: dict[str, Any], licence: str) -> str:
+    config, physics = run.config, about["physics"]
+    path = getattr(config.data, "path", None)
+    options = ", ".join(f"{key} {value}" for key, value in physics.items())
+    return CARD.format(
+        kind=physics["kind"],
+        licence=licence,
+        name=config.name,
+        training=how_it_was_trained(config.objective, config.model),
+        physics=f"{options}, {config.data.size}² pixels",
+        data=path.name if path else "synthetic phantoms",
+        data_licence="see its owner" if path else "none needed",
+        step=config.model.step.kind,
+        parameters=sum(p.numel() for p in run.model.parameters()),
+        denoiser=about["denoiser"]["architecture"],
+        channels=about["channels"],
+        sigma=config.model.sigma,
+        metrics="; ".join(_metrics(run.folder)) or "not evaluated yet (equipoise evaluate)",
+    )
+
+
+def _metrics(folder: Path) -> list[str]:
+    """A sentence for each evaluation in the run's folder."""
+    sentences = []
+    for _, results in evaluations(folder):
+        score = results["methods"]["equipoise"]
+        images = f"{len(results['images'])} images ({results['problem']['data']})"
+        sentences.append(f"{score['psnr']:.2f} dB PSNR, SSIM {score['ssim']:.3f} on {images}")
+    return sentences
+
+
+class _DenoiserAlone(torch.nn.Module):
+    def __init__(self, denoiser: torch.nn.Module, sigma: float):
+        super().__init__()
+        self.denoiser, self.sigma = denoiser, sigma
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        clean: torch.Tensor = self.denoiser(x, self.sigma)
+        return clean
+
+
+def _write_program(run: Run, channels: int, path: Path) -> None:
+    step, size = run.model.step, run.config.data.size
+    dtype = next(run.model.parameters()).dtype
+    images = torch.zeros(2, channels, size, size, dtype=dtype)
+    network = _DenoiserAlone(step.denoiser, step.sigma).eval()
+    any_number = {"x": {0: torch.export.Dim.AUTO}}
+    try:
+        program = torch.export.export(network, (images,), dynamic_shapes=any_number)
+        torch.export.save(program, path)
+    except Exception as error:  # of many kinds
+        raise UserError(
+            f"{path}: this denoiser cannot be exported as a program "
+            f"({str(error).splitlines()[0]}); leave out --program"
+        ) from error

@@ -1,0 +1,64 @@
+"""equipoise simulate: images in, what an operator would have measured of them out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..config import Config, changed, dump
+from ..data.dataset import Dataset
+from ..data.formats import new_folder
+from ..data.load import load_dataset
+from ..data.scan import Scan
+from ..errors import UserError
+
+
+def simulate(config: Config, out: str | Path) -> list[Path]:
+    """Measures the images that ``config`` names, and writes what was measured into the new folder
+    ``out``: one ``.npy`` each in ``out/measurements``, and ``out/config.yaml``, which trains on
+    them. The images themselves are not written.
+
+    Raises:
+        UserError: ``out`` is not empty; the data are measurements already.
+    """
+    out = new_folder(out)
+    scan = Scan.planned(config.physics, config.data.size, config.seed)
+    dataset = load_dataset(config.data, scan, config.seed, stream=True)
+    if dataset.items[0].holds != "image":
+        raise UserError(
+            f"{dataset.items[0].file}: holds measurements already; simulate measures images"
+        )
+    folder = out / "measurements"
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = _file_names(dataset, folder)
+    for i, path in enumerate(paths):
+        y = dataset.batch(torch.tensor([i])).y[0]
+        np.save(path, scan.measurement_to_native(y).numpy())
+    (out / "config.yaml").write_text(dump(_that_trains_on(config, folder)))
+    return paths
+
+
+def _file_names(dataset: Dataset, folder: Path) -> list[Path]:
+    paths = [folder / f"{name.split('.')[0]}.npy" for name in dataset.names]
+    if len(set(paths)) == len(paths):
+        return paths
+    return [folder / f"{i:05d}.npy" for i in range(len(paths))]
+
+
+def _that_trains_on(config: Config, folder: Path) -> Config:
+    """The configuration of a run on the measurements in ``folder``."""
+    data = config.data
+    section = {
+        "kind": "measurements",
+        "path": str(folder.resolve()),
+        "size": data.size,
+        "keep_out": data.keep_out,
+    }
+    if data.validation is not None:
+        section["validation"] = str(data.validation.resolve())
+    changes = {"name": f"{config.name}-simulated", "out": None, "data": section}
+    if not data.keep_out:
+        changes["learning.patience"] = 0
+    return changed(config, changes)

@@ -1,0 +1,82 @@
+"""How a long command shows where it is."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from ..learning.log import Report
+
+#: On no terminal, about so many lines are printed in all.
+LINES = 20
+
+
+def is_first_process() -> bool:
+    """Of several processes that torchrun has started, the first alone speaks."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+class TrainingProgress:
+    """A bar on a terminal; elsewhere a plain line now and then."""
+
+    def __init__(self, total: int):
+        console = Console(stderr=False)
+        self.total = total
+        self.shown = console.is_terminal and is_first_process()
+        self.bar = Progress(
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            console=console,
+            disable=not self.shown,
+            speed_estimate_period=600,
+        )
+        self.task = self.bar.add_task("", total=total)
+        self.bar.start()
+
+    def __call__(self, report: Report) -> None:
+        text = _in_words(report)
+        events = _events(report)
+        self.bar.update(self.task, completed=report.step, description=text)
+        if self.shown:
+            for event in events:
+                self.bar.print(f"step {report.step} {event}")
+            return
+        is_turn = report.step % max(1, self.total // LINES) == 0 or report.step == self.total
+        if is_turn or events or report.validation:
+            self._print_line(report.step, text, events)
+
+    def _print_line(self, step: int, text: str, events: list[str]) -> None:
+        seconds = self.bar.tasks[0].time_remaining
+        left = [] if seconds is None else [f"{seconds:.0f} s left"]
+        print("  ".join([f"step {step}/{self.total}", text, *left, *events]), flush=True)
+
+    def close(self) -> None:
+        self.bar.stop()
+
+
+def _in_words(report: Report) -> str:
+    parts = "  ".join(f"{name} {value:.2e}" for name, value in report.parts.items())
+    text = (
+        f"{parts}  forward {report.forward:.0f} its, residual {report.residual:.0e}  "
+        f"adjoint {report.adjoint:.0f} its, residual {report.adjoint_residual:.0e}  "
+        f"{report.images_per_second:.1f} images/s"
+    )
+    if report.validation:
+        scores = " ".join(f"{name} {value:.4g}" for name, value in report.validation.items())
+        text += f"  validation {scores}"
+    return text
+
+
+def _events(report: Report) -> list[str]:
+    events = {
+        "SKIPPED": report.skipped,
+        "SHORTENED": report.shortened,
+        "ENDED": report.ended,
+    }
+    return [f"{what}: {why}" for what, why in events.items() if why]

@@ -1,0 +1,287 @@
+"""equipoise train: from measurements alone to a trained model, or on from where it stopped."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..assessment import figures
+from ..assessment.page import page
+from ..config import Config, dump, parse
+from ..data.dataset import Dataset
+from ..data.scan import Scan
+from ..equilibrium import Stop
+from ..errors import UserError
+from ..learning import checkpoint
+from ..learning.checkpoint import Checkpoint
+from ..learning.log import Report, read_log
+from ..learning.loggers import open_loggers
+from ..learning.loop import train
+from ..learning.processes import processes, together
+from ..learning.trainer import Trainer
+from ..learning.validation import Validator
+from ..reconstruction.settings import denoiser_config
+from ..run import (
+    ABOUT,
+    MARK,
+    MODEL,
+    differences,
+    is_run,
+    load_training_data,
+    read_config,
+    versions,
+)
+
+#: Seconds between the pages of a run that goes on; one takes about a second.
+PAGE_EVERY = 60
+#: Options of the section ``learning`` that may change between two parts of one run.
+MAY_CHANGE = ("checkpoint_every", "validate_every", "workers", "loggers")
+
+Say = Callable[[str], None]
+
+
+def train_run(
+    config: Config,
+    say: Say = print,
+    on_report: Callable[[Report], None] = lambda report: None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Trains what ``config`` describes in its folder, or continues there.
+
+    Returns True when it is trained to the end, False when it was interrupted.
+
+    Raises:
+        UserError: bad data, or the folder holds another run or something else.
+        TrainingGaveUp: too many steps in a row had to be skipped.
+    """
+    fabric, folder = processes(), config.folder
+    if fabric.global_rank:
+        say, on_report = _silent, _silent
+    saved = _earlier_state(config, say)
+
+    scan = Scan.planned(config.physics, config.data.size, config.seed)
+    dataset, held_out = load_training_data(config, scan)
+    _tell_about_data(dataset, held_out, config, say)
+    dataset, kept_out = _keep_out(config, dataset)
+    if config.objective.supervised.weight:
+        dataset.require_truth()
+    else:
+        dataset = dataset.without_truth()  # from here on there is no image anywhere
+
+    channels, noise = dataset.scan.image_shape[0], dataset.scan.noise
+    model = config.model.make(channels, noise, config.seed)
+    losses = config.objective.make(dataset.scan, dataset.batch(torch.arange(1)).y)
+    trainer = Trainer(model, dataset, losses, config.learning, config.seed, fabric)
+    validator = _validator(config, dataset, held_out, kept_out)
+
+    if saved is not None:
+        trainer.restore(saved)
+        if _is_finished(config, saved, trainer, say):
+            return True
+        say(f"{folder}: continuing at step {trainer.step}")
+    _check_shared_folder(trainer, folder)
+    state = {
+        "config": config.model_dump(mode="json"),
+        "noise": noise,
+        "denoiser": denoiser_config(model),
+        "versions": versions(),
+        "processes": fabric.world_size,
+    }
+    if fabric.global_rank == 0:
+        _begin_folder(config, state)
+    finished = saved is not None and bool(saved.state.get("ended"))
+    if not finished:
+        watch = _Watch(config, trainer, on_report)
+        finished = train(trainer, folder, state, watch, interrupted, validator)
+    if fabric.global_rank == 0:
+        write_curves(folder, config)
+        if finished:
+            final = {**state, "step": trainer.step}
+            checkpoint.write(folder / MODEL, trainer.final_weights(), final)
+    together(fabric, torch.zeros(1))  # all wait for the first
+    return finished
+
+
+def _silent(_: Any) -> None:
+    pass
+
+
+# -------------------------------------------------------------------------- what is there already
+
+
+def _earlier_state(config: Config, say: Say) -> Checkpoint | None:
+    """The state to continue from, if the folder holds an unfinished run of this configuration.
+
+    Raises:
+        UserError: it holds another run, or something else.
+    """
+    folder = config.folder
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is a file; name another run folder with out=…")
+    saved, remark = checkpoint.load_latest(folder)
+    if remark:
+        say(f"{remark}; going on from the one before")
+    if saved is not None:
+        _check_same(config, _saved_config(saved, folder), folder)
+    elif any(folder.iterdir()):
+        if not is_run(folder):
+            raise UserError(
+                f"{folder}: is not empty and no run of Equipoise; nothing was written. Name "
+                "another with out=…"
+            )
+        _check_same(config, read_config(folder), folder)
+    return saved
+
+
+def _saved_config(saved: Checkpoint, folder: Path) -> Config:
+    return parse(saved.state["config"], str(folder), is_saved=True)
+
+
+def _check_same(config: Config, earlier: Config, folder: Path) -> None:
+    """
+    Raises:
+        UserError: the folder's run has other settings, by name.
+    """
+    now, then = (_settings_that_count(c) for c in (config, earlier))
+    changes = differences(now, then)
+    if changes:
+        raise UserError(
+            f"{folder} holds a run with another configuration ({'; '.join(changes)}); "
+            "nothing was changed. Name another run (name=… or out=…), or move that folder away"
+        )
+
+
+def _settings_that_count(config: Config) -> dict[str, Any]:
+    tree = config.model_dump(mode="json", exclude={"out"})
+    for key in MAY_CHANGE:
+        tree["learning"].pop(key)
+    return tree
+
+
+def _is_finished(config: Config, saved: Checkpoint, trainer: Trainer, say: Say) -> bool:
+    ended = saved.state.get("ended") or ""
+    if trainer.step < config.learning.steps and not ended:
+        return False
+    if not checkpoint.is_whole(config.folder / MODEL):
+        return False
+    say(f"{config.folder}: already {ended or f'trained for {trainer.step} steps'}")
+    return True
+
+
+def _check_shared_folder(trainer: Trainer, folder: Path) -> None:
+    """Waits until all processes have looked at the folder.
+
+    Raises:
+        UserError: they do not see the same one.
+    """
+    step = torch.tensor(float(trainer.step))
+    low = float(together(trainer.fabric, step, "min"))
+    high = float(together(trainer.fabric, step, "max"))
+    if low < high:
+        raise UserError(
+            f"{folder}: some processes see a checkpoint at step {high:.0f} there, others do not; "
+            "it must be one folder for all"
+        )
+
+
+# --------------------------------------------------------------------------------------- the data
+
+
+def _tell_about_data(dataset: Dataset, held_out: Dataset | None, config: Config, say: Say) -> None:
+    if held_out is not None and config.data.holdout:
+        patients = ", ".join(dict.fromkeys(held_out.patients))
+        count = len(dataset) + len(held_out)
+        say(f"holding out {len(held_out)} of {count} measurements: patients {patients}")
+    for note in dataset.notes:
+        say(f"note: {note}")
+
+
+def _keep_out(config: Config, dataset: Dataset) -> tuple[Dataset, Dataset | None]:
+    """The measurements without the part that ``data.keep_out`` validates on, and that part."""
+    fraction = config.data.keep_out
+    if not fraction:
+        return dataset, None
+    try:
+        return dataset.split(round(1 / fraction), 0)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"data.keep_out={fraction}: {error}, or set data.keep_out=0") from error
+
+
+def _validator(
+    config: Config, dataset: Dataset, held_out: Dataset | None, kept_out: Dataset | None
+) -> Validator | None:
+    if held_out is None and kept_out is None:
+        return None
+    model = config.model.make(dataset.scan.image_shape[0], dataset.scan.noise)
+    model.stop = Stop(config.model.test_rtol, config.model.test_max_steps)
+    return Validator(model, held_out, dataset, kept_out)
+
+
+# ------------------------------------------------------------------------------------- the folder
+
+
+def _begin_folder(config: Config, state: dict[str, Any]) -> None:
+    folder = config.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(dump(config))
+    (folder / "README.txt").write_text(ABOUT.format(mark=MARK, folder=folder))
+    (folder / "versions.json").write_text(json.dumps(state["versions"], indent=1))
+
+
+class _Watch:
+    """Hands each step's report to the loggers and to the caller, and writes the page now and then."""
+
+    def __init__(self, config: Config, trainer: Trainer, on_report: Callable[[Report], None]):
+        self.config, self.on_report = config, on_report
+        self.written = time.monotonic()
+        self.loggers: list[Callable[[Report], None]] = []
+        if trainer.fabric.global_rank == 0:
+            self.loggers = open_loggers(
+                list(config.learning.loggers),
+                config.folder,
+                config.name,
+                config.model_dump(mode="json"),
+                trainer.step,
+            )
+
+    def __call__(self, report: Report) -> None:
+        for logger in self.loggers:
+            logger(report)
+        self.on_report(report)
+        if time.monotonic() - self.written > PAGE_EVERY:
+            write_curves(self.config.folder, self.config, reload=PAGE_EVERY)
+            self.written = time.monotonic()
+
+
+def write_curves(folder: Path, config: Config, reload: int = 0) -> None:
+    """The page of a run: as it ended, or, with ``reload`` (seconds), as it stands."""
+    log = read_log(folder)
+    if not log:
+        return
+    picture = figures.save_png(figures.curves(log), folder / "curves.png")
+    last = log[-1]
+    skipped = sum(1 for row in log if row.get("skipped"))
+    shortened = sum(1 for row in log if row.get("shortened"))
+    words = [
+        f"{last['step']} of {config.learning.steps} steps; the last solve took "
+        f"{last['forward']:.0f} evaluations forward and {last['adjoint']:.0f} backward; {skipped} "
+        f"steps were skipped, {shortened} shortened.",
+        f"Command: {' '.join(['equipoise', *sys.argv[1:]])}",
+    ]
+    page(
+        folder / "curves.html",
+        f"Training of {config.name}",
+        words,
+        [(picture, "Loss parts, solver steps, residuals, validation")],
+        config=dump(config),
+        reload=reload,
+    )

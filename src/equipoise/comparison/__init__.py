@@ -1,0 +1,1 @@
+"""Methods against each other on the same measurements, and what a trained network is."""

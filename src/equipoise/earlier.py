@@ -1,0 +1,69 @@
+"""Configurations of release 0.1, whose options all stood side by side, in the keys of this one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .reconstruction.earlier import model_section_of_release_0_1
+
+#: Where the options of the objective went: each stands with its loss now.
+MOVED = {
+    "floor": (("consistency", "floor"), ("splitting", "floor")),
+    "parts": (("splitting", "parts"),),
+    "group": (("equivariance", "group"),),
+    "draws": (("equivariance", "draws"),),
+    "renoise": (("equivariance", "renoise"), ("operators", "renoise")),
+    "stop_gradient": (("equivariance", "stop_gradient"),),
+    "bound": (("contraction", "bound"),),
+}
+#: Options of the data that were written out with these values where they did not apply.
+UNUSED = {"path": None, "count": 200, "peak": 1.0}
+
+
+def upgraded(tree: dict[str, Any], is_saved: bool = False) -> dict[str, Any]:
+    """The same configuration in the keys of this release; what is new already stays.
+
+    Args:
+        tree: sections as they are written in YAML.
+        is_saved: a run was made with it. What did not apply to the chosen kind had no effect, and
+            is left out; in a configuration that is being written it is an error.
+    """
+    if not isinstance(tree, dict):
+        return tree
+    out = dict(tree)
+    if isinstance(tree.get("data"), dict):
+        out["data"] = _data(tree["data"], is_saved)
+    if isinstance(tree.get("model"), dict):
+        out["model"] = model_section_of_release_0_1(tree["model"], lenient=is_saved)
+    if isinstance(tree.get("objective"), dict):
+        out["objective"] = _objective(tree["objective"])
+    return out
+
+
+def _data(section: dict[str, Any], is_saved: bool) -> dict[str, Any]:
+    has_path = section.get("path") is not None
+    kind = section.get("kind", "auto")
+    kind = kind if kind != "auto" or has_path else "phantoms"
+    applies = {
+        "phantoms": ("count",),
+        "images": ("path",),
+        "measurements": ("path", "peak"),
+        "auto": ("path", "peak"),
+    }.get(kind, tuple(UNUSED))
+    return {
+        key: value
+        for key, value in section.items()
+        if key not in UNUSED or key in applies or not (is_saved or value == UNUSED[key])
+    }
+
+
+def _objective(section: dict[str, Any]) -> dict[str, Any]:
+    losses = {key: value for key, value in section.items() if key not in MOVED}
+    for key, places in MOVED.items():
+        if key not in section:
+            continue
+        for loss, option in places:
+            former = losses.get(loss, {})
+            former = former if isinstance(former, dict) else {"weight": former}
+            losses[loss] = {**former, option: section[key]}
+    return losses

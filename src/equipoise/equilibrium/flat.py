@@ -1,0 +1,139 @@
+"""A map on states of any shape, as a map on real matrices of one row a sample."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .result import State
+
+#: z ↦ f(z). A map may offer ``restrict(index)``: the same map for some samples (``index``: (A,)
+#: int64) alone.
+Map = Callable[[Any], Any]
+
+
+def as_tuple(state: State) -> tuple[Tensor, ...]:
+    """The tensors of a state."""
+    return state if isinstance(state, tuple) else (state,)
+
+
+class FlatMap:
+    """f on states packed into one real matrix (B, N), a row for each sample.
+
+    The tensors of a tuple stand side by side, complex numbers are pairs, and half precision is
+    float32, so that solvers need to know of none of these.
+
+    Args:
+        f: takes and returns a state like ``example``.
+        example: (B, …) floating-point or complex, or a tuple of such that share B.
+
+    Raises:
+        TypeError, ValueError: ``example`` is no state.
+    """
+
+    def __init__(self, f: Map, example: State):
+        parts = as_tuple(example)
+        _check_state(parts)
+        self.f = f
+        self.single = not isinstance(example, tuple)
+        self.shapes = [part.shape[1:] for part in parts]
+        self.dtypes = [part.dtype for part in parts]
+        self.dtype = reduce(torch.promote_types, self.dtypes, torch.float32).to_real()
+
+    def with_map(self, f: Map) -> FlatMap:
+        """Another map on states of the same kind."""
+        other = copy.copy(self)
+        other.f = f
+        return other
+
+    def pack(self, z: State) -> Tensor:
+        """State → (B, N)."""
+        rows = [self._rows(part) for part in as_tuple(z)]
+        return rows[0] if self.single else torch.cat(rows, 1)
+
+    def _rows(self, part: Tensor) -> Tensor:
+        if part.is_complex():
+            part = torch.view_as_real(part.resolve_conj())
+        return part.reshape(len(part), part.shape[1:].numel()).to(self.dtype)
+
+    def unpack(self, z: Tensor) -> State:
+        """(B, N) → state, in the shapes and dtypes of the example."""
+        parts = []
+        start = 0
+        for shape, dtype in zip(self.shapes, self.dtypes):
+            width = shape.numel() * (2 if dtype.is_complex else 1)
+            rows = z if self.single else z[:, start : start + width]
+            start += width
+            if dtype.is_complex:
+                pairs = rows.to(dtype.to_real()).reshape(len(z), *shape, 2)
+                rows = torch.view_as_complex(pairs.contiguous())
+            parts.append(rows.reshape(len(z), *shape).to(dtype))
+        return parts[0] if self.single else tuple(parts)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        out = self.f(self.unpack(z))
+        self._check(out, len(z))
+        return self.pack(out)
+
+    def _check(self, out: Any, batch: int) -> None:
+        parts = as_tuple(out)
+        if isinstance(out, tuple) == self.single or len(parts) != len(self.shapes):
+            wanted = "one tensor" if self.single else f"a tuple of {len(self.shapes)} tensors"
+            raise TypeError(
+                f"f must return {wanted}, like z0; got {type(out).__name__} of {len(parts)}"
+            )
+        for part, shape, dtype in zip(parts, self.shapes, self.dtypes):
+            if part.shape != (batch, *shape):
+                raise ValueError(
+                    f"f must keep the shape of z: got {tuple(part.shape)} for {(batch, *shape)}"
+                )
+            if part.dtype != dtype and not torch.is_autocast_enabled(part.device.type):
+                raise TypeError(
+                    f"f must keep the dtype of z: got {part.dtype} for {dtype}; convert z0 or "
+                    "f's output"
+                )
+
+    def restrict(self, index: Tensor, values: Tensor) -> Callable[[Tensor], Tensor]:
+        """The map on the samples ``index`` (A,) alone.
+
+        If f cannot leave the others out, ``values`` (B, N) fills them in.
+        """
+        restricted = getattr(self.f, "restrict", None)
+        if restricted is not None:
+            return self.with_map(restricted(index))
+        return FilledIn(self, index, values)
+
+
+class FilledIn:
+    """A map on some samples of a batch, where f can only be applied to the whole batch."""
+
+    def __init__(self, F: FlatMap, index: Tensor, values: Tensor):
+        self.F = F
+        self.index = index
+        self.values = values.clone()
+
+    def __call__(self, z: Tensor) -> Tensor:
+        self.values[self.index] = z
+        return self.F(self.values)[self.index]
+
+
+def _check_state(parts: tuple[Any, ...]) -> None:
+    for part in parts:
+        if not isinstance(part, Tensor):
+            raise TypeError(f"z0 must be a tensor or a tuple of tensors, got {type(part).__name__}")
+        if not (part.is_floating_point() or part.is_complex()):
+            raise TypeError(
+                f"z0 must be of a floating-point or complex dtype, got {part.dtype}; use z0.float()"
+            )
+        if part.ndim < 1:
+            raise ValueError("z0 must have a batch dimension first, got a scalar; use z0[None]")
+    if not parts:
+        raise ValueError("z0 is an empty tuple; a state needs at least one tensor")
+    sizes = [len(part) for part in parts]
+    if len(set(sizes)) > 1:
+        raise ValueError(f"all tensors of a state must share the batch size, got {sizes}")

@@ -1,0 +1,184 @@
+"""The settings of every operator: ``Physics`` is their union, discriminated by ``kind``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import deepinv.physics
+import torch
+from deepinv.physics.functional import gaussian_blur
+from pydantic import BeforeValidator, Field
+from torch import Tensor
+
+from .mri import MASKS, birdcage
+from .noise import NoiseSettings, PhysicsSettings, SingleImage
+from .operators import from_file
+from .tomography.settings import FanBeamSettings, ParallelBeamSettings
+
+__all__ = [
+    "BlurSettings",
+    "CompressedSensingSettings",
+    "CustomSettings",
+    "DynamicMRISettings",
+    "FanBeamSettings",
+    "InpaintingSettings",
+    "MRISettings",
+    "NoiseSettings",
+    "NonCartesianMRISettings",
+    "ParallelBeamSettings",
+    "Physics",
+    "SuperResolutionSettings",
+]
+
+
+class CartesianSettings(PhysicsSettings):
+    """What both kinds of Cartesian MRI have; each frame of a sequence has a mask of its own."""
+
+    mask: Literal["lines", "poisson_disc", "radial"] = Field(
+        "lines", description="which points of k-space are measured"
+    )
+    acceleration: float = Field(4.0, ge=1, description="how many times fewer points than pixels")
+    center: float = Field(
+        0.08, gt=0, le=1, description="fraction of lines, each way, fully sampled in the centre"
+    )
+
+    def sampling_mask(self, rows: int, columns: int, seed: int) -> Tensor:
+        """(rows, columns) of 0 and 1.
+
+        Raises:
+            ValueError: the centre alone is more than the acceleration allows.
+        """
+        return MASKS[self.mask](rows, columns, self.acceleration, self.center, seed)
+
+
+class MRISettings(SingleImage, CartesianSettings):
+    """Cartesian MRI, with one coil or several."""
+
+    kind: Literal["mri"] = "mri"
+    coils: int = Field(1, ge=1, description="simulated coils, for images that are to be measured")
+
+    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
+        mask = self.sampling_mask(size, size, seed)
+        if self.coils == 1:
+            return deepinv.physics.MRI(mask=mask, img_size=(size, size))
+        maps = birdcage(self.coils, size, size)
+        return deepinv.physics.MultiCoilMRI(mask=mask, coil_maps=maps, img_size=(size, size))
+
+
+class DynamicMRISettings(CartesianSettings):
+    """Cartesian MRI of a moving object: a mask for each frame; images that follow each other are
+    the frames."""
+
+    kind: Literal["dynamic_mri"] = "dynamic_mri"
+    frames: int = Field(8, ge=2, description="images in a sequence")
+
+    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
+        masks = [self.sampling_mask(size, size, seed + frame) for frame in range(self.frames)]
+        return deepinv.physics.DynamicMRI(
+            mask=torch.stack(masks), img_size=(2, self.frames, size, size)
+        )
+
+
+class NonCartesianMRISettings(SingleImage, PhysicsSettings):
+    """MRI along radial or spiral trajectories, through mri-nufft (pip install
+    'equipoise[nufft]')."""
+
+    kind: Literal["non_cartesian_mri"] = "non_cartesian_mri"
+    trajectory: Literal["radial", "spiral"] = Field("radial", description="how k-space is crossed")
+    shots: int = Field(24, ge=1, description="spokes, or spiral arms")
+    samples: int = Field(128, ge=2, description="samples along each")
+
+    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
+        return deepinv.physics.NonCartesianMRI(
+            img_size=(2, size, size),
+            trajectory=self.trajectory,
+            num_shots=self.shots,
+            num_samples_per_shot=self.samples,
+        )
+
+
+class InpaintingSettings(SingleImage, PhysicsSettings):
+    """Some pixels are measured, others are not."""
+
+    kind: Literal["inpainting"] = "inpainting"
+    keep: float = Field(
+        0.5, gt=0, lt=1, description="fraction of the pixels that is measured, at random places"
+    )
+
+    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
+        shape, rng = (1, size, size), torch.Generator().manual_seed(seed)
+        mask = (torch.rand(shape, generator=rng) < self.keep).float()
+        return deepinv.physics.Inpainting(shape, mask=mask)
+
+
+class BlurSettings(SingleImage, PhysicsSettings):
+    """A Gaussian blur, periodic at the borders."""
+
+    kind: Literal["blur"] = "blur"
+    width: float = Field(1.5, gt=0, description="standard deviation of the blur, in pixels")
+
+    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
+        kernel = gaussian_blur(sigma=(self.width, self.width))
+        return deepinv.physics.BlurFFT((1, size, size), filter=kernel)
+
+
+class SuperResolutionSettings(SingleImage, PhysicsSettings):
+    """A smaller image is measured."""
+
+    kind: Literal["super_resolution"] = "super_resolution"
+    factor: int = Field(2, ge=2, description="how many times smaller, each way")
+
+    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
+        shape = (1, size, size)
+        return deepinv.physics.Downsampling(img_size=shape, filter="bicubic", factor=self.factor)
+
+
+class CompressedSensingSettings(SingleImage, PhysicsSettings):
+    """Random projections."""
+
+    kind: Literal["compressed_sensing"] = "compressed_sensing"
+    ratio: float = Field(0.3, gt=0, le=1, description="measurements, as a fraction of the pixels")
+
+    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
+        rng = torch.Generator().manual_seed(seed)
+        count = max(1, round(self.ratio * size * size))
+        return deepinv.physics.CompressedSensing(count, (1, size, size), rng=rng)
+
+
+class CustomSettings(SingleImage, PhysicsSettings):
+    """Any operator, written in Python."""
+
+    kind: Literal["custom"] = "custom"
+    file: Path = Field(
+        description="Python file with a function physics(size) that returns a deepinv LinearPhysics"
+    )
+
+    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
+        operator: deepinv.physics.LinearPhysics = from_file(self.file, size)
+        return operator
+
+
+def _parallel_beam_unless_said(tree: Any) -> Any:
+    """A section without ``kind`` is a parallel beam; a bare name is a kind."""
+    if isinstance(tree, str):
+        return {"kind": tree}
+    return {"kind": "parallel_beam", **tree} if isinstance(tree, dict) else tree
+
+
+Physics = Annotated[
+    Annotated[
+        ParallelBeamSettings
+        | FanBeamSettings
+        | MRISettings
+        | DynamicMRISettings
+        | NonCartesianMRISettings
+        | InpaintingSettings
+        | BlurSettings
+        | SuperResolutionSettings
+        | CompressedSensingSettings
+        | CustomSettings,
+        Field(discriminator="kind"),
+    ],
+    BeforeValidator(_parallel_beam_unless_said),
+]

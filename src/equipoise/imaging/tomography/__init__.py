@@ -1,0 +1,21 @@
+"""Computed tomography as one sparse matrix: exactly matched forward and backward projection.
+
+``geometry`` says where the rays run, ``projector`` makes them a matrix, ``fbp`` inverts it by
+filtering, and ``physics`` puts deepinv's contract on top.
+"""
+
+from .fbp import WINDOWS
+from .geometry import FanGeometry, ParallelGeometry
+from .physics import FanBeam, ParallelBeam, Tomography
+from .projector import SystemMatrix, system_matrix
+
+__all__ = [
+    "WINDOWS",
+    "FanBeam",
+    "FanGeometry",
+    "ParallelBeam",
+    "ParallelGeometry",
+    "SystemMatrix",
+    "Tomography",
+    "system_matrix",
+]

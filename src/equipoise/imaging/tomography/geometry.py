@@ -1,0 +1,121 @@
+"""Where the rays run: lengths in pixels, angles in degrees, points (column, row) from the centre.
+
+A ray is a point and a direction. At view angle θ the detector's axis is (cos θ, −sin θ) and the
+(central) ray runs along (sin θ, cos θ): at 0° the columns are summed, and angles turn as in
+``skimage.transform.radon`` and ``deepinv.physics.Tomography``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Integral
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ParallelGeometry:
+    """A parallel beam; one detector is as wide as a pixel."""
+
+    height: int
+    width: int
+    angles: tuple[float, ...]  #: degrees
+    detectors: int
+    offset: float  #: of the detector's middle from the centre's shadow, in detectors
+
+    def positions(self) -> np.ndarray:
+        """(detectors,) where every ray meets the detector's axis, from the centre's shadow."""
+        return np.arange(self.detectors) - (self.detectors - 1) / 2 + self.offset
+
+    def rays(self, view: int) -> tuple[np.ndarray, np.ndarray]:
+        """A point and a direction of every ray of a view, each (detectors, 2)."""
+        theta = math.radians(self.angles[view])
+        across = np.array([math.cos(theta), -math.sin(theta)])
+        along = np.array([math.sin(theta), math.cos(theta)])
+        point = self.positions()[:, None] * across
+        return point, np.broadcast_to(along, point.shape)
+
+
+@dataclass(frozen=True)
+class FanGeometry:
+    """A fan beam: the source turns at ``source_distance`` from the centre of rotation, the detector
+    at ``detector_distance`` on the other side."""
+
+    height: int
+    width: int
+    angles: tuple[float, ...]  #: degrees
+    detectors: int
+    source_distance: float
+    detector_distance: float
+    detector_pitch: float
+    curved: bool
+    offset: float  #: of the detector's middle from the centre's shadow, in detectors
+
+    @property
+    def source_to_detector(self) -> float:
+        return self.source_distance + self.detector_distance
+
+    def fan_angles(self) -> np.ndarray:
+        """(detectors,) the angle of every ray against the central one, in radians."""
+        index = np.arange(self.detectors) - (self.detectors - 1) / 2 + self.offset
+        position = index * self.detector_pitch
+        if self.curved:
+            return position / self.source_to_detector
+        return np.arctan2(position, self.source_to_detector)
+
+    def rays(self, view: int) -> tuple[np.ndarray, np.ndarray]:
+        """The source and the direction of every ray of a view, each (detectors, 2)."""
+        theta = math.radians(self.angles[view])
+        across = np.array([math.cos(theta), -math.sin(theta)])
+        along = np.array([math.sin(theta), math.cos(theta)])
+        fan = self.fan_angles()
+        direction = np.cos(fan)[:, None] * along + np.sin(fan)[:, None] * across
+        return np.broadcast_to(-self.source_distance * along, direction.shape), direction
+
+
+Geometry = ParallelGeometry | FanGeometry
+
+
+def image_size(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width of ``size``, which may be one number for both."""
+    if isinstance(size, int):
+        height = width = size
+    else:
+        height, width = int(size[0]), int(size[1])
+    if height < 1 or width < 1:
+        raise ValueError(f"size must be at least 1 pixel each way, got {size}")
+    return height, width
+
+
+def view_angles(angles: int | Tensor | Sequence[float], span: float) -> tuple[float, ...]:
+    """Degrees: as given, or that many views spread evenly over [0°, ``span``)."""
+    if isinstance(angles, Integral) and not isinstance(angles, bool):
+        if angles < 1:
+            raise ValueError(f"angles must be at least 1 view, got {angles}")
+        return tuple(span * i / int(angles) for i in range(int(angles)))
+    if isinstance(angles, (bool, float)) or getattr(angles, "ndim", 1) == 0:
+        raise ValueError(
+            f"angles must be a whole number of views or a sequence of degrees, got {angles!r}"
+        )
+    values = torch.as_tensor(angles, dtype=torch.float64).flatten()
+    if len(values) == 0:
+        raise ValueError("angles must be at least one view, got none")
+    if not bool(values.isfinite().all()):
+        first = int((~values.isfinite()).nonzero()[0])
+        raise ValueError(f"angles must be finite degrees, but view {first} is {values[first]}")
+    return tuple(values.tolist())
+
+
+def detector_count(detectors: int | None, extent: float, offset: float) -> int:
+    """As given, or enough for ``extent`` (in detectors) on both sides of the offset."""
+    if not math.isfinite(offset):
+        raise ValueError(f"offset must be a finite number of detectors, got {offset}")
+    if detectors is None:
+        return math.ceil(extent + 2 * abs(offset))
+    if isinstance(detectors, bool) or int(detectors) != detectors or detectors < 1:
+        raise ValueError(f"detectors must be a whole number, at least 1, got {detectors}")
+    return int(detectors)

@@ -1,0 +1,59 @@
+"""What a training step tells, and the file that it is told to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+#: Of a run's folder: one line a step.
+FILE = "log.jsonl"
+
+
+@dataclass
+class Report:
+    """One step, as it goes to the log and to the progress bar."""
+
+    step: int
+    loss: float
+    parts: dict[str, float]
+    forward: float  #: evaluations of f in a solve, mean over the step's solves and samples
+    adjoint: float  #: vector–Jacobian products in an adjoint solve, likewise
+    residual: float  #: largest relative residual
+    adjoint_residual: float
+    unsolved: float  #: fraction of the solves, forward and adjoint, that missed their tolerance
+    gain: float  #: largest gain of the adjoint Jacobian that the contraction penalty saw
+    gradient: float  #: norm, before clipping
+    rate: float  #: learning rate
+    images_per_second: float
+    waiting: float  #: fraction of the step's time that went into reading measurements
+    skipped: str = ""  #: why the optimiser did not move
+    shortened: str = ""  #: why the gradient was shortened further than to ``learning.clip``
+    last: bool = False  #: of the run
+    ended: str = ""  #: why training ended before its last step
+    validation: dict[str, float] = field(default_factory=dict)
+
+    def line(self) -> str:
+        """JSON, without what is empty."""
+        known = {k: v for k, v in self.__dict__.items() if v not in ("", {}) and v is not False}
+        return json.dumps(known)
+
+
+def append_to_log(folder: Path) -> IO[str]:
+    """The log of a run, to write lines at its end."""
+    return (folder / FILE).open("a")
+
+
+def read_log(folder: Path) -> list[dict[str, Any]]:
+    """The steps of a run's log, in order. Of a step that was made twice, after an interruption, the
+    later line counts."""
+    path = folder / FILE
+    rows: dict[int, dict[str, Any]] = {}
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # the last line of a run that was killed
+        rows[row["step"]] = row
+    return [rows[step] for step in sorted(rows)]

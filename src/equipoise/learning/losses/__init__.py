@@ -1,0 +1,23 @@
+"""What is minimised: losses in deepinv's contract, each of which also tells what it found out."""
+
+from .base import Example, LossValue, RecordedLoss, evaluate
+from .consistency import MeasurementConsistency, Supervised, Weighted
+from .contraction import JacobianPenalty
+from .equivariance import Equivariance, MultiOperator
+from .recorrupted import Recorrupted
+from .splitting import Splitting
+
+__all__ = [
+    "Equivariance",
+    "Example",
+    "JacobianPenalty",
+    "LossValue",
+    "MeasurementConsistency",
+    "MultiOperator",
+    "RecordedLoss",
+    "Recorrupted",
+    "Splitting",
+    "Supervised",
+    "Weighted",
+    "evaluate",
+]

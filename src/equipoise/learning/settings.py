@@ -1,0 +1,311 @@
+"""What is minimised, and how: the sections ``objective`` and ``learning`` of a configuration."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import deepinv.physics
+from deepinv.loss import Loss, SureGaussianLoss, SurePoissonLoss, TVLoss
+from pydantic import BeforeValidator, Field
+from torch import Tensor
+
+from ..errors import UserError
+from ..imaging.group_settings import GroupChoice, RotationsSettings
+from ..imaging.operators import PER_SAMPLE
+from ..imaging.splitting import split
+from ..settings import Settings
+from .losses import (
+    Equivariance,
+    JacobianPenalty,
+    MeasurementConsistency,
+    MultiOperator,
+    Recorrupted,
+    Splitting,
+    Supervised,
+    Weighted,
+)
+
+if TYPE_CHECKING:
+    from ..data.scan import Scan
+
+
+class LearningSettings(Settings):
+    """The loop."""
+
+    steps: int = Field(1000, ge=1, description="optimiser steps")
+    batch: int = Field(8, ge=1, description="measurements in a step")
+    workers: int = Field(
+        0,
+        ge=0,
+        description="processes that read ahead, for data.stream (needs an operating system that "
+        "forks)",
+    )
+    lr: float = Field(2e-4, gt=0, description="learning rate of Adam")
+    schedule: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="of the learning rate, down to a tenth of it"
+    )
+    accumulate: int = Field(
+        1,
+        ge=1,
+        description="parts that a step's batch is handled in, one after the other, to save memory",
+    )
+    warmup: int = Field(50, ge=0, description="steps over which the learning rate rises")
+    clip: float = Field(
+        0.1, gt=0, description="largest norm of the gradient; longer ones are scaled down"
+    )
+    ema: float = Field(
+        0.99,
+        ge=0,
+        lt=1,
+        description="decay of the running average of the weights, which is what is kept",
+    )
+    checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
+    validate_every: int = Field(100, ge=1, description="steps between validations")
+    patience: int = Field(
+        0,
+        ge=0,
+        description="validations without progress after which training ends; 0: never. Keeps the "
+        "best",
+    )
+    loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(
+        [], description="where else than log.jsonl a step is logged"
+    )
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, from 0: a linear warm-up, then half a cosine (or a line, or
+        nothing) down to a tenth."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        done = step / self.steps
+        if self.schedule == "cosine":
+            fall = 0.55 + 0.45 * math.cos(math.pi * done)
+        elif self.schedule == "linear":
+            fall = 1 - 0.9 * done
+        else:
+            fall = 1.0
+        return self.lr * rise * fall
+
+
+def weight_alone(value: Any) -> Any:
+    """``0.1`` is short for ``{weight: 0.1}``."""
+    return {"weight": value} if isinstance(value, (int, float, str)) else value
+
+
+#: For every loss: a bare number is its weight.
+BARE_WEIGHT = BeforeValidator(weight_alone)
+
+FLOOR = Field(
+    1e-3,
+    ge=0,
+    description="δ: the misfit is counted in the image, down to this variance; 0: plain misfit",
+)
+RENOISE = Field(True, description="add noise to the second measurement")
+
+
+class ConsistencySettings(Settings):
+    """|A x̂ − y|²."""
+
+    weight: float = Field(0.1, ge=0, description="weight of the measurement consistency")
+    floor: float = FLOOR
+
+    def make(self) -> MeasurementConsistency:
+        return MeasurementConsistency(self.weight, self.floor)
+
+
+class SplittingSettings(Settings):
+    """Some measurements are predicted from the others."""
+
+    weight: float = Field(1.0, ge=0, description="weight of the measurement-splitting term")
+    parts: int = Field(5, ge=2, description="into how many parts; one is left out and predicted")
+    floor: float = FLOOR
+
+    def make(self, scan: Scan, y: Tensor) -> Splitting:
+        """
+        Raises:
+            UserError: the measurements cannot be split.
+        """
+        try:
+            split(scan.physics, y[:1], self.parts, 0)
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"objective.splitting.parts={self.parts}: {error}, or set objective.splitting=0"
+            ) from error
+        return Splitting(self.parts, self.weight, self.floor)
+
+
+class EquivarianceSettings(Settings):
+    """The image is moved, measured and reconstructed again."""
+
+    weight: float = Field(0.2, ge=0, description="α, the weight of the equivariance term")
+    group: GroupChoice = Field(
+        default_factory=lambda: RotationsSettings(), description="the group that moves images"
+    )
+    draws: int = Field(1, ge=1, description="elements of the group for each sample and step")
+    renoise: bool = RENOISE
+    stop_gradient: bool = Field(
+        True,
+        description="treat the moved image as a constant target; false: as in the first paper on "
+        "EI",
+    )
+
+    def make(self) -> Equivariance:
+        group = self.group.make(self.draws)
+        return Equivariance(group, self.weight, self.renoise, self.stop_gradient)
+
+
+class OperatorsSettings(Settings):
+    """The image is measured by another sample's operator, and reconstructed again."""
+
+    weight: float = Field(
+        0,
+        ge=0,
+        description="weight of multi-operator imaging, where samples have masks of their own",
+    )
+    renoise: bool = RENOISE
+
+    def make(self, scan: Scan) -> MultiOperator:
+        """
+        Raises:
+            UserError: there is but one operator.
+        """
+        if not any(len(getattr(scan.physics, name, ())) > 1 for name in PER_SAMPLE):
+            raise UserError(
+                "objective.operators: all samples share one operator; set it to 0, or give each "
+                "its own mask"
+            )
+        return MultiOperator(self.weight, noise=self.renoise)
+
+
+class SureSettings(Settings):
+    """Stein's unbiased risk estimate."""
+
+    weight: float = Field(
+        0, ge=0, description="weight of Stein's unbiased risk estimate, for the physics' noise"
+    )
+
+    def make(self, scan: Scan) -> Weighted:
+        noise: Any = getattr(scan.physics, "noise_model", None)
+        if isinstance(noise, deepinv.physics.PoissonNoise):
+            return Weighted(SurePoissonLoss(float(noise.gain)), self.weight)
+        return Weighted(SureGaussianLoss(float(getattr(noise, "sigma", 0))), self.weight)
+
+
+class R2RSettings(Settings):
+    """Recorrupted to recorrupted."""
+
+    weight: float = Field(
+        0, ge=0, description="weight of recorrupted-to-recorrupted, for Gaussian noise"
+    )
+
+    def make(self, scan: Scan) -> Recorrupted:
+        """
+        Raises:
+            UserError: the noise is not Gaussian.
+        """
+        noise: Any = getattr(scan.physics, "noise_model", None)
+        if not isinstance(noise, deepinv.physics.GaussianNoise):
+            raise UserError(
+                "objective.r2r needs Gaussian noise; set it to 0, or leave out physics.photons"
+            )
+        return Recorrupted(float(noise.sigma), self.weight)
+
+
+class VariationSettings(Settings):
+    """Total variation."""
+
+    weight: float = Field(0, ge=0, description="weight of the total variation of the image")
+
+    def make(self) -> TVLoss:
+        return TVLoss(self.weight)
+
+
+class SupervisedSettings(Settings):
+    """The squared error to the true images."""
+
+    weight: float = Field(
+        0,
+        ge=0,
+        description="weight of the squared error to the true images, as a ceiling to compare with",
+    )
+
+    def make(self) -> Supervised:
+        return Supervised(self.weight)
+
+
+class ContractionSettings(Settings):
+    """The penalty on the Jacobian at the equilibrium."""
+
+    weight: float = Field(0.1, ge=0, description="weight of the Jacobian penalty")
+    bound: float = Field(0.9, gt=0, lt=1, description="gain of the adjoint Jacobian that is free")
+
+    def make(self) -> JacobianPenalty:
+        return JacobianPenalty(self.weight, self.bound)
+
+
+class ObjectiveSettings(Settings):
+    """What is minimised: the sum of these losses; a weight of 0 leaves one out, and a bare number
+    is a weight."""
+
+    consistency: Annotated[ConsistencySettings, BARE_WEIGHT] = Field(
+        default_factory=lambda: ConsistencySettings(), description="measurement consistency"
+    )
+    splitting: Annotated[SplittingSettings, BARE_WEIGHT] = Field(
+        default_factory=lambda: SplittingSettings(), description="measurement splitting (SSDU)"
+    )
+    equivariance: Annotated[EquivarianceSettings, BARE_WEIGHT] = Field(
+        default_factory=lambda: EquivarianceSettings(), description="equivariant imaging"
+    )
+    operators: Annotated[OperatorsSettings, BARE_WEIGHT] = Field(
+        default_factory=lambda: OperatorsSettings(), description="multi-operator imaging"
+    )
+    sure: Annotated[SureSettings, BARE_WEIGHT] = Field(
+        default_factory=lambda: SureSettings(), description="Stein's unbiased risk estimate"
+    )
+    r2r: Annotated[R2RSettings, BARE_WEIGHT] = Field(
+        default_factory=lambda: R2RSettings(), description="recorrupted to recorrupted"
+    )
+    supervised: Annotated[SupervisedSettings, BARE_WEIGHT] = Field(
+        default_factory=lambda: SupervisedSettings(), description="squared error to the truth"
+    )
+    variation: Annotated[VariationSettings, BARE_WEIGHT] = Field(
+        default_factory=lambda: VariationSettings(), description="total variation"
+    )
+    contraction: Annotated[ContractionSettings, BARE_WEIGHT] = Field(
+        default_factory=lambda: ContractionSettings(), description="Jacobian penalty"
+    )
+
+    def make(self, scan: Scan, y: Tensor) -> dict[str, Loss]:
+        """The losses by name, in the order in which they are evaluated.
+
+        Args:
+            scan: what measured, with its noise model.
+            y: one measurement or more, (B, …).
+
+        Raises:
+            UserError: nothing is left, or a loss does not fit what measured.
+        """
+        losses: dict[str, Loss] = {}
+        if self.consistency.weight:
+            losses["consistency"] = self.consistency.make()
+        if self.splitting.weight:
+            losses["splitting"] = self.splitting.make(scan, y)
+        if self.equivariance.weight:
+            losses["equivariance"] = self.equivariance.make()
+        if self.operators.weight:
+            losses["operators"] = self.operators.make(scan)
+        if self.sure.weight:
+            losses["sure"] = self.sure.make(scan)
+        if self.r2r.weight:
+            losses["r2r"] = self.r2r.make(scan)
+        if self.supervised.weight:
+            losses["supervised"] = self.supervised.make()
+        if self.variation.weight:
+            losses["variation"] = self.variation.make()
+        if self.contraction.weight:
+            losses["contraction"] = self.contraction.make()
+        if not losses:
+            raise UserError(
+                "objective: all weights are 0, so there is nothing to learn from; raise "
+                "objective.consistency"
+            )
+        return losses

@@ -1,0 +1,290 @@
+"""One training step: batch, losses, gradient, share, clip, step, average."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import TrainingGaveUp, UserError
+from ..imaging.draws import seeded
+from ..reconstruction.model import EquilibriumReconstructor
+from .batching import Batches, Part
+from .checkpoint import Checkpoint, flatten_optimizer, restore_optimizer
+from .losses import Example, evaluate
+from .processes import from_first, processes, share_gradient
+from .log import Report
+from .settings import LearningSettings
+from .tally import Tally
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+    from ..data.dataset import Dataset
+
+#: Steps in a row that may be skipped before training gives up.
+PATIENCE = 20
+#: A gradient this many times as long as usual is an outlier.
+OUTLIER = 30
+
+
+@dataclass
+class Progress:
+    """What training remembers beside tensors."""
+
+    step: int = 0  #: steps made
+    skipped: int = 0  #: of these, the last ones in a row that did not move the weights
+    history: float = 0.0  #: the usual norm of the gradient; 0: not known yet
+    best_score: float = math.inf
+    best_step: int = 0
+
+
+class Trainer:
+    """Weights, their running average and the optimiser, and the step that moves them.
+
+    All randomness of a step comes from (seed, step) and a sample's place in the batch: a run that
+    was stopped goes on exactly as if it had not been, and one batch gives the same gradient however
+    many processes or parts share it.
+
+    Args:
+        model: is trained in place.
+        dataset: what to train on. Its ``truth`` is used by a loss named "supervised" alone: without
+            one it is not even looked at.
+        losses: by name; ours, deepinv's, or any other in their contract.
+        settings: of the loop.
+        seed: of everything random.
+        fabric: the processes that share the batches; none: those that ``torchrun`` has started.
+
+    Raises:
+        UserError: the batch cannot be shared as asked; a supervised loss, but no images.
+    """
+
+    def __init__(
+        self,
+        model: EquilibriumReconstructor,
+        dataset: Dataset,
+        losses: dict[str, Any],
+        settings: LearningSettings,
+        seed: int,
+        fabric: Fabric | None = None,
+    ):
+        supervised = "supervised" in losses
+        if supervised and dataset.truth is None:
+            raise UserError(
+                "objective.supervised needs images, and the data are measurements; set it to 0"
+            )
+        self.fabric = processes() if fabric is None else fabric
+        self.model = model.to(self.fabric.device)
+        self.losses = losses
+        self.settings = settings
+        self.seed = seed
+        self.batches = Batches(
+            dataset,
+            settings,
+            seed,
+            rank=self.fabric.global_rank,
+            world=self.fabric.world_size,
+            device=self.fabric.device,
+            dtype=next(model.parameters()).dtype,
+            with_truth=supervised,
+        )
+        self.parameters = {k: p for k, p in model.named_parameters() if p.requires_grad}
+        self.average = {k: p.detach().clone() for k, p in self.parameters.items()}
+        self.best: dict[str, Tensor] = {}  # the average that validated best
+        self.directions: dict[str, Tensor] = {}  # what contraction penalties remember
+        self.optimizer = torch.optim.Adam(self.parameters.values(), settings.lr)
+        self.progress = Progress()
+
+    @property
+    def dataset(self) -> Dataset:
+        """What is trained on, with its operator on the device of this process."""
+        return self.batches.dataset
+
+    @property
+    def step(self) -> int:
+        """Steps made."""
+        return self.progress.step
+
+    # ------------------------------------------------------------------------------ one step
+
+    def advance(self) -> Report:
+        """One optimiser step; where the gradient cannot be trusted it is skipped, or shortened, and
+        said why.
+
+        Raises:
+            UserError: a measurement cannot be read, or another process is gone.
+            TrainingGaveUp: too many steps in a row were skipped.
+        """
+        started = time.perf_counter()
+        parts = self.batches.of_step(self.step)
+        waited = time.perf_counter() - started
+        self.optimizer.zero_grad(set_to_none=True)
+        tally, self.directions = self._differentiate(parts)
+        share_gradient(self.fabric, self.parameters.values())
+        tally.share(self.fabric)
+        norm = self._clip()
+        losses = tally.losses(self.losses)
+        skipped = self._not_finite(sum(losses.values()), norm) or tally.trouble
+        shortened = ""
+        rate = self.settings.rate(self.step)
+        if not skipped:
+            shortened = self._shorten(norm)
+            self._move(rate)
+            self._follow()
+        self._count(skipped)
+        seconds = time.perf_counter() - started
+        return Report(
+            step=self.step,
+            loss=sum(losses.values()),
+            parts=losses,
+            forward=tally.mean_steps("forward"),
+            adjoint=tally.mean_steps("adjoint"),
+            residual=tally.largest["forward residual"],
+            adjoint_residual=tally.largest["adjoint residual"],
+            unsolved=tally.unsolved,
+            gain=tally.largest["gain"],
+            gradient=norm,
+            rate=rate,
+            images_per_second=self.settings.batch / seconds,
+            waiting=waited / seconds,
+            skipped=skipped,
+            shortened=shortened,
+        )
+
+    def _differentiate(self, parts: list[Part]) -> tuple[Tally, dict[str, Tensor]]:
+        """Adds the gradient of this process's share of the batch to the parameters.
+
+        Also tells the directions for the next step: those that the first part of the batch has
+        found, so that they do not depend on how the batch is shared.
+        """
+        tally = Tally()
+        directions: dict[str, Tensor] | None = None
+        for part in parts:
+            turned = self._differentiate_part(part, tally)
+            directions = turned if directions is None else directions
+        assert directions is not None
+        return tally, {k: from_first(self.fabric, v) for k, v in directions.items()}
+
+    def _differentiate_part(self, part: Part, tally: Tally) -> dict[str, Tensor]:
+        share = len(part.places) / self.settings.batch
+        with seeded((self.seed, self.step), part.places.tolist()):
+            solved = self.model.equilibrium(part.y, part.physics)
+            example = Example(solved.value, part.y, part.physics, self.model, part.truth)
+            found = {
+                name: evaluate(loss, replace(example, direction=self.directions.get(name)))
+                for name, loss in self.losses.items()
+            }
+            total = torch.stack([value.value.mean() * share for value in found.values()]).sum()
+            total.backward()
+        tally.add_solves([replace(solved, value=None)])
+        for name, value in found.items():
+            tally.add_loss(name, value, share)
+            tally.add_solves(value.solves)
+        return {k: v.direction for k, v in found.items() if v.direction is not None}
+
+    def _clip(self) -> float:
+        """Scales the gradient down to ``learning.clip``; its norm before."""
+        return float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip))
+
+    def _not_finite(self, loss: float, gradient: float) -> str:
+        if math.isfinite(loss) and math.isfinite(gradient):
+            return ""
+        return f"the loss is {loss:.3g} and the gradient's norm {gradient:.3g}"
+
+    def _shorten(self, gradient: float) -> str:
+        """Scales a gradient far outside its history down to the usual norm, and says so.
+
+        It is not skipped: where the penalty has woken up, only a step can put it to sleep. The
+        history follows, at most 30-fold a step, so that what stays is usual soon. What is shorter
+        than ``learning.clip`` can do no harm.
+        """
+        clip = self.settings.clip
+        usual = self.progress.history or gradient
+        self.progress.history = 0.95 * usual + 0.05 * min(gradient, OUTLIER * usual)
+        if gradient <= max(OUTLIER * usual, clip):
+            return ""
+        for p in self.parameters.values():
+            if p.grad is not None:
+                p.grad.mul_(min(1.0, usual / clip))  # it was clipped before
+        return f"the gradient's norm {gradient:.3g} is far above the usual {usual:.3g}"
+
+    def _move(self, rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+
+    def _follow(self) -> None:
+        """The running average follows the weights; a young one follows quickly."""
+        decay = min(self.settings.ema, (self.step + 1) / (self.step + 10))
+        for name, p in self.parameters.items():
+            self.average[name].lerp_(p.detach(), 1 - decay)
+
+    def _count(self, skipped: str) -> None:
+        self.progress.step += 1
+        self.progress.skipped = self.progress.skipped + 1 if skipped else 0
+        if self.progress.skipped >= PATIENCE:
+            raise TrainingGaveUp(
+                f"step {self.step}: {PATIENCE} steps in a row were skipped ({skipped}); the last "
+                "checkpoint holds the state before. Start another run (name=… or out=…) with a "
+                "higher objective.contraction, or a lower learning.lr"
+            )
+
+    # ------------------------------------------------------------------------------ validation
+
+    def note_validation(self, scores: dict[str, float]) -> bool:
+        """Takes note of a validation without ground truth.
+
+        True if there has been no progress for ``learning.patience`` of them.
+        """
+        progress, settings = self.progress, self.settings
+        score = scores["held_out"] if "held_out" in scores else scores["misfit"]
+        if score < progress.best_score:
+            progress.best_score, progress.best_step = score, self.step
+            self.best = {k: v.clone() for k, v in self.average.items()}
+        waited = self.step - progress.best_step
+        return bool(settings.patience) and waited >= settings.patience * settings.validate_every
+
+    def averaged(self) -> dict[str, Tensor]:
+        """The model's state with the running average of the weights."""
+        state = self.model.state_dict()
+        return {name: self.average.get(name, value).clone() for name, value in state.items()}
+
+    def final_weights(self) -> dict[str, Tensor]:
+        """The state to keep in the end: the average, or, with ``learning.patience``, the one that
+        validated best."""
+        return self.averaged() | (self.best if self.settings.patience else {})
+
+    # ------------------------------------------------------------------------------ checkpoint
+
+    def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """All that is needed to go on: tensors by name, and numbers."""
+        tensors = {f"model.{k}": v for k, v in self.parameters.items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.items()}
+        tensors |= {f"best.{k}": v for k, v in self.best.items()}
+        tensors |= {f"direction.{k}": v for k, v in self.directions.items()}
+        tensors |= flatten_optimizer(self.optimizer)
+        return tensors, asdict(self.progress)
+
+    def restore(self, saved: Checkpoint) -> None:
+        """Goes back to what :meth:`checkpoint` gave."""
+        tensors = saved.tensors
+        with torch.no_grad():
+            for name, p in self.parameters.items():
+                p.copy_(tensors[f"model.{name}"])
+                self.average[name].copy_(tensors[f"average.{name}"])
+        self.best = {
+            name: tensors[f"best.{name}"].to(value)
+            for name, value in self.average.items()
+            if f"best.{name}" in tensors
+        }
+        self.directions = {
+            name: tensors[f"direction.{name}"].to(self.fabric.device)
+            for name in self.losses
+            if f"direction.{name}" in tensors
+        }
+        restore_optimizer(self.optimizer, tensors)
+        self.progress = Progress(**{k: saved.state[k] for k in asdict(Progress())})

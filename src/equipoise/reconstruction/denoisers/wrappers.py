@@ -1,0 +1,70 @@
+"""What turns a denoiser into one for complex images, or into one that commutes with a group."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from deepinv.models import Denoiser
+from torch import Tensor, nn
+
+from ...imaging.groups import Group
+
+
+class Invariant(Denoiser):
+    """The average of T_g⁻¹ D(T_g x) over a finite group: it commutes with every T_g.
+
+    By construction, and exactly where the group acts exactly (quarter turns, reflections). It costs
+    one evaluation of D for each element.
+
+    Args:
+        denoiser: D.
+        group: with ``elements()``: ``Rotations(multiples=90)``, ``Reflections()``, their product.
+    """
+
+    def __init__(self, denoiser: nn.Module, group: Group):
+        super().__init__()
+        self.denoiser = denoiser
+        self.group = group
+        self.moves = group.elements()
+
+    def forward(self, x: Tensor, sigma: float | Tensor = 0.05) -> Tensor:
+        """x (B, C, H, W), or sequences (B, C, T, H, W) whose frames all move alike."""
+        if x.shape[-1] != x.shape[-2] and any("theta" in move for move in self.moves):
+            raise ValueError(
+                f"images must be square to be turned, got {tuple(x.shape[-2:])}; use Reflections, "
+                "or pad them"
+            )
+        total = torch.zeros_like(x)
+        for move in self.moves:
+            moved = self.denoiser(self.group.transform(x, **move), sigma)
+            total = total + self.group.inverse(moved, True, **move)
+        return total / len(self.moves)
+
+
+class ComplexDenoiser(Denoiser):
+    """A real denoiser applied to the real and the imaginary part of (B, 2, H, W).
+
+    Each is an image of its own; likewise in every frame of a sequence (B, 2, T, H, W). They lie in
+    [−1, 1], and the denoiser knows [0, 1]: D_c(x, σ) = 2 D((x + 1) / 2, σ / 2) − 1.
+    """
+
+    def __init__(self, denoiser: nn.Module):
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, x: Tensor, sigma: float | Tensor = 0.05) -> Tensor:
+        """x (B, 2, …, H, W) plus noise of standard deviation ``sigma``: a number, or (B,)."""
+        parts = x.reshape(-1, 1, *x.shape[-2:])
+        if isinstance(sigma, Tensor) and sigma.numel() == len(x):
+            sigma = sigma.flatten().repeat_interleave(len(parts) // len(x))
+        parts = self.denoiser(parts / 2 + 0.5, sigma / 2)
+        return (2 * parts - 1).reshape(x.shape)
+
+
+def backbone(denoiser: nn.Module) -> Any:
+    """The network inside wrappers."""
+    network: Any = denoiser
+    while isinstance(network, (ComplexDenoiser, Invariant)):
+        network = network.denoiser
+    return network

@@ -1,0 +1,140 @@
+"""The report page, opened in headless Chromium: the slider moves, the table sorts, the pictures hold something."""
+
+from __future__ import annotations
+
+import io
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import equipoise as eq
+from equipoise.assessment.figures import grid, save_png
+from equipoise.assessment.page import page, pictures
+from equipoise.assessment.table import Column, Missing, Row, Table, Value
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="headless Chromium is not installed (apt-get install chromium)"
+)
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    truth = eq.phantoms(2, 32)
+    rng = torch.Generator().manual_seed(0)
+    images = {
+        "FBP": truth + 0.1 * torch.randn(truth.shape, generator=rng),
+        "Equipoise": 0.9 * truth,
+    }
+    columns = [Column("psnr", "PSNR (dB)", ".2f", ".2f")]
+    scores = {"FBP": Value(9.5, 0.1), "Equipoise": Value(33.1, 0.2), "TV": Value(21.0, 0.3)}
+    rows = [Row(title, title, {"psnr": score}) for title, score in scores.items()]
+    rows.append(Row("lost", "Lost", missing=[Missing("it fell over " * 20, failed=True)]))
+    table = Table("method", columns, rows)
+    png = save_png(grid(truth, images, truth, ["a", "b"]), path.with_suffix(".png"))
+    page(
+        path,
+        "A <test>",
+        ["In words."],
+        [(png, "every method")],
+        table=table,
+        conventions="range 1",
+        config="seed: 0",
+        viewer=pictures(images, truth, ["a", "b"]),
+    )
+    return path
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(browser, page_file):
+    errors: list[str] = []
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    page.on("pageerror", lambda e: errors.append(str(e)))
+    page.on(
+        "request",
+        lambda r: errors.append(r.url) if not r.url.startswith(("file:", "data:")) else None,
+    )
+    page.goto(page_file.as_uri())
+    page.wait_for_function("document.getElementById('says').textContent !== ''")
+    yield page
+    page.close()
+    assert errors == []
+
+
+def pixels(element) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(element.screenshot())).convert("RGB")).astype(float)
+
+
+def column(page, k: int) -> list[str]:
+    return page.locator(f"#scores tbody tr td:nth-child({k})").all_inner_texts()
+
+
+def test_the_table_sorts_by_number(opened):
+    button = opened.locator("#scores th:nth-child(2) button")
+    button.click()
+    assert column(opened, 1) == ["Equipoise", "TV", "FBP", "Lost"]
+    button.click()
+    assert column(opened, 1) == ["FBP", "TV", "Equipoise", "Lost"]
+    assert opened.locator("#scores th:nth-child(2)").get_attribute("aria-sort") == "ascending"
+
+
+def test_the_slider_divides_two_images(opened):
+    canvas = opened.locator("#canvas")
+    opened.locator("#split").fill("100")
+    left = pixels(canvas)
+    opened.locator("#split").fill("0")
+    right = pixels(canvas)
+    opened.locator("#split").fill("50")
+    half = pixels(canvas)
+    middle = left.shape[1] // 2
+    assert left.std() > 10
+    assert right.std() > 10
+    assert np.abs(left - right).mean() > 1
+    assert np.abs(half - left)[:, : middle - 16].max() == 0
+    assert np.abs(half - right)[:, middle + 16 :].max() == 0
+
+
+def test_window_zoom_error_map_and_words(opened):
+    canvas = opened.locator("#canvas")
+    opened.locator("#zoom").fill("5")
+    before, width = pixels(canvas), canvas.bounding_box()["width"]
+    opened.locator("#high").fill("0.5")
+    assert pixels(canvas).mean() > before.mean() + 5
+    opened.locator("#zoom").fill("8")
+    assert canvas.bounding_box()["width"] == pytest.approx(width * 8 / 5)
+    opened.locator("#show").select_option("error")
+    assert np.abs(pixels(canvas)[..., 0] - pixels(canvas)[..., 2]).max() > 20  # in colour
+    opened.locator("#image").select_option("1")
+    opened.wait_for_function("document.getElementById('says').textContent.startsWith('b:')")
+    assert "FBP" in opened.locator("#says").inner_text()
+    assert "dB" in canvas.get_attribute("aria-label")
+
+
+def test_figures_are_not_empty_and_described(opened):
+    for image in opened.locator("figure img").all():
+        assert image.get_attribute("alt")
+        assert pixels(image).std() > 5  # a picture of one colour would be 0
+
+
+def test_on_a_phone_in_the_dark_and_on_paper(browser, page_file):
+    page = browser.new_page(viewport={"width": 390, "height": 800}, color_scheme="dark")
+    page.goto(page_file.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert pixels(page.locator("body")).mean() < 128
+    page.emulate_media(media="print")
+    assert not page.locator("#viewer").is_visible()
+    page.close()

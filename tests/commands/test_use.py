@@ -1,0 +1,152 @@
+"""What is done with a trained run: reconstruct, evaluate, list, export, and the command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support import equipoise, quiet, tiny
+from typer.testing import CliRunner
+
+import equipoise as eq
+from equipoise.cli import app, main
+from equipoise.commands import demo
+from equipoise.commands.export import export
+from equipoise.commands.reconstruct import reconstruct
+from equipoise.commands.runs import list_runs
+from equipoise.commands.train import train_run
+from equipoise.comparison.evaluation import evaluate
+from equipoise.errors import UserError
+from equipoise.run import load_data, load_run, unseen_phantoms
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "tiny"
+    train_run(tiny(folder), quiet)
+    return folder
+
+
+class TestUse:
+    def test_measurements_in_images_out(self, folder, tmp_path):
+        run = load_run(folder)
+        y = run.scan.measurement_to_native(run.scan.physics.A(eq.phantoms(3, 16, 9)))
+        data = tmp_path / "sinograms"
+        data.mkdir()
+        for i in range(3):
+            np.save(data / f"s{i}.npy", y[i, 0].numpy())
+        solved = reconstruct(run, data, tmp_path / "out", quiet)
+        for i in range(3):
+            image = np.load(tmp_path / "out" / f"s{i}.npy")
+            assert np.allclose(image, solved.value[i, 0].numpy())
+        rows = json.loads((tmp_path / "out" / "report.json").read_text())["images"]
+        assert [row["name"] for row in rows] == ["s0", "s1", "s2"]
+        assert {"residual", "status", "steps", "misfit"} <= rows[0].keys()
+        assert (tmp_path / "out" / "preview.png").stat().st_size > 1000
+
+    def test_evaluate_scores_every_image(self, folder):
+        table = evaluate(load_run(folder))
+        saved = json.loads((folder / "evaluation-phantoms" / "results.json").read_text())
+        for method in ("fbp", "least_squares", "tv", "untrained", "equipoise"):
+            entry = saved["methods"][method]
+            assert len(entry["psnr_per_image"]) == len(table.images)
+            assert entry["psnr"] == pytest.approx(sum(entry["psnr_per_image"]) / len(table.images))
+            assert 5 < entry["psnr"] < 60
+        page = (folder / "evaluation-phantoms" / "report.html").read_text()
+        assert 'src="data:image/png;base64' in page
+
+    def test_evaluation_is_not_of_the_training_data(self, folder):
+        run = load_run(folder)
+        trained_on = load_data(run.config, run.scan)
+        scored_on = unseen_phantoms(run.config, run.scan, 6)
+        assert not torch.allclose(trained_on.truth, scored_on.truth)
+        run.config = tiny(folder, data={"kind": "images", "path": "somewhere.h5", "count": 200})
+        with pytest.raises(UserError, match="name the data to score on"):
+            evaluate(run)
+
+    def test_damaged_model(self, folder, tmp_path):
+        for name in ("config.yaml", "README.txt"):
+            (tmp_path / name).write_bytes((folder / name).read_bytes())
+        part = (folder / "model.safetensors").read_bytes()[:200]
+        (tmp_path / "model.safetensors").write_bytes(part)
+        with pytest.raises(UserError, match="cut short or damaged"):
+            load_run(tmp_path)
+        with pytest.raises(UserError, match="no run of Equipoise there"):
+            load_run(tmp_path / "nowhere")
+
+    def test_list(self, folder):
+        (row,) = list_runs(folder.parent)
+        assert (row.state, row.problem) == ("trained, 4/4 steps", "parallel_beam 16²")
+
+
+class TestExport:
+    def test_travels(self, folder, tmp_path):
+        run = load_run(folder)
+        evaluate(run)
+        export(run, tmp_path / "out", "bsd-3-clause", with_program=True)
+        model = eq.EquilibriumReconstructor.from_pretrained(tmp_path / "out")
+        y = load_data(run.config, run.scan).y
+        with torch.no_grad():
+            assert torch.equal(model(y, run.scan.physics), run.model(y, run.scan.physics))
+            program = torch.export.load(tmp_path / "out" / "denoiser.pt2").module()
+            x = torch.rand(5, 1, 16, 16)
+            step = run.model.step
+            assert torch.allclose(program(x), step.denoiser(x, step.sigma), atol=1e-6)
+        card = (tmp_path / "out" / "README.md").read_text()
+        assert "dB PSNR" in card
+        assert "license: bsd-3-clause" in card
+        with pytest.raises(UserError, match="not empty"):
+            export(run, tmp_path / "out")
+
+    def test_damaged(self, folder, tmp_path):
+        with pytest.raises(UserError, match="holds no model made by `equipoise export`"):
+            eq.EquilibriumReconstructor.from_pretrained(tmp_path)
+        out = export(load_run(folder), tmp_path / "out")
+        weights = out / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:200])
+        with pytest.raises(UserError, match="damaged"):
+            eq.EquilibriumReconstructor.from_pretrained(out)
+
+
+class TestCommandLine:
+    def test_bad_input_is_one_paragraph_and_exit_code_2(self, tmp_path, monkeypatch, capsys):
+        (tmp_path / "c.yaml").write_text("data: {pth: x}\n")
+        done = equipoise("train", tmp_path / "c.yaml", cwd=tmp_path)
+        assert done.returncode == 2
+        assert "data.pth: unknown key (value 'x')" in done.stderr
+        assert "Traceback" not in done.stderr
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "sinograms").mkdir()
+        (tmp_path / "c.yaml").write_text("data: {path: sinograms}\n")
+        monkeypatch.setattr(sys, "argv", ["equipoise", "train", "c.yaml"])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        assert stopped.value.code == 2
+        assert "no file in this folder can be read" in capsys.readouterr().err
+        assert not (tmp_path / "runs").exists()
+        monkeypatch.setattr(sys, "argv", ["equipoise", "--debug", "train", "c.yaml"])
+        with pytest.raises(UserError):
+            main()
+
+    def test_demo(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(demo, "UNSEEN", 4)  # a smaller one: `make demo` runs the whole
+        monkeypatch.setitem(demo.DEMOS["mri"], "data", {"size": 48, "count": 16})
+        out = tmp_path / "demo"
+        done = CliRunner().invoke(app, ["demo", "mri", "--steps", "1", "--out", str(out)])
+        assert done.exit_code == 0, done.output
+        methods = json.loads((out / "results.json").read_text())["methods"]
+        assert {"zero_filled", "tv", "equipoise"} <= methods.keys()
+        assert methods["equipoise"]["psnr"] > methods["zero_filled"]["psnr"]
+        for name in ("grid.png", "report.html", "curves.html", "model.safetensors"):
+            assert (out / name).stat().st_size > 0
+        assert "Total variation" in done.stdout
+        (out / "thesis.tex").write_text("precious")
+        message = r"holds thesis.tex beside an earlier demo; nothing was written"
+        with pytest.raises(UserError, match=message):
+            demo.demo(demo.demo_config("mri", out, 1, 0))
+        assert (out / "results.json").exists()
+        assert Path(out / "thesis.tex").read_text() == "precious"

@@ -1,0 +1,112 @@
+"""Laws of masks and coils, and of real acquisitions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from equipoise.errors import UserError
+from equipoise.imaging.linear import least_squares, norm
+from equipoise.imaging.mri import (
+    MASKS,
+    acquisition,
+    birdcage,
+    calibration_size,
+    cartesian_mask,
+    estimate_coils,
+    noise_covariance,
+    prewhiten,
+)
+from equipoise.imaging.phantoms import phantoms
+
+
+class TestMRI:
+    @settings(max_examples=30, deadline=None)
+    @given(n=st.integers(16, 128), acceleration=st.floats(1, 8), seed=st.integers(0, 20))
+    def test_mask(self, n, acceleration, seed):
+        mask = cartesian_mask(n, n, acceleration, 0.06, seed)
+        assert int(mask[0].sum()) == round(n / acceleration)
+        assert torch.equal(mask, mask[:1].expand(n, n))
+        assert mask[0, n // 2] == 1
+        assert torch.equal(mask, cartesian_mask(n, n, acceleration, 0.06, seed))
+
+    def test_too_much_centre(self):
+        with pytest.raises(ValueError, match="lower one of them"):
+            cartesian_mask(64, 64, 8, 0.5)
+
+
+class TestAcquisitions:
+    def test_masks(self):
+        for name, tolerance in (("lines", 0.05), ("radial", 0.05), ("poisson_disc", 0.15)):
+            mask = MASKS[name](64, 60, 4.0, 0.1, 3)
+            assert mask.shape == (64, 60)
+            assert float(mask.mean()) == pytest.approx(0.25, rel=tolerance), name
+            assert torch.equal(mask, MASKS[name](64, 60, 4.0, 0.1, 3))
+            assert not torch.equal(mask, MASKS[name](64, 60, 4.0, 0.1, 4))
+            assert calibration_size(mask) >= 4
+        for name in ("radial", "poisson_disc"):
+            with pytest.raises(ValueError, match="lower one of them"):
+                MASKS[name](64, 64, 8.0, 0.5, 0)
+            with pytest.raises(ValueError, match="acceleration must be in"):
+                MASKS[name](64, 64, 0.5, 0.1, 0)
+
+    @pytest.fixture(scope="class")
+    def simulated(self):
+        """A smooth object seen by six coils whose noise is correlated."""
+        torch.manual_seed(0)
+        x = phantoms(1, 64, 0, ("brain",))[0, 0].to(torch.complex64)
+        maps = birdcage(6, 64, 64)
+        dims = (-2, -1)
+        clean = torch.fft.fftshift(
+            torch.fft.fft2(torch.fft.ifftshift(maps * x, dims), norm="ortho"), dims
+        )
+        mixing = torch.eye(6, dtype=torch.complex64) + 0.4 * torch.randn(
+            6, 6, dtype=torch.complex64
+        )
+        noise = 2e-3 * mixing @ torch.randn(6, 64 * 64, dtype=torch.complex64)
+        return x, maps, clean, noise.reshape(6, 64, 64), mixing
+
+    def test_coil_maps(self, simulated):
+        x, maps, clean, _, _ = simulated
+        found = estimate_coils(clean * MASKS["poisson_disc"](64, 64, 3.0, 0.35, 0))
+        object_ = (x.abs() > 0.1) & (found.abs().sum(0) > 0)
+        assert float(object_.float().mean()) > 0.2
+        overlap = (found.conj() * maps).sum(0).abs()[object_]  # 1 if the maps agree up to a phase
+        assert float(overlap.quantile(0.05)) > 0.99
+        assert torch.allclose(
+            torch.linalg.vector_norm(found, dim=0)[object_], torch.ones(()), atol=1e-4
+        )
+        with pytest.raises(
+            UserError, match=r"fully sampled centre of 8×8 points; this k-space has 2×2"
+        ):
+            estimate_coils(clean * MASKS["poisson_disc"](64, 64, 3.0, 0.04, 0))
+
+    def test_whitening(self, simulated):
+        _, _, clean, noise, mixing = simulated
+        covariance = noise_covariance(noise.flatten(1))
+        assert torch.allclose(covariance, 4e-6 * mixing @ mixing.mH, rtol=0.15, atol=2e-6)
+        white = prewhiten(noise, covariance)
+        assert torch.allclose(
+            noise_covariance(white.flatten(1)), torch.eye(6, dtype=torch.complex64), atol=1e-3
+        )
+        with pytest.raises(UserError, match="singular"):
+            prewhiten(clean, torch.zeros(6, 6, dtype=torch.complex64))
+
+    def test_a_whole_acquisition(self, simulated):
+        x, _, clean, noise, _ = simulated
+        kspace = (clean + noise) * MASKS["poisson_disc"](64, 64, 2.5, 0.35, 0)
+        a = acquisition(kspace, noise=noise.flatten(1))
+        assert a.y.shape == (1, 2, 6, 64, 64)
+        assert norm(a.physics.A, a.physics.A_adjoint, torch.zeros(1, 2, 64, 64)) < 1.001
+        out = least_squares(a.physics.A, a.physics.A_adjoint, a.y, 1e-5, 30).value
+        image = out.square().sum(1).sqrt()[0]
+        seen = (x.abs() > 0.1) & (image > 0)
+        image = image * float((image * x.abs())[seen].sum() / image[seen].square().sum())
+        assert float((image - x.abs())[seen].norm() / x.abs()[seen].norm()) < 0.1
+        assert 0.3 < float(image.flatten().quantile(0.99)) < 3
+        with pytest.raises(UserError, match="zero everywhere"):
+            acquisition(torch.zeros(2, 32, 32, dtype=torch.complex64))
+        with pytest.raises(UserError, match="fully sampled centre"):
+            acquisition(torch.ones(1, 32, 32, dtype=torch.complex64) * (torch.rand(32, 32) < 0.3))

@@ -1,0 +1,76 @@
+"""Laws of the operators that are brought to one convention."""
+
+from __future__ import annotations
+
+import deepinv
+import pytest
+import torch
+
+import equipoise as eq
+from equipoise.errors import UserError
+from equipoise.imaging.linear import norm
+from equipoise.imaging.operators import normalized, prepared, select
+from equipoise.imaging.splitting import split
+
+
+class TestOperators:
+    def test_scaled(self):
+        inner = deepinv.physics.CompressedSensing(20, (1, 6, 6))
+        physics, gain, image_shape, measurement_shape = normalized(inner, 6)
+        assert (image_shape, measurement_shape) == ((1, 6, 6), (20,))
+        x, y = torch.randn(2, 1, 6, 6), torch.randn(2, 20)
+        assert norm(physics.A, physics.A_adjoint, x) == pytest.approx(1, rel=1e-3)
+        assert torch.allclose(physics.A(x), gain * inner.A(x))
+        u = physics.prox_l2(x, y, 3.0)
+        assert (3 * physics.A_adjoint(physics.A(u) - y) + u - x).norm() < 1e-3 * x.norm()
+
+    def test_what_cannot_be_used(self):
+        with pytest.raises(UserError, match=r"no deepinv\.physics\.LinearPhysics"):
+            normalized(deepinv.physics.Haze(), 8)
+        with pytest.raises(UserError, match="A x is zero for every image x"):
+            normalized(deepinv.physics.Inpainting((1, 8, 8), mask=torch.zeros(1, 8, 8)), 8)
+        with pytest.raises(UserError, match="takes neither real images"):
+            normalized(
+                split(deepinv.physics.MRI(mask=torch.ones(5, 7)), torch.ones(1, 2, 5, 7), 2, 0)[0],
+                8,
+            )
+
+    def test_select(self):
+        maps = torch.randn(3, 4, 8, 8, dtype=torch.complex64)
+        physics = deepinv.physics.MultiCoilMRI(
+            mask=torch.ones(8, 8), coil_maps=maps, img_size=(8, 8)
+        )
+        x = torch.randn(3, 2, 8, 8)
+        assert torch.allclose(
+            select(physics, torch.tensor([2, 0]), 3).A(x[[2, 0]]), physics.A(x)[[2, 0]]
+        )
+        r = eq.EquilibriumReconstructor(
+            eq.ProximalStep(deepinv.models.TVDenoiser(n_it_max=5), 0.5), on_failure="ignore"
+        )
+        assert r.equilibrium(physics.A(x), physics).value.shape == x.shape
+
+    def test_nothing_hangs_on_another_librarys_object(self):
+        inner = deepinv.physics.Blur(filter=torch.ones(1, 1, 3, 3) / 9, padding="circular")
+        before = set(vars(inner))
+        found = normalized(inner, 8)
+        assert found.physics is inner  # its norm is 1 already
+        assert found.gain == 1
+        assert set(vars(inner)) == before
+
+    def test_sequences(self):
+        physics = deepinv.physics.DynamicMRI(mask=torch.ones(3, 8, 8), img_size=(2, 3, 8, 8))
+        assert normalized(physics, 8, frames=3).image_shape == (2, 3, 8, 8)
+
+    def test_our_own_tomography_knows_its_gain(self):
+        inner = eq.ParallelBeam(8, 5, normalize=True)
+        found = normalized(inner, 8)
+        assert found.physics is inner
+        assert found.gain == inner.gain
+        assert found.measurement_shape == inner.measurement_shape
+
+    def test_the_old_name(self):
+        """Until build.py goes."""
+        physics = prepared(deepinv.physics.CompressedSensing(20, (1, 6, 6)), 6)
+        assert physics.image_shape == (1, 6, 6)
+        assert physics.measurement_shape == (20,)
+        assert physics.gain < 1

@@ -1,0 +1,262 @@
+"""Laws of the losses, whichever trainer calls them."""
+
+from __future__ import annotations
+
+import deepinv
+import pytest
+import torch
+
+import equipoise as eq
+from equipoise.imaging.draws import seeded
+from equipoise.imaging.mri import cartesian_mask
+from equipoise.learning.losses import (
+    Equivariance,
+    Example,
+    JacobianPenalty,
+    MeasurementConsistency,
+    MultiOperator,
+    Recorrupted,
+    Splitting,
+    Supervised,
+    Weighted,
+    evaluate,
+)
+from equipoise.reconstruction.contraction import measure
+
+from .examples import ct, images, small_model
+
+
+class TestConsistency:
+    def test_whitened_misfit_is_the_visible_error(self):
+        """With floor δ it is the mean squared error of the image along the operator's range, up to
+        δ."""
+        physics = eq.ParallelBeam(8, 30, normalize=True)
+        x = torch.rand(2, 1, 8, 8, dtype=torch.float64)
+        e = torch.randn_like(x)
+        plain = MeasurementConsistency()(x_net=x + e, y=physics.A(x), physics=physics)
+        assert torch.allclose(plain, physics.A(e).square().flatten(1).mean(1))
+        visible = MeasurementConsistency(floor=1e-6)(x_net=x + e, y=physics.A(x), physics=physics)
+        assert torch.allclose(visible, e.square().flatten(1).mean(1), rtol=0.05)
+
+    def test_stacked_physics_count_every_measurement_once(self):
+        parts = [eq.ParallelBeam(8, n, normalize=True) for n in (3, 5)]
+        physics = deepinv.physics.StackedLinearPhysics(parts)
+        x, e = torch.rand(2, 2, 1, 8, 8, dtype=torch.float64)
+        value = MeasurementConsistency(weight=2.0)(x_net=x + e, y=physics.A(x), physics=physics)
+        missed = torch.cat([part.A(e).flatten(1) for part in parts], 1)
+        assert torch.allclose(value, 2 * missed.square().mean(1))
+
+    def test_supervised_is_the_mean_squared_error(self):
+        x, e = torch.rand(2, 3, 1, 8, 8)
+        value = Supervised(weight=0.5)(x_net=x + e, x=x)
+        assert torch.allclose(value, 0.5 * e.square().flatten(1).mean(1))
+
+
+class TestEquivariance:
+    def test_it_vanishes_for_a_perfect_reconstructor(self):
+        physics = eq.ParallelBeam(8, 30)
+        x = torch.rand(2, 1, 8, 8, dtype=torch.float64)
+        basis = torch.eye(64, dtype=torch.float64).reshape(64, 1, 8, 8)
+        inverse = torch.linalg.pinv(physics.A(basis).flatten(1).T)
+
+        def perfect(y, p):
+            return (inverse @ y.flatten(1).T).T.reshape(-1, 1, 8, 8)
+
+        def dim(y, p):
+            return 0.9 * perfect(y, p)
+
+        loss = Equivariance(eq.Rotations(), noise=False)
+        assert float(loss(x_net=x, y=None, physics=physics, model=perfect).max()) < 1e-12
+        assert float(loss(x_net=x, y=None, physics=physics, model=dim).min()) > 1e-3
+
+    def test_stop_gradient(self):
+        physics = eq.ParallelBeam(8, 4)
+        x = torch.rand(1, 1, 8, 8, requires_grad=True)
+
+        def blind(y, p):
+            return torch.zeros(1, 1, 8, 8)
+
+        values = [
+            Equivariance(eq.Reflections(), noise=False, stop_gradient=stop)(
+                x_net=x, physics=physics, model=blind
+            )
+            for stop in (True, False)
+        ]
+        assert not values[0].requires_grad
+        assert values[1].requires_grad
+
+    @pytest.mark.parametrize("draws", [1, 3])
+    def test_one_batch_gives_the_same_loss_in_parts(self, draws):
+        physics, model = ct(), small_model(rtol=1e-11)
+        y = physics.A(images(3))
+        loss = Equivariance(eq.Rotations(n_trans=draws))
+
+        def loss_of(index):
+            with seeded((5,), index), torch.no_grad():
+                x = model(y[index], physics)
+                return loss(x_net=x, y=y[index], physics=physics, model=model)
+
+        whole = loss_of([0, 1, 2])
+        assert len(whole) == 3 * draws
+        for i in range(3):
+            assert torch.allclose(whole[i::3], loss_of([i]), rtol=1e-6)
+
+    def test_multi_operator_imaging_uses_the_operator_of_another_sample(self):
+        masks = [cartesian_mask(16, 16, 2.0, 0.2, seed=k) for k in range(3)]
+        physics = deepinv.physics.MRI(mask=torch.stack(masks)[:, None], img_size=(16, 16))
+        x = torch.rand(3, 2, 16, 16)
+        used = []
+
+        def model(y, physics):
+            used.append(physics.mask)
+            return x
+
+        value = MultiOperator()(x_net=x, physics=physics, model=model)
+        assert value.abs().max() == 0
+        assert torch.equal(used[0], physics.mask.roll(1, 0))
+
+
+class TestSplitting:
+    def test_what_is_unrolled_does_not_start_at_the_answer(self):
+        """It would remember what it is asked to predict."""
+        physics = eq.ParallelBeam(16, 10, normalize=True)
+        y = physics.A(eq.phantoms(2, 16))
+        step = eq.GradientStep(eq.ConvDenoiser(channels=4, layers=2))
+        model = eq.EquilibriumReconstructor(step, gradient=eq.Unrolled(2))
+        for loss in (Splitting(parts=5), Equivariance(eq.Rotations(), noise=False)):
+            x = model(y, physics)
+            torch.manual_seed(0)
+            here = loss(x_net=x, y=y, physics=physics, model=model)
+            torch.manual_seed(0)
+            plain = loss(x_net=x, y=y, physics=physics, model=lambda y, p: model(y, p))
+            assert torch.equal(here, plain)
+
+    def test_it_sees_only_the_rest(self):
+        physics = eq.ParallelBeam(8, 10)
+        shapes = []
+
+        def model(y, p):
+            shapes.append(tuple(y.shape))
+            return p.A_dagger(y)
+
+        y = physics.A(torch.rand(2, 1, 8, 8))
+        value = Splitting(parts=5)(x_net=y, y=y, physics=physics, model=model)
+        assert value.shape == (2,)
+        assert shapes == [(2, 1, 8, physics.measurement_shape[2])]
+
+
+class TestRiskEstimates:
+    @pytest.mark.parametrize("which", ["r2r", "sure"])
+    def test_estimates_of_the_risk_are_unbiased(self, which):
+        """Of a linear reconstruction, against the risk that only the truth can tell."""
+        sigma, a, c = 0.3, 0.5, 0.8
+        physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(sigma))
+        rng = torch.Generator().manual_seed(0)
+        x = torch.rand(1500, 1, 8, 8, generator=rng, dtype=torch.float64)
+        torch.manual_seed(1)
+        y = physics(x)
+
+        def model(y, physics):
+            return c * y
+
+        given = {"x_net": model(y, physics), "y": y, "physics": physics, "model": model}
+        if which == "r2r":
+            constant = sigma**2 * (1 + 1 / a**2)
+            value = Recorrupted(sigma, a=a)(**given).mean() - constant
+            risk = (model(y + a * sigma * torch.randn_like(y), physics) - x).square().mean()
+        else:
+            value = Weighted(deepinv.loss.SureGaussianLoss(sigma), 2.0)(**given).mean() / 2
+            risk = (c * y - x).square().mean()
+        assert abs(float(value / risk) - 1) < 0.03
+
+
+class TestPenalty:
+    def test_it_lowers_the_gain(self):
+        torch.manual_seed(0)
+        physics = eq.ParallelBeam(12, 5, normalize=True)
+        y = physics.A(torch.rand(3, 1, 12, 12, dtype=torch.float64))
+        denoiser = eq.ConvDenoiser(channels=8, layers=3).double()
+        with torch.no_grad():
+            denoiser.convolutions[-1].weight.mul_(-25)
+        model = eq.EquilibriumReconstructor(eq.GradientStep(denoiser), on_failure="ignore")
+        penalty = JacobianPenalty(weight=1.0, bound=0.5)
+        x = torch.rand(3, 1, 12, 12, dtype=torch.float64)
+        lost = penalty.evaluate(Example(x * torch.nan, y, physics, model))
+        assert not lost.gain.isfinite().any()
+        assert lost.direction.isfinite().all()  # processes share it, whether theirs is known or not
+        direction = None
+        for _ in range(30):  # it turns to where Jᵀ gains most
+            found = penalty.evaluate(Example(x, y, physics, model, direction=direction))
+            direction = found.direction
+        radius = measure(model.step.bind(y, physics), x, iterations=60).radius
+        assert found.gain[0] > 0.95 * radius[0]
+        optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+        for _ in range(30):  # called as deepinv's trainer does, it remembers the direction itself
+            before = float(penalty(x_net=x, y=y, physics=physics, model=model))
+        assert before == pytest.approx(float(found.value), rel=1e-3)
+        assert before > 0.01
+        for _ in range(60):
+            optimizer.zero_grad()
+            penalty(x_net=x, y=y, physics=physics, model=model).backward()
+            optimizer.step()
+        assert float(penalty(x_net=x, y=y, physics=physics, model=model)) < 0.2 * before
+
+
+class TestContract:
+    def test_what_a_loss_knows_is_in_its_record(self):
+        physics, model = ct(), small_model()
+        y = physics.A(images(2))
+        example = Example(model(y, physics), y, physics, model)
+        for loss in (Splitting(parts=2), Equivariance(eq.Rotations()), Recorrupted(0.01)):
+            found = evaluate(loss, example)
+            (solve,) = found.solves
+            assert solve.value is None
+            assert solve.converged.all()
+            assert solve.adjoint is None
+            found.value.sum().backward(retain_graph=True)
+            assert solve.adjoint.converged.all()
+
+    def test_any_loss_in_deepinvs_contract_has_a_value(self):
+        x = torch.rand(2, 1, 8, 8)
+        example = Example(x, x, deepinv.physics.Denoising(), lambda y, p: y, epoch=3)
+
+        class Own(deepinv.loss.Loss):
+            def forward(self, x_net, x, y, physics, model):
+                return (x_net - y).square().mean() + 1
+
+        assert float(evaluate(Own(), example).value) == 1
+        assert evaluate(Own(), example).solves == ()
+        assert float(evaluate(lambda epoch, **kwargs: torch.tensor(epoch), example).value) == 3
+
+    def test_ours_work_in_deepinvs_trainer_and_theirs_with_our_model(self, tmp_path):
+        physics = eq.ParallelBeam(16, 8, normalize=True)
+        model = eq.EquilibriumReconstructor(
+            eq.ProximalStep(eq.load_denoiser(), 0.1), stop=eq.Stop(1e-2, 20), on_failure="ignore"
+        )
+        y = physics.A(torch.rand(4, 1, 16, 16))
+        data = torch.utils.data.TensorDataset(torch.full((4, 1, 16, 16), float("nan")), y)
+        before = [p.clone() for p in model.parameters()]
+        losses = [
+            MeasurementConsistency(),
+            Equivariance(eq.Rotations()),
+            Splitting(parts=2),
+            JacobianPenalty(),
+            deepinv.loss.EILoss(eq.Shifts()),
+        ]
+        trainer = deepinv.Trainer(
+            model=model,
+            physics=physics,
+            optimizer=torch.optim.Adam(model.parameters(), 1e-4),
+            train_dataloader=torch.utils.data.DataLoader(data, 2),
+            losses=losses,
+            metrics=[],
+            epochs=1,
+            save_path=str(tmp_path),
+            show_progress_bar=False,
+            verbose=False,
+            plot_images=False,
+        )
+        trainer.train()
+        after = list(model.parameters())
+        assert all(p.isfinite().all() for p in after)
+        assert any((p != q).any() for p, q in zip(after, before, strict=True))

@@ -1,0 +1,144 @@
+"""What the sections ``objective`` and ``learning`` make."""
+
+from __future__ import annotations
+
+import deepinv
+import pytest
+from pydantic import ValidationError
+
+from equipoise.errors import UserError
+from equipoise.imaging.groups import Reflections, Rotations
+from equipoise.learning.losses import (
+    Equivariance,
+    JacobianPenalty,
+    MeasurementConsistency,
+    MultiOperator,
+    Recorrupted,
+    Splitting,
+    Supervised,
+    Weighted,
+)
+from equipoise.learning.settings import LearningSettings, ObjectiveSettings
+
+from .examples import ct, dataset_of, images, mri
+
+
+def made(tree, physics=None):
+    physics = ct() if physics is None else physics
+    channels = 2 if isinstance(physics, deepinv.physics.MRI) else 1
+    y = physics.A(images(3, channels))
+    scan = dataset_of(physics, y, channels=channels).scan
+    return ObjectiveSettings.model_validate(tree).make(scan, y)
+
+
+def test_schedules():
+    for schedule, half, end in (
+        ("cosine", 0.55, 0.1),
+        ("linear", 0.55, 0.1),
+        ("constant", 1.0, 1.0),
+    ):
+        settings = LearningSettings(schedule=schedule, steps=1000, warmup=10, lr=1.0)
+        assert settings.rate(0) == pytest.approx(0.1)
+        assert settings.rate(500) == pytest.approx(half)
+        assert settings.rate(1000) == pytest.approx(end)
+
+
+def test_defaults():
+    losses = made({})
+    assert list(losses) == ["consistency", "splitting", "equivariance", "contraction"]
+    assert (losses["consistency"].weight, losses["consistency"].floor) == (0.1, 1e-3)
+    splitting = losses["splitting"]
+    assert (splitting.weight, splitting.parts, splitting.misfit.floor) == (1.0, 5, 1e-3)
+    equivariance = losses["equivariance"]
+    assert (equivariance.weight, equivariance.noise, equivariance.stop_gradient) == (
+        0.2,
+        True,
+        True,
+    )
+    assert isinstance(equivariance.group, Rotations)
+    assert (losses["contraction"].weight, losses["contraction"].bound) == (0.1, 0.9)
+
+
+def test_every_loss_in_its_order():
+    tree = dict.fromkeys(ObjectiveSettings.model_fields, 0.5)
+    losses = made(tree, mri(samples=3))
+    assert list(losses) == [
+        "consistency",
+        "splitting",
+        "equivariance",
+        "operators",
+        "sure",
+        "r2r",
+        "supervised",
+        "variation",
+        "contraction",
+    ]
+    kinds = [
+        MeasurementConsistency,
+        Splitting,
+        Equivariance,
+        MultiOperator,
+        Weighted,
+        Recorrupted,
+        Supervised,
+        deepinv.loss.TVLoss,
+        JacobianPenalty,
+    ]
+    for loss, kind in zip(losses.values(), kinds, strict=True):
+        assert isinstance(loss, kind)
+        assert getattr(loss, "weight", None) == 0.5 or loss.tv_loss_weight == 0.5
+    assert losses["r2r"].sigma == pytest.approx(0.01)
+    assert losses["sure"].loss.sigma2 == pytest.approx(0.01**2)
+
+
+def test_options_reach_their_loss():
+    losses = made(
+        {
+            "consistency": {"weight": 1.0, "floor": 0},
+            "splitting": {"weight": 2.0, "parts": 3, "floor": 0.1},
+            "equivariance": {
+                "weight": 3.0,
+                "group": "reflections",
+                "draws": 2,
+                "renoise": False,
+                "stop_gradient": False,
+            },
+            "contraction": {"weight": 4.0, "bound": 0.5},
+        }
+    )
+    assert losses["consistency"].floor == 0
+    assert (losses["splitting"].parts, losses["splitting"].misfit.floor) == (3, 0.1)
+    equivariance = losses["equivariance"]
+    assert isinstance(equivariance.group, Reflections)
+    assert equivariance.group.n_trans == 2
+    assert not equivariance.noise
+    assert not equivariance.stop_gradient
+    assert losses["contraction"].bound == 0.5
+
+
+def test_the_risk_estimate_is_that_of_the_noise():
+    physics = ct()
+    physics.noise_model = deepinv.physics.PoissonNoise(0.02, clip_positive=True)
+    loss = made({"sure": 1.0}, physics)["sure"].loss
+    assert isinstance(loss, deepinv.loss.SurePoissonLoss)
+    assert loss.gain == pytest.approx(0.02)
+    with pytest.raises(UserError, match=r"objective.r2r needs Gaussian noise"):
+        made({"r2r": 1.0}, physics)
+
+
+def test_what_does_not_fit_is_an_error():
+    with pytest.raises(UserError, match=r"objective.splitting.parts=7: cannot split 6 views"):
+        made({"splitting": {"parts": 7}})
+    with pytest.raises(UserError, match=r"objective.operators: all samples share one operator"):
+        made({"operators": 1.0})
+    nothing = dict.fromkeys(ObjectiveSettings.model_fields, 0)
+    with pytest.raises(UserError, match="all weights are 0"):
+        made(nothing)
+    for tree, where in (
+        ({"consistency": -1}, "consistency.weight"),
+        ({"consistency": True}, "consistency must be a value, not True"),
+        ({"splitting": {"group": "shifts"}}, "splitting.group"),
+        ({"equivarience": 1}, "equivarience"),
+    ):
+        with pytest.raises(ValidationError, match=where):
+            ObjectiveSettings.model_validate(tree)

@@ -1,0 +1,99 @@
+"""Laws of the denoisers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import equipoise as eq
+from equipoise.reconstruction.denoisers import save_denoiser
+
+
+class TestPriors:
+    def test_invariant_denoisers_commute_with_the_group(self):
+        torch.manual_seed(0)
+        group = eq.Rotations(multiples=90) * eq.Reflections(("x",))
+        denoiser = eq.Invariant(eq.ConvDenoiser(channels=4, layers=2).double(), group)
+        assert len(denoiser.moves) == 8
+        x = torch.rand(2, 1, 10, 10, dtype=torch.float64)
+        for move in denoiser.moves:
+            a, b = group.transform(denoiser(x), **move), denoiser(group.transform(x, **move))
+            assert (a - b).abs().max() < 1e-14
+        assert (
+            denoiser.denoiser(x.rot90(1, (2, 3))) - denoiser.denoiser(x).rot90(1, (2, 3))
+        ).abs().max() > 1e-6
+        with pytest.raises(ValueError, match="no finite group"):
+            eq.Invariant(denoiser, eq.Rotations())
+
+    def test_a_proximal_network_is_a_proximal_map(self):
+        torch.manual_seed(0)
+        D = eq.ProximalNetwork(channels=6, layers=3).double()
+        with torch.no_grad():
+            for p in D.parameters():
+                p.add_(0.1 * torch.randn_like(p))
+        x = torch.rand(1, 1, 6, 6, dtype=torch.float64)
+        J = torch.autograd.functional.jacobian(lambda v: D(v, 0.1), x).reshape(36, 36)
+        assert (J - J.T).abs().max() < 1e-12
+        assert float(torch.linalg.eigvalsh(J).min()) >= D.convexity - 1e-9
+        # D(x) minimises ½‖u − x‖² + φ(u): over all u = D(z), at which φ is known
+        z = x + 0.5 * torch.randn(200, 1, 6, 6, dtype=torch.float64)
+        value = 0.5 * (D(z, 0.1) - x).square().flatten(1).sum(1) + D.prior(z, 0.1)
+        assert float(value.min()) >= float(0.5 * (D(x, 0.1) - x).square().sum() + D.prior(x, 0.1))
+
+    def test_a_proximal_network_in_a_model(self):
+        torch.manual_seed(0)
+        physics = eq.ParallelBeam(8, 6, normalize=True)
+        y = physics.A(torch.rand(2, 1, 8, 8, dtype=torch.float64))
+        D = eq.ProximalNetwork(channels=4, layers=2).double()
+        with torch.no_grad():
+            D.Q.weight.mul_(0.7)
+        stop = eq.Stop(1e-11, 400)
+        model = eq.EquilibriumReconstructor(
+            eq.ProximalStep(D, 0.3, tol=1e-13).double(), stop=stop, gradient=eq.Implicit(stop=stop)
+        )
+        weight = D.Q.weight
+        (g,) = torch.autograd.grad(model(y, physics).square().sum(), weight)
+        e = torch.randn_like(weight)
+        with torch.no_grad():
+            values = []
+            for h in (1e-5, -1e-5):
+                weight.add_(h * e)
+                values.append(float(model(y, physics).square().sum()))
+                weight.sub_(h * e)
+        assert abs((values[0] - values[1]) / 2e-5 - float((g * e).sum())) < 1e-5 * abs(
+            float((g * e).sum())
+        )
+
+    @pytest.mark.parametrize("name", ["shipped", "unet"])
+    def test_shipped_weights_denoise(self, name):
+        x = eq.phantoms(4, 63, 900)
+        noisy = x + 0.05 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            out = eq.load_denoiser(name)(noisy, 0.05)
+        assert out.shape == x.shape
+        assert (out - x).square().mean() < 0.2 * (noisy - x).square().mean()
+
+
+class TestDenoiser:
+    def test_shipped_one_denoises_what_it_never_saw(self):
+        clean = eq.phantoms(6, 64, seed=12345)
+        noisy = clean + 0.05 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            out = eq.load_denoiser()(noisy, 0.05)
+        gain = 10 * torch.log10((noisy - clean).square().mean() / (out - clean).square().mean())
+        assert float(gain) > 7
+
+    def test_saved_and_loaded(self, tmp_path):
+        a = eq.ConvDenoiser(2, 5, 3)
+        save_denoiser(a, tmp_path / "d.safetensors", {"command": "none"})
+        b = eq.load_denoiser(tmp_path / "d.safetensors")
+        x = torch.rand(2, 2, 9, 9)
+        assert torch.equal(a(x, 0.1), b(x, 0.1))
+        with pytest.raises(FileNotFoundError, match="equipoise pretrain"):
+            eq.load_denoiser(tmp_path / "nothing.safetensors")
+
+    def test_noise_level_per_sample(self):
+        d, x = eq.load_denoiser(), torch.rand(2, 1, 16, 16)
+        both = d(x, torch.tensor([0.02, 0.1]))
+        assert torch.allclose(both[1:], d(x[1:], 0.1), atol=1e-6)
+        assert not torch.allclose(both[0], d(x[:1], 0.1)[0], atol=1e-6)

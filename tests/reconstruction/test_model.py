@@ -1,0 +1,105 @@
+"""Laws of the reconstructor."""
+
+from __future__ import annotations
+
+import deepinv
+import pytest
+import torch
+
+import equipoise as eq
+
+STEPS = {
+    "gradient": lambda D: eq.GradientStep(D, learnable=True),
+    "proximal": lambda D: eq.ProximalStep(D, strength=0.1, learnable=True),
+    "red": lambda D: eq.RED(D, strength=0.3, learnable=True),
+    "douglas_rachford": lambda D: eq.DouglasRachford(D, strength=0.5, learnable=True),
+    "admm": lambda D: eq.ADMM(D, strength=0.5, learnable=True),
+    "primal_dual": lambda D: eq.PrimalDual(D, step_size=0.9, learnable=True),
+    "mirror": lambda D: eq.MirrorStep(D, learnable=True),
+}
+
+
+@pytest.mark.parametrize("which", STEPS)
+def test_two_pass_ei_gradient_through_the_model(tiny, which):
+    """Weights, step parameters and measurements: within 1e-9 of 600 unrolled steps, in float64."""
+    denoiser, physics, y = tiny
+    step, y = STEPS[which](denoiser).double(), y.clone().requires_grad_()
+    stop = eq.Stop(1e-13, 800)
+    model = eq.EquilibriumReconstructor(
+        step, stop=stop, gradient=eq.Implicit(stop=stop), on_failure="ignore"
+    )
+    theta = torch.tensor([33.0, -20.0, 75.0], dtype=torch.float64)
+
+    def loss(reconstruct):
+        x = reconstruct(y)
+        moved = eq.Rotations().transform(x, theta=theta)
+        return (physics.A(x) - y).square().sum() + (
+            reconstruct(physics.A(moved)) - moved
+        ).square().sum()
+
+    def unrolled(y):
+        f = step.bind(y, physics)
+        with torch.no_grad():
+            z = step.lift(step.start(y, physics), y, physics)
+        for _ in range(600):
+            z = f(z)
+        return step.image(z, y, physics)
+
+    inputs = [y, *model.parameters()]
+    exact = torch.autograd.grad(loss(unrolled), inputs)
+    ours = torch.autograd.grad(loss(lambda y: model(y, physics)), inputs)
+    for a, b in zip(ours, exact):
+        assert (a - b).norm() <= 1e-9 * b.norm() + 1e-16
+
+
+@pytest.mark.parametrize("which", STEPS)
+def test_the_fixed_point_is_one(tiny, which):
+    """And ``lift`` finds the whole state that belongs to its image."""
+    denoiser, physics, y = tiny
+    step = STEPS[which](denoiser)
+    if hasattr(step, "tol"):
+        step.tol = 1e-12
+    model = eq.EquilibriumReconstructor(step.double(), stop=eq.Stop(1e-10, 800))
+    r = model.equilibrium(y, physics)
+    assert r.converged.all()
+    z = step.lift(r.value, y, physics)
+    for a, b in zip(*(t if isinstance(t, tuple) else (t,) for t in (step(z, y, physics), z))):
+        assert (a - b).norm() < 1e-7 * b.norm()
+    again = model.equilibrium(y, physics, x0=torch.rand_like(r.value))
+    assert (again.value - r.value).norm() < 1e-7 * r.value.norm()
+
+
+def test_an_image_does_not_depend_on_its_batchmates(tiny):
+    denoiser, physics, y = tiny
+    model = eq.EquilibriumReconstructor(eq.GradientStep(denoiser), stop=eq.Stop(1e-8, 500))
+    together = model(y, physics)
+    for i in range(3):
+        assert (model(y[i : i + 1], physics) - together[i]).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_physics_that_take_whole_batches(stacked):
+    """A mask for each sample, or a list of measurements, and one sample that is done at once."""
+    torch.manual_seed(0)
+    mask = (torch.rand(3, 1, 16, 16) < 0.7).float()
+    if stacked:
+        one = [eq.ParallelBeam(16, n, normalize=True) for n in (5, 8)]
+        physics = deepinv.physics.StackedLinearPhysics(one)
+        x = torch.rand(3, 1, 16, 16)
+    else:
+        physics = deepinv.physics.MRI(mask=mask, img_size=(16, 16))
+        x = torch.rand(3, 2, 16, 16)
+    x[0] = 0
+    y = physics.A(x)
+
+    class Half(torch.nn.Module):
+        def forward(self, x, sigma):
+            return 0.5 * x
+
+    model = eq.EquilibriumReconstructor(
+        eq.GradientStep(Half(), step_size=0.3), stop=eq.Stop(1e-5, 200)
+    )
+    r = model.equilibrium(y, physics)
+    assert r.converged.all()
+    assert int(r.steps[0]) < int(r.steps[1])
+    assert eq.MeasurementConsistency()(x_net=r.value, y=y, physics=physics).shape == (3,)

@@ -1,0 +1,177 @@
+"""Configurations: what they say, what is wrong with them, and those of the release before."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from support import ROOT
+
+from equipoise.config import changed, dump, load_config, options, parse
+from equipoise.errors import UserError
+
+
+def test_examples_are_valid(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for path in sorted((ROOT / "configs").glob("*.yaml")):
+        assert parse(yaml.safe_load(path.read_text()), str(path)).name == path.stem
+
+
+def test_overrides_and_defaults(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("learning: {lr: 1e-4}\n")
+    overrides = ["learning.steps=500", "physics.angles=[0, 45, 90]", "learning.ema=9e-1"]
+    config = load_config(path, overrides)
+    learning = config.learning
+    assert (config.name, learning.steps, learning.lr, learning.ema) == ("a", 500, 1e-4, 0.9)
+    assert config.physics.angles == [0, 45, 90]
+    assert parse(yaml.safe_load(dump(config)), "dump") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        (
+            "learnin: {}",
+            [],
+            r"learnin: unknown key \(value \{\}\); allowed here are data, learning, model, name",
+        ),
+        (
+            "learning: {setps: 5}",
+            [],
+            r"learning.setps: unknown key \(value 5\); allowed here are accumulate, batch, check",
+        ),
+        ("learning: {steps: many}", [], r"learning.steps: .*integer.*got 'many'"),
+        ("learning: {steps: 0}", [], r"learning.steps: .*greater than or equal to 1, got 0"),
+        ("learning: {steps: true}", [], "steps must be a number, not True"),
+        ("learning: {lr: .inf}", [], "learning.lr: .*finite number"),
+        (
+            "model: {step: newton}",
+            [],
+            "model.step.kind: must be one of proximal, .*mirror.*, got 'newton'",
+        ),
+        ("data: {path: nowhere.h5}", [], r"data.path: nowhere.h5 does not exist"),
+        ("a: [", [], "not YAML"),
+        ("", ["learning"], "written section.key=value"),
+        ("", ["learning.step=3"], "learning.step: unknown key"),
+        ("", ["name.of=3"], "name is a value, not a section|name.of"),
+        (
+            "model: {step: {kind: gradient, strength: 0.1}}",
+            [],
+            r"model.step.strength: does not apply to gradient \(it belongs to .*proximal",
+        ),
+        ("", ["data.peak=3"], r"data.peak: does not apply to phantoms \(it belongs to meas"),
+        ("physics: {kind: mir}", [], "physics.kind: must be one of parallel_beam, .* got 'mir'"),
+        ("physics: {kind: fan_beam}", [], "physics.source_distance: missing; this kind needs it"),
+        ("", ["objective.splitting.parts=1"], "objective.splitting.parts: .*2, got 1"),
+        ("", ["objective.equivariance.group=circles"], "objective.equivariance.group.kind: must"),
+    ],
+)
+def test_errors_name_key_value_and_what_is_allowed(tmp_path, text, overrides, message):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_config(tmp_path / "c.yaml", overrides)
+
+
+class TestKinds:
+    def test_short_and_long_say_the_same(self, tmp_path):
+        short, long = tmp_path / "c.yaml", tmp_path / "d" / "c.yaml"
+        long.parent.mkdir()
+        short.write_text("model: {step: red, denoiser: unet}\nobjective: {splitting: 0.5}\n")
+        long.write_text(
+            "model: {step: {kind: red}, denoiser: {kind: unet}}\n"
+            "objective: {splitting: {weight: 0.5}}\n"
+        )
+        assert load_config(short) == load_config(long)
+        inside = load_config(short, ["objective.splitting.parts=3", "model.step.strength=0.1"])
+        assert (inside.objective.splitting.weight, inside.objective.splitting.parts) == (0.5, 3)
+        assert (inside.model.step.kind, inside.model.step.strength) == ("red", 0.1)
+
+    def test_another_kind_takes_what_was_chosen_along(self, tmp_path):
+        path = tmp_path / "c.yaml"
+        path.write_text("model: {step: {kind: proximal, strength: 0.01}}\n")
+        assert load_config(path, ["model.step=admm"]).model.step.strength == 0.01
+        with pytest.raises(UserError, match="strength: does not apply to gradient"):
+            load_config(path, ["model.step=gradient"])
+        (tmp_path / "all.yaml").write_text(dump(load_config(path, ["model.step.strength=null"])))
+        assert load_config(tmp_path / "all.yaml", ["model.step=gradient"]).model.step.step_size == 1
+
+    def test_a_weight_leaves_the_other_options_alone(self):
+        config = parse({"objective": {"splitting": {"parts": 7}}}, "c")
+        new = changed(config, {"objective.splitting": 0.0, "model.gradient": "jacobian_free"})
+        assert (new.objective.splitting.weight, new.objective.splitting.parts) == (0, 7)
+        assert new.model.gradient.kind == "jacobian_free"
+        assert config.model.gradient.kind == "implicit"
+
+    def test_every_option_is_explained(self):
+        rows = options()
+        names = [name for name, _, _ in rows]
+        assert len(names) == len(set(names))
+        wanted = {"seed", "data.auto.path", "physics.mri.acceleration", "model.step"}
+        wanted |= {"learning.steps", "model.step.proximal.strength", "objective.splitting.parts"}
+        wanted |= {"objective.equivariance.group", "model.gradient.unrolled.steps"}
+        assert wanted <= set(names)
+        assert all(meaning for _, _, meaning in rows)
+
+
+class TestRelease01:
+    """Keys that stood side by side then stand with what they belong to now."""
+
+    def test_every_key_is_understood(self):
+        tree = {
+            "model": {
+                "step": "red",
+                "strength": 0.3,
+                "learnable": True,
+                "denoiser": "random",
+                "channels": 5,
+                "layers": 3,
+                "gradient": "implicit",
+                "adjoint_rtol": 0.1,
+                "adjoint_max_steps": 7,
+                "adjoint_inexact": 2,
+                "solver": "broyden",
+            },
+            "objective": {"parts": 3, "floor": 0.1, "group": "shifts", "draws": 2, "bound": 0.5},
+        }
+        tree["objective"] |= {"renoise": False, "stop_gradient": False, "operators": 0.5}
+        config = parse(tree, "c")
+        model, objective = config.model, config.objective
+        assert (model.step.kind, model.step.strength, model.step.learnable) == ("red", 0.3, True)
+        assert (model.denoiser.channels, model.denoiser.layers) == (5, 3)
+        adjoint = model.gradient
+        assert (adjoint.rtol, adjoint.max_steps, adjoint.inexact) == (0.1, 7, 2)
+        assert model.solver.kind == "broyden"
+        assert objective.splitting.parts == 3
+        assert objective.splitting.floor == objective.consistency.floor == 0.1
+        assert objective.equivariance.group.kind == "shifts"
+        assert objective.equivariance.draws == 2
+        assert not objective.equivariance.renoise
+        assert not objective.operators.renoise
+        assert objective.operators.weight == 0.5
+        assert not objective.equivariance.stop_gradient
+        assert objective.contraction.bound == 0.5
+
+    def test_what_did_not_apply_is_an_error_now(self):
+        with pytest.raises(UserError, match="strength.*gradient"):
+            parse({"model": {"step": "gradient", "strength": 0.3}}, "c")
+        saved = {"model": {"step": "gradient", "strength": 0.3}}
+        assert parse(saved, "c", is_saved=True).model.step.kind == "gradient"
+
+    def test_overrides_by_the_old_name(self, tmp_path):
+        path = tmp_path / "c.yaml"
+        path.write_text("objective: {splitting: {parts: 4, weight: 2}}\n")
+        overrides = ["objective.parts=3", "model.strength=0.01", "model.step=admm"]
+        config = load_config(path, overrides)
+        assert (config.objective.splitting.parts, config.objective.splitting.weight) == (3, 2)
+        assert (config.model.step.kind, config.model.step.strength) == ("admm", 0.01)
+
+
+def test_a_path_is_looked_for_beside_the_file(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "scans").mkdir()
+    (tmp_path / "a" / "c.yaml").write_text("data: {path: scans}\n")
+    config = load_config(tmp_path / "a" / "c.yaml")
+    assert config.data.path == tmp_path / "a" / "scans"
+    assert isinstance(config.folder, Path)
