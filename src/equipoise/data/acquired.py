@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import deepinv.physics as deepinv
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,7 +63,7 @@ def acquired(items: list[Item], scan: Scan, seed: int) -> Dataset:
 
 def _samples(item: Item) -> Tensor:
     """(coils, rows, columns) complex."""
-    samples = torch.from_numpy(item.array()).to(torch.complex64)
+    samples = torch.from_numpy(item.array().astype(np.complex64))
     return samples if samples.ndim == 3 else samples[None]
 
 
