@@ -63,6 +63,8 @@ def test_all_measured_lines_are_used(tmp_path):
         ("padded, odd", (COLUMNS >= 8) & (COLUMNS < 57), True),
         ("every second", COLUMNS % 2 == 0, False),
         ("one line is missing", COLUMNS != 20, False),
+        ("the second line is missing", COLUMNS != 1, False),
+        ("the last line but one is missing", COLUMNS != SIZE - 2, False),
         ("two lines are missing", (COLUMNS != 20) & (COLUMNS != 50), False),
         ("partial Fourier", COLUMNS >= 8, False),
         ("partial Fourier, other side", COLUMNS < 44, False),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 
 import numpy as np
@@ -90,12 +91,11 @@ def test_what_is_cut_short_is_said(tmp_path):
 
 def test_an_archive_that_promises_too_much(tmp_path):
     """Noticed before memory is set aside."""
+    stream = io.BytesIO()
+    promise = {"shape": (100, 100), "fortran_order": False, "descr": "<f8"}
+    np.lib.format.write_array_header_1_0(stream, promise)
     with zipfile.ZipFile(tmp_path / "z.npz", "w") as archive:
-        with archive.open("a.npy", "w") as stream:
-            np.lib.format.write_array_header_1_0(
-                stream, {"shape": (100, 100), "fortran_order": False, "descr": "<f8"}
-            )
-            stream.write(bytes(8 * 100 * 99))
+        archive.writestr("a.npy", stream.getvalue() + bytes(8 * 100 * 99))
     with pytest.raises(UserError, match=r"a.npy promises 80000 bytes of data, 79328 are there"):
         open_path(tmp_path)
 
