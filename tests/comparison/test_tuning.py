@@ -78,5 +78,5 @@ def test_a_ladder_begins_where_it_says():
 
 
 def test_a_setting_in_words():
-    assert in_words({"sigma": 0.02, "strength": 0.003125}) == "sigma 0.02, strength 0.00312"
+    assert in_words({"sigma": 0.02, "strength": 0.0031416}) == "sigma 0.02, strength 0.00314"
     assert in_words({"window": "hann"}) == "window hann"

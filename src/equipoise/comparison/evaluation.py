@@ -198,7 +198,7 @@ def _add_classical(evaluation: Evaluation, method: Classical, run: Run, folder: 
     dataset = evaluation.dataset
     first = torch.arange(min(TUNED_ON, len(dataset)))
     load = None if dataset.truth is None else (lambda: dataset.some(first))
-    problem = Problem(run.config, dataset.scan, Tuner(load, say=_silent), folder, say=_silent)
+    problem = Problem(run.config, dataset.scan, Tuner(load, say=_silent), folder)
     try:
         fitted = method.fit(problem)
         found = fitted.reconstruct(dataset)
