@@ -15,7 +15,7 @@ from equipoise.comparison.classical import (
     TotalVariation,
     ZeroFilled,
 )
-from equipoise.comparison.method import Problem, Unavailable
+from equipoise.comparison.method import Unavailable
 from equipoise.comparison.plugged import (
     STRENGTHS,
     TUNING_STOP,
@@ -90,10 +90,9 @@ class TestUnavailable:
 
     def test_a_fan_that_is_too_short(self, config, tmp_path):
         short = self.fan(config, [0.0, 10.0, 20.0])
-        problem, comparison = problem_of(short, tmp_path)
+        problem, _ = problem_of(short, tmp_path)
         with pytest.raises(Unavailable, match="no filtered backprojection: "):
-            fitted = FilteredBackprojection().fit(problem)
-            fitted.reconstruct(comparison.unseen(0)[0])
+            FilteredBackprojection().fit(problem)
 
     def test_a_fan_that_is_whole(self, config, tmp_path):
         whole = self.fan(config, 12)
@@ -104,10 +103,10 @@ class TestUnavailable:
 
     def test_an_operator_without_one(self, config, tmp_path):
         blur = changed(config, {"physics": {"kind": "blur"}})
-        problem, _ = problem_of(blur, tmp_path)
+        problem, comparison = problem_of(blur, tmp_path)
+        fitted, (dataset, _) = FilteredBackprojection().fit(problem), comparison.unseen(0)
         with pytest.raises(Unavailable, match="BlurFFT has no method fbp"):
-            fbp = FilteredBackprojection().fit(problem)
-            fbp.reconstruct(problem_of(blur, tmp_path)[1].unseen(0)[0])
+            fitted.reconstruct(dataset)
 
     def test_an_operator_whose_own_knows_no_windows(self):
         class Plain(deepinv.physics.LinearPhysics):

@@ -44,7 +44,7 @@ class TestExitCodes:
     def test_giving_up_is_a_result(self, problem, train_ends_with):
         train_ends_with("exit 3", "20 steps in a row were skipped")
         for _ in range(2):  # the second time from what is kept
-            with pytest.raises(Failed, match="^20 steps in a row were skipped$"):
+            with pytest.raises(Failed, match=r"^20 steps in a row were skipped$"):
                 METHOD.train(problem)
             train_ends_with("exit 1", "it was tried again")
         cost = json.loads((METHOD.folder(problem) / "cost.json").read_text())
@@ -61,7 +61,7 @@ class TestExitCodes:
     @pytest.mark.parametrize("code", [1, 2, 4, 77])
     def test_errors(self, problem, train_ends_with, code):
         train_ends_with(f"exit {code}", "20 steps in a row were skipped")
-        with pytest.raises(UserError, match="^20 steps in a row were skipped$") as caught:
+        with pytest.raises(UserError, match=r"^20 steps in a row were skipped$") as caught:
             METHOD.train(problem)
         assert not isinstance(caught.value, Failed | Interrupted | Unavailable)
         assert not (METHOD.folder(problem) / "cost.json").exists()

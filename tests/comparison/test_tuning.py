@@ -73,7 +73,7 @@ class TestSearch:
 
 def test_a_ladder_begins_where_it_says():
     assert [WEIGHTS.values[k] for k in WEIGHTS.start()] == [3e-5, 1e-4, 3e-4, 1e-3, 3e-3]
-    with pytest.raises(ValueError, match="tuple.index"):
+    with pytest.raises(ValueError, match=r"tuple.index"):
         Ladder((1, 2), first=(0, 2), default=1).start()
 
 
