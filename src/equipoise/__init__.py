@@ -63,8 +63,8 @@ __version__ = "0.1.0"
 
 _HOME = {
     "equilibrium": (
-        "GMRES Anderson Broyden Equilibrium EquilibriumError EquilibriumWarning Implicit JacobianFree Neumann Phantom Picard "
-        "Status Stop Unrolled fixed_point solve"
+        "GMRES Anderson Broyden Equilibrium EquilibriumError EquilibriumWarning Implicit "
+        "JacobianFree Neumann Phantom Picard Status Stop Unrolled fixed_point solve"
     ),
     "imaging.groups": "Reflections Rotations Shifts",
     "imaging.phantoms": "phantoms",
@@ -76,7 +76,9 @@ _HOME = {
     "reconstruction.contraction": "bounded",
     "reconstruction.denoisers": "ConvDenoiser Invariant ProximalNetwork UNet load_denoiser",
     "reconstruction.model": "EquilibriumReconstructor",
-    "reconstruction.steps": "ADMM RED DouglasRachford GradientStep MirrorStep PrimalDual ProximalStep",
+    "reconstruction.steps": (
+        "ADMM RED DouglasRachford GradientStep MirrorStep PrimalDual ProximalStep"
+    ),
     "run": "load_run",
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names.split()}

@@ -81,13 +81,13 @@ def demo(
 
     Example: equipoise demo ct
     """
+    from .commands.demo import DEMOS, demo_config
     from .commands.demo import demo as run_demo
-    from .commands.demo import demo_config
     from .commands.terminal import TrainingProgress
 
     config = demo_config(kind, out, steps, seed)
     typer.echo(
-        f"Making {config.data.count} phantoms, measuring them, and throwing the images away; then "
+        f"Making {DEMOS[kind]['data']['count']} phantoms, measuring them, and throwing the images away; then "
         f"{config.learning.steps} training steps on the measurements alone."
     )
     progress = TrainingProgress(config.learning.steps)
@@ -238,7 +238,7 @@ def compare(
 
     Example: equipoise compare configs/ct64.yaml learning.steps=150 --jobs 2
     """
-    from .comparison.outcome import compare as run_compare
+    from .comparison.compare import compare as run_compare
     from .comparison.sweep import plan
     from .config import load_config
 
@@ -247,8 +247,8 @@ def compare(
     if not files:
         raise UserError("compare: name a configuration file")
     configs = [load_config(Path(file), overrides) for file in files]
-    comparison = plan(configs, out, seeds, only.split(",") if only else None, typer.echo)
-    table = run_compare(comparison, jobs, elsewhere)
+    comparison = plan(configs, out, seeds, only.split(",") if only else None)
+    table = run_compare(comparison, jobs, typer.echo, elsewhere)
     typer.echo((comparison.out / "table.md").read_text())
     typer.echo(f"saved: {comparison.out}/report.html, table.md, results.json")
     _exit_if_failed(table)

@@ -48,7 +48,7 @@ checkpoint.safetensors: the state to continue from. model.safetensors: the train
 curves.html: how training went.
 
   equipoise train {folder}/config.yaml        continues, if it was interrupted
-  equipoise reconstruct {folder} DATA OUT     reconstructs DATA (images to be measured, or measurements)
+  equipoise reconstruct {folder} DATA OUT     reconstructs DATA (measurements, or images to measure)
   equipoise evaluate {folder} DATA            scores it against classical methods
 """
 #: What is added to a run's seed for measurements that are scored on while it trains, and for

@@ -54,7 +54,9 @@ class TestUse:
         for method in ("fbp", "least_squares", "tv", "untrained", "equipoise"):
             entry = saved["methods"][method]
             assert len(entry["psnr_per_image"]) == len(evaluation.names)
-            assert entry["psnr"] == pytest.approx(sum(entry["psnr_per_image"]) / len(evaluation.names))
+            assert entry["psnr"] == pytest.approx(
+                sum(entry["psnr_per_image"]) / len(evaluation.names)
+            )
             assert 5 < entry["psnr"] < 60
         page = (folder / "evaluation-phantoms" / "report.html").read_text()
         assert 'src="data:image/png;base64' in page

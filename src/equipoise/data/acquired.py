@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..imaging.mri import MASKS, Acquisition, acquisition, edge_samples, noise_covariance
+from ..imaging.mri import Acquisition, acquisition, edge_samples, noise_covariance
 from ..imaging.settings import MRISettings
 from .dataset import Dataset
 from .item import Item
@@ -77,9 +77,9 @@ def _is_fully_sampled(plane: Tensor) -> bool:
 
 
 def _planned_mask(settings: MRISettings, masks: Tensor, seed: int) -> Tensor:
-    make = MASKS[settings.mask]
+    rows, columns = masks.shape[-2:]
     try:
-        return make(*masks.shape[-2:], settings.acceleration, settings.center, seed)
+        return settings.sampling_mask(rows, columns, seed)
     except ValueError as error:
         raise UserError(f"physics: {error}") from error
 
