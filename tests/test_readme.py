@@ -10,10 +10,10 @@ from pathlib import Path
 
 import typer
 import yaml
-from equipoise.commands.doctor import examine
 
 import equipoise as eq
 from equipoise.cli import app
+from equipoise.commands.doctor import examine
 from equipoise.config import parse
 
 ROOT = Path(__file__).parents[1]

@@ -86,8 +86,9 @@ def demo(
     from .commands.terminal import TrainingProgress
 
     config = demo_config(kind, out, steps, seed)
+    count = DEMOS[kind]["data"]["count"]
     typer.echo(
-        f"Making {DEMOS[kind]['data']['count']} phantoms, measuring them, and throwing the images away; then "
+        f"Making {count} phantoms, measuring them, and throwing the images away; then "
         f"{config.learning.steps} training steps on the measurements alone."
     )
     progress = TrainingProgress(config.learning.steps)
