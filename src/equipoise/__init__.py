@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .equilibrium import (
         GMRES,
@@ -59,7 +61,6 @@ if TYPE_CHECKING:
     )
     from .run import load_run
 
-__version__ = "0.1.0"
 
 _HOME = {
     "equilibrium": (

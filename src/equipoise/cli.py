@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -37,7 +34,7 @@ USER_ERROR, GAVE_UP, INTERRUPTED = 2, 3, 130
 
 def _version(value: bool) -> None:
     if value:
-        from . import __version__
+        from .version import __version__
 
         typer.echo(f"equipoise {__version__}")
         raise typer.Exit()
@@ -61,6 +58,10 @@ class Architecture(str, Enum):
     conv, unet, proximal = "conv", "unet", "proximal"
 
 
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Argument(help="such as learning.steps=500 data.path=my/folder"),
+]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a trained run.")]
 
 
@@ -111,10 +112,7 @@ def demo(
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file; examples are in configs/")],
-    overrides: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Argument(help="such as learning.steps=500 data.path=my/folder"),
-    ] = None,
+    overrides: Overrides = None,
 ) -> None:
     """Train from measurements alone, or continue where it was interrupted.
 
@@ -122,7 +120,7 @@ def train(
 
     With several processes: torchrun --nproc-per-node=2 -m equipoise train configs/ct64.yaml
     """
-    from .commands.terminal import TrainingProgress, is_first_process
+    from .commands.terminal import TrainingProgress, is_first_process, stopping_after_this_step
     from .commands.train import train_run
     from .config import load_config
 
@@ -130,7 +128,7 @@ def train(
     echo = typer.echo if is_first_process() else _say_nothing
     progress = TrainingProgress(settings.learning.steps)
     try:
-        with _stopping_after_this_step(echo) as is_interrupted:
+        with stopping_after_this_step(echo) as is_interrupted:
             finished = train_run(settings, echo, progress, is_interrupted)
     finally:
         progress.close()
@@ -144,25 +142,6 @@ def train(
 
 def _say_nothing(text: str) -> None:
     pass
-
-
-@contextmanager
-def _stopping_after_this_step(echo: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C ends training after the step that runs; a second one ends it at once."""
-    signals: list[int] = []
-
-    def stop(number: int, frame: object) -> None:
-        if signals:
-            raise KeyboardInterrupt
-        signals.append(number)
-        echo("stopping after this step; the checkpoint is kept (once more: at once)")
-
-    former = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(signals)
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 @app.command()
@@ -362,10 +341,7 @@ def show_runs(
 @app.command()
 def simulate(
     config: Annotated[Path, typer.Argument(help="YAML file; its data are images, or phantoms.")],
-    overrides: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Argument(help="such as physics.angles=30"),
-    ] = None,
+    overrides: Overrides = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="New folder for the measurements; default simulated/NAME."),
@@ -391,10 +367,7 @@ def simulate(
 @app.command()
 def doctor(
     config: Annotated[Path, typer.Argument(help="YAML file of the run that is planned.")],
-    overrides: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Argument(help="such as objective.equivariance.group=shifts"),
-    ] = None,
+    overrides: Overrides = None,
 ) -> None:
     """Say in seconds whether a set-up can work: operator, data, group, cost. Exit code 1 if
     something is wrong.

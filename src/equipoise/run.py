@@ -24,7 +24,6 @@ import torch
 import yaml
 from torch import Tensor
 
-from . import __version__
 from .config import Config, changed, parse
 from .data.dataset import Dataset
 from .data.load import load_dataset
@@ -35,6 +34,7 @@ from .learning import checkpoint
 from .learning.validation import solve_dataset
 from .reconstruction import contraction
 from .reconstruction.model import EquilibriumReconstructor
+from .version import __version__
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
