@@ -13,14 +13,18 @@ import yaml
 
 import equipoise as eq
 from equipoise.cli import app
+from equipoise.commands.doctor import examine
 from equipoise.config import parse
-from equipoise.doctor import examine
 
 ROOT = Path(__file__).parents[1]
 
 
 def examples(path: str) -> list[str]:
-    return re.findall(r"<!-- run by tests/test_readme.py -->\n```python[^\n]*\n(.*?)```", (ROOT / path).read_text(), re.S)
+    return re.findall(
+        r"<!-- run by tests/test_readme.py -->\n```python[^\n]*\n(.*?)```",
+        (ROOT / path).read_text(),
+        re.S,
+    )
 
 
 def lines(code: str) -> int:
@@ -59,13 +63,23 @@ def test_the_operator_page(tmp_path):
     assert not names["y"][:, :, ::4].any()
     exec(compile(sheet, "docs/operator.md", "exec"), {})
     (tmp_path / "sheet.py").write_text(sheet)
-    config = parse({"physics": {"kind": "custom", "file": tmp_path / "sheet.py"}, "objective": {"splitting": 0}}, "sheet")
-    config.data.count, config.data.size = 4, 32
+    config = parse(
+        {
+            "physics": {"kind": "custom", "file": tmp_path / "sheet.py"},
+            "objective": {"splitting": 0},
+            "data": {"count": 4, "size": 32},
+        },
+        "sheet",
+    )
     assert [f.what for f in examine(config) if f.verdict == "wrong"] == []
 
 
 def test_configurations_on_the_pages_are_valid():
-    found = [(p, t) for p in (ROOT / "docs").glob("*.md") for t in re.findall(r"```yaml[^\n]*\n(.*?)```", p.read_text(), re.S)]
+    found = [
+        (p, t)
+        for p in (ROOT / "docs").glob("*.md")
+        for t in re.findall(r"```yaml[^\n]*\n(.*?)```", p.read_text(), re.S)
+    ]
     assert found
     for path, text in found:
         parse(yaml.safe_load(text), str(path))
@@ -74,7 +88,12 @@ def test_configurations_on_the_pages_are_valid():
 def test_the_site_builds_without_a_warning(tmp_path):
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
     r = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=120, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
     )
     assert r.returncode == 0, r.stderr
     text = (tmp_path / "site" / "theory.html").read_text()
@@ -83,11 +102,15 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert 'id="train"' in (tmp_path / "site" / "commands.html").read_text()
     assert "objective.equivariance" in (tmp_path / "site" / "options.html").read_text()
     fetched = re.compile(r"""(?:src|<link[^>]* href)=["']?https?:""")
-    assert [page for page in (tmp_path / "site").rglob("*.html") if fetched.search(page.read_text())] == []
+    assert [
+        page for page in (tmp_path / "site").rglob("*.html") if fetched.search(page.read_text())
+    ] == []
 
 
 def test_the_reference_has_every_public_name():
-    listed = re.findall(r"^::: equipoise\.\S*?(\w+)$", (ROOT / "docs" / "reference.md").read_text(), re.M)
+    listed = re.findall(
+        r"^::: equipoise\.\S*?(\w+)$", (ROOT / "docs" / "reference.md").read_text(), re.M
+    )
     assert sorted(listed) == sorted(eq.__all__)
 
 

@@ -7,7 +7,10 @@ from typing import Any
 
 
 class UserError(Exception):
-    """Something is wrong with a file, a value or a command; the message says what, where and what to do."""
+    """Something is wrong with a file, a value or a command.
+
+    The message says what, where, and what to do.
+    """
 
 
 class TrainingGaveUp(UserError):
@@ -24,5 +27,6 @@ def need(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise UserError(
-            f"this needs {module.split('.')[0]} ({error}); install it with: pip install 'equipoise[{extra}]'"
+            f"this needs {module.split('.')[0]} ({error}); install it with: pip install "
+            f"'equipoise[{extra}]'"
         ) from error

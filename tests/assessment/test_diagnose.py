@@ -57,6 +57,21 @@ class TestJacobian:
         assert ((found.largest.value - 1.2).abs() <= found.largest.error + 1e-12).all()
         assert float(found.smallest.error.max()) > 1e-6  # the bound says something
 
+    @pytest.mark.parametrize("eigenvalues", [[0.8], [0.8, 0.3], [0.5, -0.2, 0.9]])
+    def test_few_eigenvalues(self, x, eigenvalues):
+        """Far more steps than there are eigenvalues find these, and no others."""
+        diagonal = torch.tensor(eigenvalues, dtype=torch.float64)
+        weights = diagonal.repeat(N * N)[: N * N].reshape(N, N)
+        found = d.spectrum(d.Jacobian(lambda u: weights * u, x), steps=30)
+        assert found.smallest.value == pytest.approx([min(eigenvalues)] * 3)
+        assert found.largest.value == pytest.approx([max(eigenvalues)] * 3)
+        assert found.norm.value == pytest.approx([max(abs(e) for e in eigenvalues)] * 3)
+        assert float(found.smallest.error.max()) < 1e-9
+
+    def test_the_zero_map(self, x):
+        found = d.spectrum(d.Jacobian(lambda u: 0 * u, x), steps=5)
+        assert found.smallest.value.tolist() == found.norm.value.tolist() == [0.0] * 3
+
     def test_soft_thresholding(self, x):
         J = d.Jacobian(lambda u: u.sign() * (u.abs() - 0.3).clamp_min(0), x)
         found = d.spectrum(J, steps=4)

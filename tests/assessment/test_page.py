@@ -1,4 +1,5 @@
-"""The report page, opened in headless Chromium: the slider moves, the table sorts, the pictures hold something."""
+"""The report page, opened in headless Chromium: the slider moves, the table sorts, the pictures
+hold something."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Comparison and diagnosis of whole runs, at the size of a stamp."""
+"""A whole comparison, with trainings in processes of their own, at the size of a stamp.
+
+Takes about a minute: eight trainings, each of which loads torch.
+"""
 
 from __future__ import annotations
 
@@ -6,244 +9,145 @@ import json
 import shutil
 
 import pytest
-import torch
+from support import quiet
 
-from equipoise import build, compare, diagnosis, runs
-from equipoise.config import parse
-from equipoise.equilibrium import Stop
+from equipoise.comparison.compare import compare
+from equipoise.comparison.elsewhere import generalise
+from equipoise.comparison.sweep import Comparison, plan
+from equipoise.comparison.trained import Configured
+from equipoise.config import changed
 from equipoise.errors import UserError
-from equipoise.imaging.data import split_by_patient
-from equipoise.reconstruction.model import UntiedReconstructor
+from equipoise.run import read_config
 
-TINY = {
-    "name": "tiny",
-    "data": {"size": 16, "count": 6},
-    "physics": {"angles": 6, "noise": 0.01},
-    "model": {
-        "max_steps": 6,
-        "adjoint_max_steps": 6,
-        "test_max_steps": 20,
-        "denoiser": "random",
-        "channels": 4,
-        "layers": 2,
-    },
-    "objective": {"parts": 2},
-    "learning": {"steps": 2, "batch": 2},
-}
 METHODS = ["fbp", "tv", "pnp", "red", "implicit", "untied_5", "supervised"]
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
+def done(config, tmp_path_factory):
     out = tmp_path_factory.mktemp("compare") / "tiny"
-    first = compare.plan([parse(TINY, "tiny")], out, seeds=2, only=METHODS[1:])
-    compare.compare(first, jobs=2, say=lambda text: None, elsewhere=True)
-    task = compare.plan(
-        [parse(TINY, "tiny")], out, seeds=2, only=METHODS[:1]
-    )  # another, later: what was there is taken in
-    compare.compare(task, say=lambda text: None)
+    first = plan([config], out, seeds=2, only=METHODS[1:])
+    compare(first, jobs=2, say=quiet, elsewhere=True)
+    task = plan([config], out, seeds=2, only=METHODS[:1])  # later: what was there is taken in
+    compare(task, say=quiet)
     task.only = METHODS
-    return task, compare.compare(task, say=lambda text: None, elsewhere=True)
+    return task, compare(task, say=quiet, elsewhere=True)
 
 
 class TestCompare:
     def test_every_method_and_image_is_scored(self, done):
         task, table = done
-        assert list(table) == METHODS
+        assert [row.key for row in table.rows] == METHODS
+        assert not table.failed
         saved = json.loads((task.out / "results.json").read_text())
+        assert saved["about"]["reference"] == "Equilibrium, implicit"
+        against = saved["scores"]["implicit"]
         for method in METHODS:
-            row, scores = table[method], saved["scores"][method]
+            row, scores = saved["table"][method], saved["scores"][method]
             assert row["seeds"] == 2
             assert len(scores[0]["psnr"]) == saved["about"]["images"] == 24
             means = [sum(s["psnr"]) / 24 for s in scores]
             assert row["psnr"] == pytest.approx(sum(means) / 2)
-            if method != "implicit":
-                difference = [
-                    p - q
-                    for s, a in zip(scores, saved["scores"]["implicit"])
-                    for p, q in zip(s["psnr"], a["psnr"])
-                ]
-                assert row["difference"] == pytest.approx(sum(difference) / 48)
-                assert row["low"] <= row["difference"] <= row["high"]
-        assert table["untied_5"]["parameters"] == 5 * table["implicit"]["parameters"]
-        assert table["supervised"]["memory_mb"] > 100
-        assert table["red"]["setting"] == table["pnp"]["setting"]
-        assert table["red"]["psnr"] == pytest.approx(
-            table["pnp"]["psnr"], abs=0.2
-        )  # one equilibrium, reached by other steps
-        assert table["red"]["evaluations"] > table["pnp"]["evaluations"]
+            if method == "implicit":
+                continue
+            difference = [
+                p - q
+                for s, a in zip(scores, against, strict=True)
+                for p, q in zip(s["psnr"], a["psnr"], strict=True)
+            ]
+            assert row["difference"] == pytest.approx(sum(difference) / 48)
+            assert row["low"] <= row["difference"] <= row["high"]
+
+    def test_costs_and_settings(self, done):
+        task, table = done
+        saved = table.as_json()
+        assert saved["untied_5"]["parameters"] == 5 * saved["implicit"]["parameters"]
+        assert saved["supervised"]["memory_mb"] > 100
+        assert saved["supervised"]["train_seconds"] > 0
+        assert saved["fbp"]["train_seconds"] is None
+        assert saved["red"]["setting"] == saved["pnp"]["setting"]
+        assert saved["red"]["evaluations"] > saved["pnp"]["evaluations"]
+        assert saved["untied_5"]["evaluations"] == 5
+        assert saved["untied_5"]["converged"] is None
         tuned = json.loads((task.out / "scores" / "untied_5-tuning.json").read_text())
-        assert (
-            runs.read_config(task.run_folder("untied_5", 1)).model.strength
-            == tuned["model.strength"]
-        )
-        assert (task.out / "table.md").read_text().count("\n| ") > len(METHODS) + 2
-        assert (task.out / "report.html").read_text().count('src="data:image/png;base64') == 4
-        found = task.generalise(lambda text: None)
-        assert set(found) == {"views", "noise", "anatomy", "most iterations"}
-        same = [
-            found["views"]["6"]["implicit"],
-            found["noise"]["0.01"]["implicit"],
-            found["anatomy"]["as trained"]["implicit"],
-        ]
-        assert (
-            same[0]
-            == same[1]
-            == same[2]
-            == pytest.approx([sum(s["psnr"]) / 24 for s in saved["scores"]["implicit"]])
-        )
-        assert "untied_5" not in found["most iterations"]["10"]
+        run = read_config(task.out / "untied_5-1")
+        assert run.model.step.strength == tuned["strength"]
+        assert run.seed == 1
+
+    def test_what_is_written(self, done):
+        task, table = done
+        text = (task.out / "table.md").read_text()
+        assert text.count("\n| ") > len(METHODS) + 2
+        page = (task.out / "report.html").read_text()
+        assert page.count('src="data:image/png;base64') == 4
+        for row in table.rows:
+            assert row.title in text
+            assert row.title in page
+
+    def test_elsewhere(self, done):
+        task, table = done
+        found = generalise(task, quiet)
+        assert set(found) == {"views", "noise", "anatomy", "iterations"}
+        here = table.row("implicit").cells["psnr"]
+        places = {"views": "6", "noise": "0.01", "anatomy": "as trained"}
+        for axis, value in places.items():
+            there = found[axis].row("Equilibrium, implicit").cells[value]
+            assert there.mean == pytest.approx(here.mean)
+            assert there.spread == pytest.approx(here.spread)
+        more_noise = found["noise"].row("Equilibrium, implicit").cells
+        assert more_noise["0.3"].mean < more_noise["0.01"].mean - 5
+        rows = [row.title for row in found["iterations"].rows]
+        assert "Unrolled, 5 steps, untied" not in rows  # it has five steps, no more and no fewer
+        assert (task.out / "elsewhere.png").stat().st_size > 10_000
+        saved = json.loads((task.out / "results.json").read_text())
+        assert set(saved["elsewhere"]) == set(found)
 
     def test_what_is_there_is_not_repeated(self, done):
         task, table = done
         said: list[str] = []
         before = {p: p.stat().st_mtime_ns for p in (task.out / "scores").iterdir()}
-        assert compare.compare(task, say=said.append, elsewhere=True) == table
+        again = compare(task, say=said.append, elsewhere=True)
+        assert again.as_json() == table.as_json()
         assert not any(line.startswith(("trained", "scored", "tuned", "tried")) for line in said)
         assert before == {p: p.stat().st_mtime_ns for p in (task.out / "scores").iterdir()}
 
-    def test_another_configuration_is_refused(self, done):
-        task, _ = done
-        other = compare.changed(task.config, {"physics.angles": 7})
-        with pytest.raises(UserError, match="comparison of another configuration"):
-            compare.compare(compare.plan([other], task.out, 1), say=lambda text: None)
 
-    def test_training_that_fails(self, done, tmp_path):
-        """That it gave up is a result; an error is said, and tried again."""
+class TestTrainingThatFails:
+    """One of two configurations names a denoiser that is not there."""
+
+    @pytest.fixture
+    def two(self, done, tmp_path):
         task, _ = done
-        methods = {
-            "tiny": task.config,
-            "odd": compare.changed(task.config, {"model.denoiser": "nowhere.safetensors"}),
-        }
-        two, said = compare.Comparison(task.config, methods, [], tmp_path / "two", 1), []
-        shutil.copytree(task.run_folder("implicit", 0), two.run_folder("tiny", 0))
+        odd = changed(task.config, {"model.denoiser": {"kind": "file", "path": "nowhere"}})
+        configs = {"tiny": task.config, "odd": odd}
+        methods = [Configured(name, name, config=c) for name, c in configs.items()]
+        two = Comparison(task.config, methods, tmp_path / "two", 1, configs=list(configs.values()))
+        shutil.copytree(task.out / "implicit-0", two.out / "tiny-0")
         (two.out / "config.yaml").write_text(two.text())
-        assert list(compare.compare(two, say=said.append)) == ["tiny"]
-        assert any(
-            line.startswith("not trained: odd, seed 0") and "nowhere.safetensors" in line
-            for line in said
-        )
-        two.run_folder("odd", 0).mkdir()
-        (two.run_folder("odd", 0) / "cost.json").write_text(
-            json.dumps({"train_seconds": 1, "failed": f"20 {compare.STOPPED} (NaN)"})
-        )
-        table = compare.compare(two, say=said.append)
-        assert compare.STOPPED in table["odd"]["failed"][0]
-        assert "psnr" not in table["odd"]
-        methods["odd"] = compare.changed(task.config, {"learning.lr": 1e-3})
+        return two
+
+    def test_its_row_says_why_and_it_is_tried_again(self, two):
+        for _ in range(2):
+            said: list[str] = []
+            table = compare(two, say=said.append)
+            assert table.failed
+            assert not table.row("tiny").failed
+            assert "nowhere" in table.row("odd").remarks()
+            assert any(line.startswith("no scores: odd, seed 0: ") for line in said)
+            assert "nowhere" in (two.out / "report.html").read_text()
+
+    def test_giving_up_is_a_result(self, two):
+        (two.out / "odd-0").mkdir()
+        cost = {"train_seconds": 1, "memory_mb": 1, "threads": 1, "failed": "20 steps skipped"}
+        (two.out / "odd-0" / "cost.json").write_text(json.dumps(cost))
+        table = compare(two, say=quiet)
+        assert table.row("odd").remarks() == "20 steps skipped"
+        assert table.failed
+        said: list[str] = []
+        assert compare(two, say=said.append).as_json() == table.as_json()
+        assert not any("odd" in line for line in said)
+
+    def test_other_configurations_need_another_folder(self, two):
+        compare(two, say=quiet)
+        two.configs[1] = changed(two.config, {"learning.lr": 1e-3})
         with pytest.raises(UserError, match="comparison of another configuration"):
-            compare.compare(two, say=said.append)
-
-    def test_nothing_to_score(self, done):
-        task, _ = done
-        none = compare.plan([task.config], task.out.with_name("none"), 1, ["zero_filled"])
-        with pytest.raises(UserError, match="none of zero_filled could be scored"):
-            compare.compare(none, say=lambda text: None)
-
-    def test_two_configurations(self):
-        a = parse(TINY, "a")
-        b = compare.changed(a, {"name": "b", "objective.equivariance": 1.0})
-        assert list(compare.plan([a, b], None, 3).methods) == ["tiny", "b"]
-        both = compare.plan([a, compare.changed(b, {"name": "implicit"})], None, 3)
-        assert both.reference({"tiny": [], "implicit": []}) == "tiny"
-        with pytest.raises(UserError, match="share a name"):
-            compare.plan([a, a], None, 3)
-        with pytest.raises(UserError, match="differ in data, physics"):
-            compare.plan([a, compare.changed(b, {"physics.angles": 9})], None, 3)
-        with pytest.raises(UserError, match="no method is called nonsense here; there are fbp, "):
-            compare.plan([a], None, 3, ["nonsense"])
-
-    def test_what_the_learned_methods_learn_from(self):
-        config = parse(TINY, "tiny")
-
-        def terms(c):
-            return {k: getattr(c.objective, k) for k in compare.TERMS if getattr(c.objective, k)}
-
-        found = compare.learned(config)
-        assert list(found) == [*compare.GRADIENTS, *compare.OBJECTIVES]
-        assert terms(found["jacobian_free"]) == terms(config)
-        assert terms(found["ei"]) == {
-            k: getattr(config.objective, k) for k in ("consistency", "equivariance")
-        }
-        assert terms(found["supervised"]) == {"supervised": 1.0}
-        noisy = compare.learned(
-            compare.changed(
-                config,
-                {"objective.sure": 2.0, "objective.consistency": 0, "objective.splitting": 0},
-            )
-        )
-        assert terms(noisy["consistency"]) == {"consistency": 1.0}
-        assert terms(noisy["supervised"]) == {"supervised": 1.0}
-        assert "splitting" not in noisy  # nothing can be split
-        assert "sure_ei" not in noisy  # that is the configuration itself
-        free = compare.learned(compare.changed(config, {"model.gradient": "jacobian_free"}))
-        assert free["implicit"].model.gradient == free["supervised"].model.gradient == "implicit"
-
-
-class TestDiagnosis:
-    def test_of_a_run_beside_another(self, done, tmp_path, monkeypatch):
-        task, _ = done
-        run = runs.load_run(task.run_folder("implicit", 0))
-        monkeypatch.setattr(diagnosis, "IMAGES", 2)
-        monkeypatch.setattr(
-            diagnosis, "Stop", lambda rtol, max_steps: Stop(rtol, 15)
-        )  # untrained: slow, and not what is tested
-        found = diagnosis.diagnose(run, [other := runs.load_run(run.folder)], folder=tmp_path / "d")
-        assert list(found["networks"])[:3] == [
-            "before training",
-            "implicit",
-            "implicit, averaged over quarter turns",
-        ]
-        assert found["networks"][other.folder.name] == found["networks"]["implicit"]
-        head, psnr = (tmp_path / "d" / "table.md").read_text().splitlines()[2:5:2]
-        assert head.split(" | ")[1:] == [
-            "before training",
-            "implicit, 2 seeds",
-            "implicit, averaged over quarter turns |",
-        ]
-        assert psnr.split(" | ")[2].endswith("± 0")
-        assert (
-            diagnosis._cell([{"value": 1.0, "error": 9.0}, {"value": 3.0, "error": 9.0}]) == "2 ± 1"
-        )
-        for network in found["networks"].values():
-            assert network["table"].keys() == diagnosis.ROWS.keys()
-        averaged = found["networks"]["implicit, averaged over quarter turns"]["curves"]["commutes"][
-            "turn"
-        ]
-        assert max(max(v) for far, v in averaged if far in (90.0, 180.0)) < 1e-5
-        assert (tmp_path / "d" / "report.html").stat().st_size > 50_000
-        assert not any(p.name == "diagnosis" for p in run.folder.iterdir())
-
-
-def test_untied_reconstructor_of_one_weight_is_the_tied_one():
-    config = parse({**TINY, "model": {"gradient": "unrolled", "depth": 4}}, "tiny")
-    physics = build.build_physics(config.physics, 16)
-    y = torch.rand(2, *physics.measurement_shape, generator=torch.Generator().manual_seed(0))
-    tied = build.build_model(config.model, 1, 0.01)
-    untied = build.build_model(compare.changed(config, {"model.untied": True}).model, 1, 0.01)
-    assert isinstance(untied, UntiedReconstructor)
-    assert torch.allclose(tied(y, physics), untied(y, physics), atol=1e-6)
-    (a,), (b,) = (
-        torch.autograd.grad(m(y, physics).sum(), m.step.denoiser.noise, retain_graph=True)[:1]
-        for m in (tied, untied)
-    )
-    assert not torch.allclose(a, b)  # of all four steps, and of the last alone
-
-
-def test_a_block_of_one_volume_is_held_out():
-    kept, held = split_by_patient(["p"] * 40, 0.2)
-    assert held == list(range(16, 24))
-    assert min(abs(k - h) for k in kept for h in held) == 4
-    with pytest.raises(UserError, match="too few to hold some out"):
-        split_by_patient(["p"] * 5, 0.2)
-
-
-def test_supervised_needs_images(tmp_path):
-    config = parse({**TINY, "objective": {"supervised": 1}}, "tiny")
-    config.out = tmp_path / "run"
-    runs.simulate(config, tmp_path / "m")
-    other = config.model_copy(deep=True)
-    other.data.path, other.data.kind = tmp_path / "m" / "measurements", "measurements"
-    with pytest.raises(UserError, match="needs images"):
-        runs.train_run(other, say=lambda text: None)
-    shutil.rmtree(tmp_path / "m")
+            compare(two, say=quiet)

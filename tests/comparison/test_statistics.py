@@ -20,7 +20,8 @@ class TestBootstrap:
         assert 176 <= inside <= 198
 
     def test_few_patients_and_seeds(self):
-        """Ten patients and three seeds, whichever of the two varies more: not the 80 to 90 % of plain draws."""
+        """Ten patients and three seeds, whichever of the two varies more: not the 80 to 90 % of
+        plain draws."""
         for of_seeds, of_patients in ((0.02, 0.2), (0.4, 0.2)):
             inside = 0
             for k in range(200):

@@ -73,10 +73,10 @@ class TestSearch:
 
 def test_a_ladder_begins_where_it_says():
     assert [WEIGHTS.values[k] for k in WEIGHTS.start()] == [3e-5, 1e-4, 3e-4, 1e-3, 3e-3]
-    with pytest.raises(ValueError, match="tuple.index"):
+    with pytest.raises(ValueError, match=r"tuple.index"):
         Ladder((1, 2), first=(0, 2), default=1).start()
 
 
 def test_a_setting_in_words():
-    assert in_words({"sigma": 0.02, "strength": 0.003125}) == "sigma 0.02, strength 0.00312"
+    assert in_words({"sigma": 0.02, "strength": 0.0031416}) == "sigma 0.02, strength 0.00314"
     assert in_words({"window": "hann"}) == "window hann"

@@ -77,25 +77,35 @@ def asymmetry(J: Jacobian, probes: int = 16, seed: int = 0) -> Estimate:
 
 def _lanczos(M: Map, start: Tensor, steps: int) -> tuple[Estimate, Estimate]:
     """Smallest and largest eigenvalue of symmetric M with residual bounds: Lanczos with full
-    reorthogonalisation, from ``start``."""
-    basis, alphas, betas = [_times(1 / _norm(start), start)], [], []
+    reorthogonalisation, from ``start``.
+
+    A sample whose Krylov space is exhausted has its exact eigenvalues. What would follow is
+    rounding: it goes on with its first diagonal entry, which lies between them, and no coupling.
+    """
+    v = _times(1 / _norm(start), start)
+    basis = [v]
+    diagonal: list[Tensor] = []
+    coupling: list[Tensor] = []
+    going = torch.ones(len(start), dtype=torch.bool)
     for _ in range(steps):
-        w = M(basis[-1])
-        alphas.append(_dot(w, basis[-1]))
+        w = M(v)
+        size = _norm(w)
+        entry = _dot(w, v)
+        diagonal.append(torch.where(going, entry, diagonal[0]) if diagonal else entry)
         for _ in range(2):
             for b in basis:
                 w = w - _times(_dot(w, b), b)
-        beta = _norm(w)
-        betas.append(beta)
-        basis.append(_times(1 / beta.clamp_min(1e-20), w))
-    B = len(start)
-    T = torch.diag_embed(torch.stack(alphas, 1).double())
-    off = torch.stack(betas[:-1], 1).double() if steps > 1 else T.new_zeros(B, 0)
-    T = T + torch.diag_embed(off, 1) + torch.diag_embed(off, -1)
-    # Where an invariant subspace was found, what follows is noise in a block of its own: its
-    # coupling is zero.
+        rest = _norm(w)
+        going = going & (rest > 10 * torch.finfo(w.dtype).eps * size)
+        coupling.append(torch.where(going, rest, 0))
+        v = _times(torch.where(going, 1 / rest, 0), w)
+        basis.append(v)
+    T = torch.diag_embed(torch.stack(diagonal, 1).double())
+    if steps > 1:
+        beside = torch.stack(coupling[:-1], 1).double()
+        T = T + torch.diag_embed(beside, 1) + torch.diag_embed(beside, -1)
     values, vectors = torch.linalg.eigh(T)
-    bound = betas[-1].double()[:, None] * vectors[:, -1].abs()
+    bound = coupling[-1].double()[:, None] * vectors[:, -1].abs()
     return Estimate(values[:, 0], bound[:, 0]), Estimate(values[:, -1], bound[:, -1])
 
 

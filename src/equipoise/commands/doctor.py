@@ -47,7 +47,7 @@ def examine(config: Config) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("wrong", f"the data cannot be read: {error}")
         return
-    physics, y = sample.scan.physics, sample.y
+    physics, y = sample.scan.physics, sample.measurements()
     yield _adjoint(physics, y)
     yield _norm(sample.scan, y)
     yield _data(dataset, y)
@@ -106,7 +106,7 @@ def _data(dataset: Dataset, y: Tensor) -> Finding:
 
 
 def _fit(sample: Dataset, x: Tensor) -> Finding:
-    physics, y = sample.scan.physics, sample.y
+    physics, y = sample.scan.physics, sample.measurements()
     size = float(y.norm().clamp_min(1e-30))
     misfit = float((physics.A(x) - y).norm()) / size
     noise = sample.scan.noise * y.numel() ** 0.5 / size
@@ -137,7 +137,7 @@ def _range(sample: Dataset, x: Tensor) -> Finding:
 def _noise(config: Config, sample: Dataset) -> Finding:
     """From second differences along the last axis, which smooth signals hardly have: an upper
     bound."""
-    y, assumed = sample.y, sample.scan.noise
+    y, assumed = sample.measurements(), sample.scan.noise
     differences = y[..., 2:] - 2 * y[..., 1:-1] + y[..., :-2]
     differences = differences[differences != 0]
     is_mri = isinstance(sample.scan.physics, MRI | MultiCoilMRI)

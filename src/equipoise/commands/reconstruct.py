@@ -34,7 +34,8 @@ def reconstruct(
         return solved
     images = native_images(dataset.scan, solved.value, dataset.items)
     paths = write_images(dataset.items, images, out)
-    picture = figures.grid(dataset.y, {"equipoise": solved.value}, dataset.truth, dataset.names)
+    y = dataset.measurements()
+    picture = figures.grid(y, {"equipoise": solved.value}, dataset.truth, dataset.names)
     figures.save_png(picture, out / "preview.png")
     rows = _rows(dataset, solved)
     about = {"run": str(run.folder), "data": str(data), "measured": _what_was_measured(dataset)}
@@ -50,7 +51,7 @@ def reconstruct(
 
 def _rows(dataset: Dataset, solved: Equilibrium) -> list[dict[str, Any]]:
     rows = solve_rows(solved, dataset.names)
-    misfits = misfit(solved.value, dataset.y, dataset.scan.physics)
+    misfits = misfit(solved.value, dataset.measurements(), dataset.scan.physics)
     for row, value in zip(rows, misfits.tolist(), strict=True):
         row["misfit"] = value
     return rows

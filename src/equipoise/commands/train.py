@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -238,7 +237,7 @@ def _begin_folder(config: Config, state: dict[str, Any]) -> None:
 
 
 class _Watch:
-    """Hands each step's report to the loggers and to the caller, and writes the page now and then."""
+    """Hands each step's report to the loggers and the caller, and writes the page now and then."""
 
     def __init__(self, config: Config, trainer: Trainer, on_report: Callable[[Report], None]):
         self.config, self.on_report = config, on_report

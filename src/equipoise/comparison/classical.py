@@ -73,7 +73,7 @@ class FilteredBackprojection(Classical):
 
     def reconstruct(self, y: Tensor, physics: Any, setting: Setting) -> Tensor:
         try:
-            return filtered_backprojection(y, physics, **setting)
+            return filtered_backprojection(y, physics, str(setting.get("window", "ramp")))
         except NoBackprojection as error:
             raise Unavailable(str(error)) from error
 

@@ -191,7 +191,8 @@ def _table(
 
 def _cell(values: list[Measured]) -> Value:
     """The value and its error, or, of several seeds, their mean and standard deviation."""
-    numbers = torch.tensor([v["value"] if isinstance(v, dict) else v for v in values])
+    plain = [value["value"] if isinstance(value, dict) else value for value in values]
+    numbers = torch.tensor(plain, dtype=torch.float64)
     if len(values) > 1:
         return Value(float(numbers.mean()), float(numbers.std()))
     (only,) = values

@@ -18,7 +18,7 @@ from ..data.scan import Scan
 from ..equilibrium import Stop, Unrolled
 from ..imaging.groups import Rotations
 from ..run import MODEL, Run, load_run, unseen
-from .sweep import Comparison
+from .sweep import Comparison, Say
 from .trained import Trained
 
 #: Evaluations of f at test time.
@@ -81,7 +81,7 @@ def measured_elsewhere(comparison: Comparison, seed: int, problem: Elsewhere) ->
     return replace(dataset, truth=turned, y=y, scan=dataset.scan.with_noise(noise))
 
 
-def generalise(comparison: Comparison) -> dict[str, Table]:
+def generalise(comparison: Comparison, say: Say = print) -> dict[str, Table]:
     """Axis → a table of the mean PSNR of every trained model along it, over seeds. What is known
     already is not tried again."""
     methods = [m for m in comparison.methods if isinstance(m, Trained)]
@@ -95,7 +95,7 @@ def generalise(comparison: Comparison) -> dict[str, Table]:
                 found[method.name].append(json.loads(file.read_text()))
             elif method.name in names and (_folder(comparison, method, seed) / MODEL).exists():
                 todo.append(method)
-        for method, outcome in _tried(comparison, seed, todo):
+        for method, outcome in _tried(comparison, seed, todo, say):
             found[method.name].append(outcome)
     return _tables({m.label: found[m.name] for m in methods if found[m.name]}, comparison.seeds)
 
@@ -109,7 +109,7 @@ def _file(comparison: Comparison, method: Trained, seed: int) -> Path:
 
 
 def _tried(
-    comparison: Comparison, seed: int, methods: list[Trained]
+    comparison: Comparison, seed: int, methods: list[Trained], say: Say
 ) -> Iterator[tuple[Trained, Found]]:
     """What each model reaches on each problem; what has all its scores is kept."""
     if not methods:
@@ -125,11 +125,11 @@ def _tried(
             scores = found.setdefault(problem.axis, {})
             scores[problem.value] = _psnr_or_reason(folder, dataset, None)
         for steps in () if _has_steps_of_its_own(method, comparison) else ITERATIONS:
-            scores = found.setdefault("most iterations", {})
+            scores = found.setdefault("iterations", {})
             scores[str(steps)] = _psnr_or_reason(folder, here, steps)
         if all(isinstance(s, float) for scores in found.values() for s in scores.values()):
             _file(comparison, method, seed).write_text(json.dumps(found, indent=1))
-        comparison.say(f"tried elsewhere: {method.name}, seed {seed}")
+        say(f"tried elsewhere: {method.name}, seed {seed}")
         yield method, found
 
 

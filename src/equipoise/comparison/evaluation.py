@@ -129,7 +129,7 @@ class Evaluation:
 
     def as_json(self) -> dict[str, Any]:
         """What results.json holds."""
-        tree = {
+        tree: dict[str, Any] = {
             "problem": self.problem,
             "methods": self.table.as_json(),
             "images": self.names,
@@ -198,7 +198,7 @@ def _add_classical(evaluation: Evaluation, method: Classical, run: Run, folder: 
     dataset = evaluation.dataset
     first = torch.arange(min(TUNED_ON, len(dataset)))
     load = None if dataset.truth is None else (lambda: dataset.some(first))
-    problem = Problem(run.config, dataset.scan, Tuner(load, say=_silent), folder, say=_silent)
+    problem = Problem(run.config, dataset.scan, Tuner(load, say=_silent), folder)
     try:
         fitted = method.fit(problem)
         found = fitted.reconstruct(dataset)
@@ -220,11 +220,8 @@ def _words(evaluation: Evaluation, run: Run, late: dict[str, float]) -> list[str
     config = run.config
     words = [how_it_was_trained(config.objective, config.model)]
     words.append(how_far_it_was_trained(read_log(run.folder), config.learning.steps))
-    means = {
-        row.title: row.cells["psnr"].mean
-        for row in evaluation.table.rows
-        if isinstance(row.cells.get("psnr"), Value)
-    }
+    cells = {row.title: row.cells.get("psnr") for row in evaluation.table.rows}
+    means = {title: cell.mean for title, cell in cells.items() if isinstance(cell, Value)}
     if "Equipoise" in means:
         own = means.pop("Equipoise")
         rest = ", ".join(f"{title} {mean:.2f}" for title, mean in means.items())

@@ -39,7 +39,6 @@ class Problem:
         tuner: finds the settings that do best on images that are known, if some are.
         folder: where what is trained is kept.
         threads: that a training may take.
-        say: takes a line for the user.
     """
 
     config: Config
@@ -47,7 +46,6 @@ class Problem:
     tuner: Tuner
     folder: Path = Path()
     threads: int = 1
-    say: Callable[[str], None] = print
 
     @property
     def seed(self) -> int:

@@ -17,43 +17,9 @@ from ..assessment.table import Row, Table, Value
 from ..assessment.words import command_line, unfinished_in_words
 from ..data.dataset import Dataset
 from ..run import versions
-from .elsewhere import generalise
 from .method import Method
 from .summary import COLUMNS, Seeds, reference, row_of
-from .sweep import SHOWN, TUNED_ON, Comparison, Sweep, check_folder, collect, load_images
-
-
-def compare(comparison: Comparison, jobs: int = 1, elsewhere: bool = False) -> Table:
-    """Trains, tunes and scores what is missing, and writes results, table and page.
-
-    Args:
-        comparison: from :func:`equipoise.comparison.sweep.plan`.
-        jobs: trainings at once, each with its share of the threads.
-        elsewhere: try the trained models on other problems too.
-
-    Returns:
-        The table; a method that could not be had or failed, for one seed or all, has a row that
-        says why, and ``failed`` tells whether something should have worked and did not.
-
-    Raises:
-        UserError: the folder holds another comparison; the data have no truth.
-        Interrupted: a training was stopped; the same call goes on from there.
-    """
-    check_folder(comparison)
-    dataset, what = comparison.unseen(comparison.config.seed)
-    out = comparison.out
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.yaml").write_text(comparison.text())
-    comparison.say(
-        f"{len(comparison.asked())} methods, {comparison.seeds} seeds; scored on {len(dataset)} "
-        f"images ({what})"
-    )
-    Sweep(comparison, jobs).run()
-    found = collect(comparison)
-    others = generalise(comparison) if elsewhere else {}
-    outcome = Outcome(comparison, found, dataset, what, others)
-    outcome.write()
-    return outcome.table
+from .sweep import SHOWN, TUNED_ON, Comparison, load_images
 
 
 @dataclass
@@ -156,7 +122,7 @@ class Outcome:
     def _costs(self) -> list[figures.Cost]:
         costs = []
         for row in self.table.rows:
-            decibels = row.cells["psnr"]
+            decibels = row.cells.get("psnr")
             if isinstance(decibels, Value):
                 evaluations, seconds = _mean(row, "evaluations"), _mean(row, "seconds")
                 costs.append(figures.Cost(row.title, decibels.mean, evaluations, seconds))
@@ -164,14 +130,14 @@ class Outcome:
 
     def markdown(self) -> str:
         """The table of all methods, and those of the other problems."""
-        lines = [f"## {self.comparison.config.name}", ""]
-        lines += [f"`{self.about['command']}`", "", *self.words()[1:], "", self.table.markdown()]
+        blocks = [f"## {self.comparison.config.name}", f"`{self.about['command']}`"]
+        blocks += [*self.words()[1:], self.table.markdown()]
         for axis, table in self.others.items():
-            lines += [
+            blocks.append(
                 f"PSNR (dB), mean ± deviation over seeds, of the same models with other {axis}:"
-            ]
-            lines += ["", table.markdown()]
-        return "\n".join(lines)
+            )
+            blocks.append(table.markdown())
+        return "\n\n".join(block.rstrip() for block in blocks) + "\n"
 
     def words(self) -> list[str]:
         """What was compared, on what, and what the figures mean."""

@@ -60,8 +60,9 @@ def row_of(method: Method, scores: Seeds, against: Seeds, seeds: list[int]) -> R
         if score is not None and score.is_there and other is not None and other.is_there
     ]
     if pairs:
-        values = [_difference(score, other) for score, other in pairs]
-        difference = bootstrap(torch.tensor(values, dtype=torch.float64), pairs[0][0].patients)
+        differences = [_difference(score, other) for score, other in pairs]
+        paired = torch.tensor(differences, dtype=torch.float64)
+        difference = bootstrap(paired, pairs[0][0].patients)
         cells["difference"] = Value(difference.mean)
         cells["interval"] = Interval(difference.low, difference.high)
     return Row(

@@ -57,7 +57,6 @@ class Comparison:
         only: names of what is trained, tuned and scored now; the rest is taken in where it has been
             already. None: all.
         configs: those that are compared with each other, if there are several.
-        say: takes a line for the user.
     """
 
     config: Config
@@ -66,7 +65,6 @@ class Comparison:
     seeds: int
     only: list[str] | None = None
     configs: list[Config] = field(default_factory=list)
-    say: Say = print
 
     def asked(self) -> list[Method]:
         """What is asked for now."""
@@ -117,7 +115,7 @@ class Comparison:
     def problem(self, seed: int, threads: int, tuner: Tuner) -> Problem:
         """What the methods are fitted to."""
         config = self.config.model_copy(update={"seed": seed})
-        return Problem(config, self.scan(seed), tuner, self.out, threads, self.say)
+        return Problem(config, self.scan(seed), tuner, self.out, threads)
 
 
 @dataclass(eq=False)
@@ -134,12 +132,13 @@ class Sweep:
     Args:
         comparison: what is compared.
         jobs: trainings at once, each with its share of the threads.
+        say: takes a line for the user.
     """
 
-    def __init__(self, comparison: Comparison, jobs: int = 1):
+    def __init__(self, comparison: Comparison, jobs: int = 1, say: Say = print):
         self.comparison = comparison
         self.jobs = jobs
-        self.say = comparison.say
+        self.say = say
         threads = max(1, torch.get_num_threads() // jobs)
         tuner = Tuner(comparison.tuning, comparison.out / "scores", self.say)
         self.problems = {
@@ -208,7 +207,8 @@ class Sweep:
         except Failed as error:
             self._without(job, Score(missing=str(error), failed=True))
         except Exception as error:  # a method may come to any; its row says which
-            self._log(job)
+            if not isinstance(error, UserError):
+                self._log(job)
             self._without(job, Score(missing=reason_of(error), failed=True, again=True))
         else:
             return True
@@ -273,7 +273,6 @@ def plan(
     out: Path | None = None,
     seeds: int = 3,
     only: list[str] | None = None,
-    say: Say = print,
 ) -> Comparison:
     """One configuration: all methods. Several, on the same data: those, the first being what the
     others are compared with.
@@ -300,7 +299,7 @@ def plan(
         raise UserError(
             f"no method is called {', '.join(unknown)} here; there are {', '.join(names)}"
         )
-    return Comparison(config, methods, out, seeds, only, several, say)
+    return Comparison(config, methods, out, seeds, only, several)
 
 
 def _of_configurations(configs: list[Config]) -> list[Method]:

@@ -106,7 +106,7 @@ class Trained(Method):
             Unavailable: the configuration does not allow it.
             Interrupted: the process was stopped.
             Failed: training gave up.
-            RuntimeError: the process came to an error.
+            UserError: the process came to an error.
         """
         file = self.folder(problem) / "cost.json"
         if not file.exists():
@@ -122,13 +122,16 @@ class Trained(Method):
         """The trained model."""
         cost = self.train(problem)
         run = load_run(self.folder(problem))
-        step: Any = run.config.model.step
-        setting = ""
-        if run.config.model.gradient.kind == "unrolled" and getattr(step, "strength", None):
-            setting = f"strength {step.strength:.2g}"
         costs = {key: value for key, value in cost.items() if key != "failed"}
         costs["parameters"] = count_parameters(run.model)
-        return Fitted(run.solve, setting, costs)
+        gradient, step = run.config.model.gradient, run.config.model.step
+        if gradient.kind != "unrolled":
+            return Fitted(run.solve, costs=costs)
+        # Unrolled steps have no equilibrium that they could miss.
+        costs["evaluations"] = gradient.steps
+        strength = getattr(step, "strength", None)
+        setting = "" if strength is None else f"strength {strength:.2g}"
+        return Fitted(lambda dataset: run.solve(dataset).value, setting, costs)
 
 
 @dataclass(frozen=True)
@@ -181,7 +184,7 @@ def _train_in_a_process(config: Config, threads: int) -> dict[str, Any]:
             f"{folder}: training was interrupted; the same command goes on from there"
         )
     if code not in (0, GAVE_UP):
-        raise RuntimeError(_last_line(log) or f"training ended with exit code {code}")
+        raise UserError(_last_line(log) or f"training ended with exit code {code}")
     seconds = sum(config.learning.batch / row["images_per_second"] for row in read_log(folder))
     return {
         "train_seconds": seconds,
@@ -198,4 +201,4 @@ def _beside(folder: Path, suffix: str) -> Path:
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1].strip() if lines else ""
+    return lines[-1].strip().removeprefix("error: ") if lines else ""

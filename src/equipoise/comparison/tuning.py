@@ -14,6 +14,9 @@ from torch import Tensor
 from ..assessment.metrics import psnr
 from ..data.dataset import Dataset
 
+#: A setting that is better by less, in dB, is not worth more work.
+MARGIN = 0.01
+
 Option = float | int | str
 #: Name of an option → its value.
 Setting = dict[str, Option]
@@ -51,12 +54,20 @@ class Ladder:
         return self.first is not None and value in (self.values[0], self.values[-1])
 
 
-def search(score: Callable[[Setting], float], ladders: dict[str, Ladder]) -> Setting:
+def search(
+    score: Callable[[Setting], float], ladders: dict[str, Ladder], margin: float = 0.0
+) -> Setting:
     """The setting with the highest score.
 
     All that are tried first are scored, and then the neighbours of the best one, until none of its
     neighbours is better: what is found lies inside the range that was looked at, or at the end of
     a ladder. A score that is not a number loses.
+
+    Args:
+        score: of a setting.
+        ladders: of each option.
+        margin: by how much a neighbour must be better, so that the search ends where nothing is
+            gained any more.
     """
     names = list(ladders)
     scores: dict[tuple[int, ...], float] = {}
@@ -71,12 +82,14 @@ def search(score: Callable[[Setting], float], ladders: dict[str, Ladder]) -> Set
 
     for place in itertools.product(*(ladders[name].start() for name in names)):
         look(place)
+    best = max(scores, key=lambda place: scores[place])
     while True:
-        best = max(scores, key=lambda place: scores[place])
         for neighbour in _neighbours(best, [len(ladders[name].values) for name in names]):
             look(neighbour)
-        if max(scores.values()) <= scores[best]:
+        better = max(scores, key=lambda place: scores[place])
+        if scores[better] <= scores[best] + margin:
             return setting_at(best)
+        best = better
 
 
 def _neighbours(place: tuple[int, ...], lengths: list[int]) -> list[tuple[int, ...]]:
@@ -145,7 +158,7 @@ class Tuner:
         def score(values: Setting) -> float:
             return float(psnr(reconstruct(dataset, setting_of(values)), truth).mean())
 
-        best = search(score, ladders)
+        best = search(score, ladders, MARGIN)
         setting = setting_of(best)
         ends = [option for option, ladder in ladders.items() if ladder.ends_at(best[option])]
         self.say(f"tuned {name}: {in_words(setting)}" + (_at_the_end(ends) if ends else ""))

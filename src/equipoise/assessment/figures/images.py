@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,7 +72,7 @@ def _write_scores(ax: Axes, x: Tensor, truth: Tensor) -> None:
 
 
 def _show_errors(
-    figure: Figure, axes: Axes, images: dict[str, Tensor], truth: Tensor, rows: int
+    figure: Figure, axes: np.ndarray, images: dict[str, Tensor], truth: Tensor, rows: int
 ) -> None:
     """Fills every second line of the axes."""
     true = magnitude(truth[:rows])
