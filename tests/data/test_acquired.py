@@ -23,7 +23,7 @@ SIZE = 64
 COLUMNS = torch.arange(SIZE)
 
 
-def kspace(coils: int = 4) -> torch.Tensor:
+def kspace(coils: int = 4, sigma: float = 1e-3) -> torch.Tensor:
     """(coils, rows, columns) of a head, with noise."""
     rng = torch.Generator().manual_seed(0)
     image = phantoms(1, SIZE, 5, ("brain",))[0, 0]
@@ -32,7 +32,7 @@ def kspace(coils: int = 4) -> torch.Tensor:
     centred = torch.fft.ifftshift(shares, dims)
     samples = torch.fft.fftshift(torch.fft.fft2(centred, norm="ortho"), dims)
     noise = torch.randn(2, *samples.shape, generator=rng)
-    return samples + 1e-3 * torch.complex(*noise)
+    return samples + sigma * torch.complex(*noise)
 
 
 def load(tmp_path, samples: torch.Tensor, **settings):
@@ -52,6 +52,17 @@ def test_all_measured_lines_are_used(tmp_path):
     assert lines_used(dataset) == int(keep.sum())
     assert float(dataset.scan.physics.mask.mean()) == pytest.approx(float(keep.mean()))
     assert not any("undersampled" in note for note in dataset.notes)
+
+
+def test_the_noise_is_that_of_each_part(tmp_path):
+    """Far from the centre, where there is nothing but noise, real and imaginary part have the
+    standard deviation that the scan says."""
+    keep = ((COLUMNS % 2 == 0) | ((COLUMNS - 32).abs() < 6)).float()
+    dataset = load(tmp_path, kspace(sigma=0.05) * keep)
+    rows, columns = torch.meshgrid(COLUMNS - 32, COLUMNS - 32, indexing="ij")
+    far = (rows**2 + columns**2 > 38**2) & (keep > 0)
+    for part in dataset.y[0]:
+        assert float(part[:, far].std()) == pytest.approx(dataset.scan.noise, rel=0.05)
 
 
 @pytest.mark.parametrize("axis", [0, 1])
