@@ -28,7 +28,7 @@ class TestTomography:
     def test_proximal_map_and_its_derivatives(self, direct, monkeypatch):
         """x = argmin γ/2 ‖Ax − y‖² + ½‖x − z‖² satisfies its normal equation, and so on."""
         monkeypatch.setattr(
-            "equipoise.imaging.tomography.physics.DIRECT_RAYS", 4096 if direct else 0
+            "equipoise.imaging.tomography.physics.DIRECT_SIZE", 4096 if direct else 0
         )
         physics = eq.ParallelBeam(6, 4, normalize=True)
         z = torch.randn(2, 1, 6, 6, dtype=torch.float64, requires_grad=True)
