@@ -43,7 +43,9 @@ class TestFanBeamScans:
         assert psnr(physics.fbp(physics.A(x)), x) > 33
         full = eq.FanBeam(64, 360, 100.0, 80.0, curved=curved, offset=offset)
         assert psnr(full.fbp(full.A(x)), x) > 33
-        with pytest.raises(ValueError, match=r"at least 193° of it in one piece; these 30 views cover 150°"):
+        with pytest.raises(
+            ValueError, match=r"at least 193° of it in one piece; these 30 views cover 150°"
+        ):
             eq.FanBeam(16, torch.arange(30) * 5.0, 100.0, 80.0).fbp(torch.zeros(1, 1, 30, 23))
         with pytest.raises(ValueError, match="every line through the image"):
             eq.FanBeam(16, [0.0, 1.0, 5.0], 100.0, 80.0).fbp(torch.zeros(1, 1, 3, 23))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 Operator = Callable[[Tensor], Tensor]
 
@@ -109,29 +110,58 @@ def least_squares(
     return conjugate_gradients(lambda u: At(A(u)), At(y), tol=tol, max_iter=max_iter)
 
 
+Known = Callable[[Tensor], Tensor | None]
+
+
+def _nothing(b: Tensor) -> None:
+    """Nothing is known of C b beforehand."""
+
+
 class _Inverse(torch.autograd.Function):
     """C b for C = M⁻¹ with a symmetric M that is held constant, so that C is its own transpose.
 
-    ``value`` is C b where it is known already. ``rests`` says that whatever gradient comes back is
-    known to be zero, though its own derivative is not.
+    ``known(b)`` is the value of C b where it is known without ``solve``, and none elsewhere;
+    ``known_back`` is the same for the gradient that comes back.
     """
 
     @staticmethod
-    def forward(b: Tensor, value: Tensor | None, solve: Operator, rests: bool) -> Tensor:
-        return solve(b) if value is None else value.clone()
+    def forward(b: Tensor, solve: Operator, known: Known, known_back: Known) -> Tensor:
+        value = known(b)
+        return solve(b) if value is None else value
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, _, ctx.solve, ctx.rests = inputs
+        _, ctx.solve, _, ctx.known_back = inputs
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        known = torch.zeros_like(g) if ctx.rests else None
-        return _Inverse.apply(g, known, ctx.solve, False), None, None, None
+        return _Inverse.apply(g, ctx.solve, ctx.known_back, _nothing), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, db: Tensor, *_: Any) -> Tensor:
-        return _Inverse.apply(db, None, ctx.solve, False)
+        return _Inverse.apply(db, ctx.solve, _nothing, _nothing)
+
+
+class _Corrections:
+    """What the two corrections of :func:`solve_spd` know of the gradients that come back.
+
+    With g from outside, the first correction gets g − M C g: what conjugate gradients have left of
+    g. Up to their tolerance that is zero, and need not be solved for.
+    """
+
+    def __init__(self, tol: float):
+        self.tol = tol
+        self.size: Tensor | None = None  # of g, (B, 1, …)
+
+    def of_the_second(self, g: Tensor) -> None:
+        self.size = _dot(g, g).sqrt()
+
+    def of_the_first(self, left: Tensor) -> Tensor | None:
+        size, self.size = self.size, None
+        if size is None:
+            return None
+        small = 10 * _attainable(self.tol, left) * size
+        return torch.zeros_like(left) if bool((_dot(left, left).sqrt() <= small).all()) else None
 
 
 def solve_spd(M: Operator, b: Tensor, tol: float = 1e-6, max_iter: int = 200) -> Tensor:
@@ -153,19 +183,23 @@ def solve_spd(M: Operator, b: Tensor, tol: float = 1e-6, max_iter: int = 200) ->
         _tell_if_inexact(account, v, tol, max_iter)
         return account.value
 
-    x: Tensor = _Inverse.apply(b, None, solve, False)
+    x: Tensor = _Inverse.apply(b, solve, _nothing, _nothing)
     if not torch.is_grad_enabled():
         return x
     with full_precision(b):
         x0 = x.detach()
         Mx0 = M(x0)
-        if not Mx0.requires_grad:
+        if not _has_derivative(Mx0):
             return x
-        zero = torch.zeros_like(x0)
-        # A gradient reaches x₁ from x₂ twice, as g and as −M C g.
-        x1 = x0 + _Inverse.apply(b - Mx0, zero, solve, True)
-        x2: Tensor = x1 + _Inverse.apply(b - M(x1), zero, solve, False)
+        back = _Corrections(tol)
+        x1 = x0 + _Inverse.apply(b - Mx0, solve, torch.zeros_like, back.of_the_first)
+        x2: Tensor = x1 + _Inverse.apply(b - M(x1), solve, torch.zeros_like, back.of_the_second)
         return x2
+
+
+def _has_derivative(x: Tensor) -> bool:
+    """In backward or in forward mode."""
+    return x.requires_grad or unpack_dual(x).tangent is not None
 
 
 def _tell_if_inexact(account: CGResult, b: Tensor, tol: float, max_iter: int) -> None:
