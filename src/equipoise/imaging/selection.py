@@ -248,8 +248,8 @@ def _agrees(physics: Any, part: LinearPhysics, index: Tensor, x: Tensor) -> bool
             whole_x, part_x = physics.A_adjoint(whole_y), part.A_adjoint(part_y)
     except Exception:  # whatever an operator of one's own raises
         return False
-    whole = [*(whole_y if isinstance(whole_y, (list, tuple)) else [whole_y]), whole_x]
-    parts = [*(part_y if isinstance(part_y, (list, tuple)) else [part_y]), part_x]
+    whole = [*([whole_y] if isinstance(whole_y, Tensor) else whole_y), whole_x]
+    parts = [*([part_y] if isinstance(part_y, Tensor) else part_y), part_x]
     return all(_same(a[index], b) for a, b in zip(whole, parts))
 
 
