@@ -120,7 +120,7 @@ def fan_weights(g: FanGeometry) -> np.ndarray:
             "use A_dagger instead of fbp"
         )
     shares, missing = _shares_and_missing(g.angles)
-    _check_coverage(g, missing)
+    _check_coverage(g, shares, missing)
     beta = np.radians(np.asarray(g.angles))[:, None]
     opposite = beta + math.pi + 2 * fan
     here = _confidence(beta, missing)
@@ -175,13 +175,14 @@ def _confidence(beta: np.ndarray, missing: list[tuple[float, float]]) -> np.ndar
     return c
 
 
-def _check_coverage(g: FanGeometry, missing: list[tuple[float, float]]) -> None:
-    """Raises a ValueError where a line through the image is measured from neither side."""
+def _check_coverage(g: FanGeometry, shares: np.ndarray, missing: list[tuple[float, float]]) -> None:
+    """Raises a ValueError where a line through the image is measured from neither side, give or
+    take the angle between two views."""
     widest = min(
         float(np.abs(g.fan_angles()).max()),
         math.asin(math.hypot(g.height, g.width) / 2 / g.source_distance),
     )
-    usual = math.radians(float(np.median(view_gaps(g.angles, 360.0)[0])))
+    usual = float(np.median(shares))
     slack = [(start + usual / 2, max(length - usual, 0)) for start, length in missing if length > 0]
     beta = np.linspace(0, 2 * math.pi, 721)[:, None]
     gamma = np.linspace(-widest, widest, 41)
