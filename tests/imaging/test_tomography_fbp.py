@@ -142,6 +142,14 @@ class TestViews:
         for physics in (eq.FanBeam(16, 12, 60.0, 40.0), eq.FanBeam(16, 12, 60.0, 40.0, curved=True)):
             assert fan_weights(physics.geometry) == pytest.approx(math.pi / 12)
 
+    def test_units(self):
+        """x comes back in its own units, whatever those of y are."""
+        x = blob(32, 3, -4)
+        for beam, more in ((eq.ParallelBeam, ()), (eq.FanBeam, (100.0, 80.0))):
+            for options in ({"pixel": 0.3}, {"normalize": True}):
+                physics = beam(32, 180, *more, **options)
+                assert error(physics.fbp(physics.A(x)), x) < 0.02
+
     def test_a_view_that_is_given_twice_is_one(self):
         x = phantoms(1, 24).double()
         for name, one in beams(np.arange(20) / 20, 24).items():

@@ -216,7 +216,7 @@ def _with_rows(module: Any, index: Tensor, count: int) -> Any:
         if _is_row_by_row(value, count):
             out.__dict__[name] = value[index]
     for name, child in module._modules.items():
-        if child is not None and not isinstance(child, NoiseModel):
+        if child is not None:
             out._modules[name] = _with_rows(child, index, count)
     return out
 
