@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .application import Application, apply
 from .convergence import SLACK, Tolerance
-from .flat import FlatMap
+from .flat import FlatMap, full_precision
 from .frozen import frozen_modules
 from .gradient import LOOSEST, Gradient, Implicit
 from .residual import Residual
@@ -78,11 +78,13 @@ class Attach(torch.autograd.Function):
         if g is None:
             return None, None, None, *nothing
         refuse_transforms({"Vmap"}, g)
-        if torch.is_grad_enabled():
-            (z,) = ctx.saved_tensors
-            return None, None, None, *_differentiable_gradients(call, z, ctx.closed, g)
-        adjoint = Adjoint(call, call.application.z, call.application.out)
-        return None, call.gradient.cotangent(adjoint, g), None, *nothing
+        # What was computed under autocast has its precision; its derivative needs no other.
+        with full_precision(g.device):
+            if torch.is_grad_enabled():
+                (z,) = ctx.saved_tensors
+                return None, None, None, *_differentiable_gradients(call, z, ctx.closed, g)
+            adjoint = Adjoint(call, call.application.z, call.application.out)
+            return None, call.gradient.cotangent(adjoint, g), None, *nothing
 
 
 def _differentiable_gradients(
