@@ -129,7 +129,7 @@ class TestSamplesThatDependOnEachOther:
         M = 0.9 * M / torch.linalg.matrix_norm(M, 2)
         return M, torch.randn(n, requires_grad=True)
 
-    @pytest.mark.parametrize("solver", [eq.Picard(), eq.Picard(0.8), eq.Anderson()], ids=repr)
+    @pytest.mark.parametrize("solver", [eq.Picard(), eq.Picard(0.8)], ids=repr)
     @pytest.mark.parametrize("rtol", [1e-3, 1e-8])
     def test_a_state_without_a_batch_is_refused(self, solver, rtol):
         M, b = self.problem()
@@ -355,6 +355,35 @@ class TestWholeNumbers:
         if value != 0:
             with pytest.raises(ValueError, match="must be an integer >= 0"):
                 eq.Neumann(value)
+
+
+class TestArguments:
+    """What cannot work is refused before f is called."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            ({"solver": "anderson"}, "a solver is an object"),
+            ({"solver": eq.Anderson}, "a solver is an object"),
+            ({"stop": 1e-4}, "stop must be a Stop"),
+            ({"gradient": "implicit"}, "gradient must be"),
+            ({"gradient": eq.Implicit}, "gradient must be"),
+        ],
+        ids=str,
+    )
+    def test_they_are_checked(self, arguments, words):
+        with pytest.raises(TypeError, match=words):
+            eq.fixed_point(None, torch.zeros(1, 2), **arguments)
+        if "gradient" not in arguments:
+            with pytest.raises(TypeError, match=words):
+                eq.solve(None, torch.zeros(1, 2), **arguments)
+            with pytest.raises(TypeError, match=words):
+                eq.Implicit(**arguments)
+
+    def test_a_tolerance_is_a_number(self):
+        for bad in ("1e-4", -1.0, float("nan")):
+            with pytest.raises(ValueError, match="rtol must be a finite number"):
+                eq.Stop(bad)
 
 
 class TestAutocast:

@@ -13,11 +13,11 @@ from .attach import attach, finite_samples, insert, on_samples
 from .convergence import Drift
 from .flat import FlatMap, Map, as_tuple
 from .frozen import frozen_modules
-from .gradient import Gradient, Implicit, Phantom, Unrolled
+from .gradient import Gradient, Implicit, Phantom, Unrolled, check_gradient
 from .residual import Residual, measure
-from .result import Equilibrium, OnFailure, State, Status, Stop, check_on_failure
+from .result import Equilibrium, OnFailure, State, Status, Stop, check_on_failure, check_stop
 from .solve import run
-from .solvers import GMRES, Anderson, Solver
+from .solvers import GMRES, Anderson, Solver, check_solver
 from .transforms import refuse_nested_forward_mode, refuse_transforms
 
 
@@ -61,6 +61,9 @@ def fixed_point(
     solver = Anderson() if solver is None else solver
     stop = Stop() if stop is None else stop
     gradient = Implicit() if gradient is None else gradient
+    check_solver(solver)
+    check_stop(stop)
+    check_gradient(gradient)
     F = FlatMap(f, z0)
     start = F.pack(z0)
     with frozen_modules():

@@ -92,7 +92,7 @@ class FlatMap:
         if self.autocast_dtype is None:
             out = self.f(state)
         else:
-            # Without autocast's cache, which keeps the weights that it converted on an earlier call,
+            # Without autocast's cache: it keeps the weights that it converted on an earlier call,
             # without their graph if that call had none.
             with torch.autocast(self.device.type, self.autocast_dtype, cache_enabled=False):
                 out = self.f(state)

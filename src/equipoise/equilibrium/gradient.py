@@ -14,8 +14,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from .result import Stop, whole_number
-from .solvers import GMRES, Solver
+from .result import Stop, check_stop, whole_number
+from .solvers import GMRES, Solver, check_solver
 
 #: The loosest tolerance of an adjoint whose equilibrium was hardly found: u has one digit.
 LOOSEST = 0.1
@@ -59,6 +59,8 @@ class Implicit:
     inexact: float = 0.0  #: c; 0 leaves the adjoint's tolerance at ``stop.rtol``
 
     def __post_init__(self) -> None:
+        check_solver(self.solver)
+        check_stop(self.stop)
         if not (math.isfinite(self.inexact) and self.inexact >= 0):
             raise ValueError(
                 f"inexact must be a finite number >= 0, got {self.inexact}; 0 is exact, 1 to 10 "
@@ -133,3 +135,15 @@ class Unrolled:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "steps", whole_number("steps", self.steps, 1))
+
+
+def check_gradient(gradient: Gradient | Phantom | Unrolled) -> None:
+    """Raises:
+    TypeError: it is no way to differentiate, but a name or a class, say.
+    """
+    known = isinstance(gradient, (Phantom, Unrolled)) or hasattr(gradient, "cotangent")
+    if isinstance(gradient, type) or not known:
+        raise TypeError(
+            "gradient must be Implicit(…), JacobianFree(), Neumann(…), Phantom(…) or Unrolled(…), "
+            f"got {gradient!r}"
+        )

@@ -47,9 +47,9 @@ class Stop:
 
     def __post_init__(self) -> None:
         for name, value in (("rtol", self.rtol), ("atol", self.atol)):
-            if not (math.isfinite(value) and value >= 0):
+            if isinstance(value, str) or not (math.isfinite(value) and value >= 0):
                 raise ValueError(
-                    f"{name} must be a finite number >= 0, got {value}; an rtol of 1e-4 suits "
+                    f"{name} must be a finite number >= 0, got {value!r}; an rtol of 1e-4 suits "
                     "float32, of 1e-10 float64"
                 )
         object.__setattr__(self, "max_steps", whole_number("max_steps", self.max_steps, 1))
@@ -109,7 +109,18 @@ class Equilibrium:
         warnings.warn(message, EquilibriumWarning, stacklevel=4)
 
 
+def check_stop(stop: Stop) -> None:
+    """Raises:
+    TypeError: it is a number, say.
+    """
+    if not isinstance(stop, Stop):
+        raise TypeError(f"stop must be a Stop(rtol=…, max_steps=…), got {stop!r}")
+
+
 def check_on_failure(on_failure: str) -> None:
+    """Raises:
+    ValueError: it is none of the three.
+    """
     if on_failure not in ("warn", "raise", "ignore"):
         raise ValueError(f'on_failure must be "warn", "raise" or "ignore", got {on_failure!r}')
 

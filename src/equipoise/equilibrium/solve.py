@@ -11,8 +11,8 @@ from .convergence import Tolerance
 from .flat import FilledIn, FlatMap, Map, full_precision
 from .frozen import frozen_modules
 from .record import Record, Samples, take
-from .result import Equilibrium, OnFailure, State, Stop, check_on_failure
-from .solvers import Anderson, Solver
+from .result import Equilibrium, OnFailure, State, Stop, check_on_failure, check_stop
+from .solvers import Anderson, Solver, check_solver
 from .transforms import refuse_transforms
 
 
@@ -109,6 +109,8 @@ def solve(
     refuse_transforms({"Vmap"})
     solver = Anderson() if solver is None else solver
     stop = Stop() if stop is None else stop
+    check_solver(solver)
+    check_stop(stop)
     F = FlatMap(f, z0)
     with frozen_modules():
         result = run(F, F.pack(z0), solver, stop).result

@@ -44,6 +44,17 @@ class Solver:
         return None
 
 
+def check_solver(solver: Solver) -> None:
+    """Raises:
+    TypeError: it is no solver, but a name or a class, say.
+    """
+    is_solver = hasattr(solver, "init") and hasattr(solver, "step")
+    if isinstance(solver, type) or not is_solver:
+        raise TypeError(
+            f"a solver is an object with init and step, such as Anderson(memory=5), got {solver!r}"
+        )
+
+
 def _norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=-1)
 
