@@ -93,7 +93,7 @@ class TestWhatIsTrained:
         method = Trained("unrolled_3", "Unrolled", unrolled)
         strength = method.settled(problem).model.step.strength
         known = json.loads((tmp_path / "scores" / "unrolled_3-tuning.json").read_text())
-        assert strength == known["strength"]
+        assert strength == known["setting"]["strength"]
         noise = comparison.tuning().scan.noise
         usual = strength_of(config, noise, config.model.sigma, 1.0)
         assert strength / usual == pytest.approx(round(strength / usual, 2))
