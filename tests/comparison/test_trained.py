@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -65,6 +66,14 @@ class TestExitCodes:
             METHOD.train(problem)
         assert not isinstance(caught.value, Failed | Interrupted | Unavailable)
         assert not (METHOD.folder(problem) / "cost.json").exists()
+
+    def test_what_says_nothing(self, problem, train_ends_with):
+        train_ends_with("exit 4")
+        script = sys.executable
+        lines = Path(script).read_text().splitlines()
+        Path(script).write_text("\n".join(line for line in lines if "echo" not in line))
+        with pytest.raises(UserError, match="training ended with exit code 4"):
+            METHOD.train(problem)
 
 
 class TestWhatIsTrained:
