@@ -35,17 +35,24 @@ def main() -> None:
     print(f"16 contractions, rates 0.3 … 0.99, to a relative residual of {rtol:g}")
     for solver in (eq.Picard(), eq.Anderson(), eq.Broyden()):
         count: list[int] = []
-        r = eq.solve(Rates(rate, W, y, count), torch.zeros(16, 100), solver=solver, stop=eq.Stop(rtol, most))
+        r = eq.solve(
+            Rates(rate, W, y, count), torch.zeros(16, 100), solver=solver, stop=eq.Stop(rtol, most)
+        )
         needed = sum(
             int(
                 eq.solve(
-                    Rates(rate[i : i + 1], W, y[i : i + 1], []), torch.zeros(1, 100), solver=solver, stop=eq.Stop(rtol, most)
+                    Rates(rate[i : i + 1], W, y[i : i + 1], []),
+                    torch.zeros(1, 100),
+                    solver=solver,
+                    stop=eq.Stop(rtol, most),
                 ).steps
             )
             for i in range(16)
         )
         wasted = 1 - needed / sum(count)
-        print(f"equipoise {type(solver).__name__:<9} {sum(count):6d} sample-evaluations, {needed:6d} needed, wasted {wasted:6.1%}")
+        print(
+            f"equipoise {type(solver).__name__:<9} {sum(count):6d} sample-evaluations, {needed:6d} needed, wasted {wasted:6.1%}"
+        )
         assert r.converged.all()
     try:
         from torchdeq import get_deq
@@ -63,7 +70,9 @@ def main() -> None:
             with torch.no_grad():
                 deq(Rates(rate[i : i + 1], W, y[i : i + 1], alone), torch.zeros(1, 100))
             needed += sum(alone)
-        print(f"torchdeq  {name:<16} {sum(count):6d} sample-evaluations, {needed:6d} needed, wasted {1 - needed / sum(count):6.1%}")
+        print(
+            f"torchdeq  {name:<16} {sum(count):6d} sample-evaluations, {needed:6d} needed, wasted {1 - needed / sum(count):6.1%}"
+        )
 
 
 if __name__ == "__main__":

@@ -48,7 +48,14 @@ def trial(settings, alpha, a):
         held = build.build_problem(c, physics, c.data.validation, 1000)
     build.set_noise(physics, c.physics, problem.noise)
     model = build.build_model(c.model, physics.image_shape[0], problem.noise)
-    trainer = Trainer(model, physics, problem.y, build.build_objective(c.objective, physics, problem.y), c.learning, 0)
+    trainer = Trainer(
+        model,
+        physics,
+        problem.y,
+        build.build_objective(c.objective, physics, problem.y),
+        c.learning,
+        0,
+    )
     judge = build.build_model(c.model, physics.image_shape[0], problem.noise)
     judge.stop = Stop(1e-4, 100)
 
@@ -63,11 +70,17 @@ def trial(settings, alpha, a):
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--size", type=int, default=32)
     p.add_argument("--steps", type=int, default=100)
     p.add_argument("--alphas", nargs="+", type=float, default=[0, 0.02, 0.2, 2])
-    p.add_argument("--through-target", action="store_true", help="let the gradient through the target T_g x̂ as well")
+    p.add_argument(
+        "--through-target",
+        action="store_true",
+        help="let the gradient through the target T_g x̂ as well",
+    )
     a = p.parse_args()
     if not DATA.is_dir():
         print(f"skipped: {DATA} is not there")
@@ -78,7 +91,8 @@ def main() -> None:
         for alpha in a.alphas:
             before, after, gradient, skipped = trial(settings, alpha, a)
             print(
-                f"{name:<18}{alpha:>7g}{before:>8.2f}{after:>8.2f}{after - before:>+9.2f}{gradient:>18.2g}{skipped:>9}", flush=True
+                f"{name:<18}{alpha:>7g}{before:>8.2f}{after:>8.2f}{after - before:>+9.2f}{gradient:>18.2g}{skipped:>9}",
+                flush=True,
             )
 
 

@@ -55,12 +55,18 @@ def only(physics, mask):
 
 
 def equilibrium(sigma, noise):
-    step = ProximalStep(ComplexDenoiser(load_denoiser()), strength=(noise / sigma) ** 2, sigma=sigma)
-    return EquilibriumReconstructor(step, stop=Stop(1e-3, 60), gradient=Implicit(stop=Stop(1e-2, 40)), on_failure="ignore")
+    step = ProximalStep(
+        ComplexDenoiser(load_denoiser()), strength=(noise / sigma) ** 2, sigma=sigma
+    )
+    return EquilibriumReconstructor(
+        step, stop=Stop(1e-3, 60), gradient=Implicit(stop=Stop(1e-2, 40)), on_failure="ignore"
+    )
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--steps", type=int, default=20)
     p.add_argument("--out", type=Path, default=Path("results"))
     a = p.parse_args()
@@ -80,16 +86,25 @@ def main() -> None:
     points = int(score.mask[0, 0].sum())
     truth = score.mask[:, :, None] * found.y
     floor = noise * (2 * points * found.y.shape[2]) ** 0.5 / float(truth.norm())
-    print(f"{found.y.shape[2]} coils, {float(physics.mask[0, 0].mean()):.1%} of k-space measured, centre {found.calibration}²")
+    print(
+        f"{found.y.shape[2]} coils, {float(physics.mask[0, 0].mean()):.1%} of k-space measured, centre {found.calibration}²"
+    )
     print(f"scored on {points} points; the noise alone there: {floor:.3f}")
     print(f"{'method':<16}{'setting':<24}{'misfit':>8}{'seconds':>9}")
     families = {
         "zero-filled": {"": use.A_adjoint},
         "least squares": {
-            f"{n} iterations": lambda y, n=n: least_squares(use.A, use.A_adjoint, y, 0, n).value for n in (3, 5, 8, 12, 20)
+            f"{n} iterations": lambda y, n=n: least_squares(use.A, use.A_adjoint, y, 0, n).value
+            for n in (3, 5, 8, 12, 20)
         },
-        "TV": {f"weight {w:g}": partial(total_variation, physics=use, weight=w) for w in (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)},
-        "equilibrium": {f"sigma {s:g}": lambda y, s=s: equilibrium(s, noise)(y, use) for s in (0.02, 0.04, 0.08, 0.16)},
+        "TV": {
+            f"weight {w:g}": partial(total_variation, physics=use, weight=w)
+            for w in (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+        },
+        "equilibrium": {
+            f"sigma {s:g}": lambda y, s=s: equilibrium(s, noise)(y, use)
+            for s in (0.02, 0.04, 0.08, 0.16)
+        },
     }
     images, chosen = {}, {}
     with torch.no_grad():
@@ -101,7 +116,10 @@ def main() -> None:
                 row = misfit(x, choose), setting, x, time.perf_counter() - start
                 best = row if best is None or row[0] < best[0] else best
             _, chosen[name], images[name], seconds = best
-            print(f"{name:<16}{chosen[name]:<24}{misfit(images[name], score):8.3f}{seconds:9.1f}", flush=True)
+            print(
+                f"{name:<16}{chosen[name]:<24}{misfit(images[name], score):8.3f}{seconds:9.1f}",
+                flush=True,
+            )
     model = equilibrium(float(chosen["equilibrium"].split()[1]), noise)
     settings = Learning(steps=a.steps, batch=1, lr=2e-4, warmup=5, ema=0.9)
     losses = {
@@ -117,7 +135,10 @@ def main() -> None:
         report = trainer.advance()
         skipped += bool(report.skipped)
         if trainer.step % 5 == 0:
-            print(f"  step {trainer.step}: loss {report.loss:.2e}, {1 / report.images_per_second:.0f} s a step", flush=True)
+            print(
+                f"  step {trainer.step}: loss {report.loss:.2e}, {1 / report.images_per_second:.0f} s a step",
+                flush=True,
+            )
     model.load_state_dict(trainer.averaged())
     model.stop = Stop(1e-3, 60)
     with torch.no_grad():
@@ -125,8 +146,12 @@ def main() -> None:
     images["trained"] = solved.value
     chosen["trained"] = f"{settings.steps} steps ({skipped} skipped)"
     seconds = time.perf_counter() - start
-    print(f"{'trained':<16}{chosen['trained']:<24}{misfit(images['trained'], score):8.3f}{seconds:9.1f}")
-    print(f"the trained equilibrium's residual: {float(solved.residual):.0e} after {int(solved.steps)} evaluations")
+    print(
+        f"{'trained':<16}{chosen['trained']:<24}{misfit(images['trained'], score):8.3f}{seconds:9.1f}"
+    )
+    print(
+        f"the trained equilibrium's residual: {float(solved.residual):.0e} after {int(solved.steps)} evaluations"
+    )
 
     fig, axes = plt.subplots(2, len(images), figsize=(2.3 * len(images), 5.6), layout="constrained")
     for column, (name, x) in zip(axes.T, images.items()):

@@ -97,13 +97,21 @@ def contracting(radius: float, trained: bool, physics, y) -> Denoiser:
     """D with ρ such that ∂f/∂x has this spectral radius at the equilibrium (the largest over the batch)."""
     net, found = Denoiser(0.8, trained), 0.0
     for _ in range(6):
-        model = eq.EquilibriumReconstructor(eq.GradientStep(net), stop=eq.Stop(1e-4, 300), on_failure="ignore")
+        model = eq.EquilibriumReconstructor(
+            eq.GradientStep(net), stop=eq.Stop(1e-4, 300), on_failure="ignore"
+        )
         r = model.equilibrium(y, physics)
-        found = float(measure(model.step.bind(y, physics), r.value, 60, torch.Generator().manual_seed(0)).radius.max())
+        found = float(
+            measure(
+                model.step.bind(y, physics), r.value, 60, torch.Generator().manual_seed(0)
+            ).radius.max()
+        )
         if abs(found - radius) < 1e-3:
             break
         net.rho *= radius / found
-    print(f"contraction {found:.3f}, {'trained' if trained else 'initial'} weights: ρ = {net.rho:.4f}")
+    print(
+        f"contraction {found:.3f}, {'trained' if trained else 'initial'} weights: ρ = {net.rho:.4f}"
+    )
     return net
 
 
@@ -201,7 +209,11 @@ def families(physics):
             return ours(net, physics, solver, eq.Stop(tol, 400), eq.GMRES(), eq.Stop(b_tol, 400))
 
         yield "equipoise", f"{type(solver).__name__}({solver.memory}), GMRES(20)", make, BACKWARD
-    for solver, backward in (("broyden", "broyden"), ("anderson", "broyden"), ("fixed_point_iter", "fixed_point_iter")):
+    for solver, backward in (
+        ("broyden", "broyden"),
+        ("anderson", "broyden"),
+        ("fixed_point_iter", "fixed_point_iter"),
+    ):
 
         def make(net, tol, b_tol, solver=solver, backward=backward):
             return torchdeq(net, physics, solver, tol, backward, b_tol)
@@ -255,9 +267,16 @@ def best_settings(net, physics, y, reference, only, verbose) -> dict[tuple[str, 
             net.counts[:] = [0, 0]
             g = ei_gradient(make(net, tol, b), physics, y, net).double()
             error = float((g - reference).norm() / reference.norm())
-            found = Setting(f"{name} {tol:.1e}, {b:.2g}", lambda net: make(net, tol, b), error, *(n / len(y) for n in net.counts))
+            found = Setting(
+                f"{name} {tol:.1e}, {b:.2g}",
+                lambda net: make(net, tol, b),
+                error,
+                *(n / len(y) for n in net.counts),
+            )
             if verbose:
-                print(f"    {library:<10}{found.label:<46} error {error:.1e}  {found.forward:.0f} + {found.backward:.0f}")
+                print(
+                    f"    {library:<10}{found.label:<46} error {error:.1e}  {found.forward:.0f} + {found.backward:.0f}"
+                )
             return found
 
         first = loosest(FORWARD, lambda tol: attempt(tol, backwards[-1]).error <= GOAL)
@@ -269,14 +288,20 @@ def best_settings(net, physics, y, reference, only, verbose) -> dict[tuple[str, 
             at = loosest(backwards, lambda b, tol=tol: attempt(tol, b).error <= GOAL)
             if at is not None:
                 found.append(attempt(tol, backwards[at]))
-            if found and best and found[0].evaluations > 4 * min(s.evaluations for s in best.values()):
+            if (
+                found
+                and best
+                and found[0].evaluations > 4 * min(s.evaluations for s in best.values())
+            ):
                 break
         best[library, name] = min(found, key=lambda setting: setting.evaluations)
     return best
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--contraction", type=float, nargs="+", default=[0.9, 0.98])
     p.add_argument("--weights", nargs="+", choices=["initial", "trained"], default=["initial"])
     p.add_argument("--rounds", type=int, default=5)
@@ -290,10 +315,18 @@ def main() -> None:
     for weights, contraction in product(a.weights, a.contraction):
         net = contracting(contraction, weights == "trained", physics, y)
         exact = copy.deepcopy(net).double()
-        reference = ei_gradient(ours(exact, physics, eq.Anderson(20), tight, eq.GMRES(60), tight), physics, y.double(), exact)
+        reference = ei_gradient(
+            ours(exact, physics, eq.Anderson(20), tight, eq.GMRES(60), tight),
+            physics,
+            y.double(),
+            exact,
+        )
         best = best_settings(net, physics, y, reference, a.only, a.verbose)
         converted = copy.deepcopy(net).to(memory_format=torch.channels_last)
-        fewest = {library: min(s.evaluations for (of, _), s in best.items() if of == library) for library, _ in best}
+        fewest = {
+            library: min(s.evaluations for (of, _), s in best.items() if of == library)
+            for library, _ in best
+        }
         rows = []  # who, its setting, the network it is given
         for (library, _), setting in best.items():
             if setting.evaluations <= 2 * fewest[library]:
@@ -307,7 +340,9 @@ def main() -> None:
                 ei_gradient(setting.reconstruct(network), physics, y, network)
                 taken.append(time.perf_counter() - start)
         fastest: dict[str, float] = {}
-        for (who, setting, network), taken in sorted(zip(rows, times), key=lambda row: median(row[1])):
+        for (who, setting, network), taken in sorted(
+            zip(rows, times), key=lambda row: median(row[1])
+        ):
             if who in fastest:
                 continue
             fastest[who] = median(taken)
@@ -321,9 +356,13 @@ def main() -> None:
                 line += f"  outside f {(o.solves - o.maps) / total:.0%}"
             print(line)
         for suffix in ("", ", channels-last"):
-            peers = [t for who, t in fastest.items() if who in (f"torchdeq{suffix}", f"deepinv{suffix}")]
+            peers = [
+                t for who, t in fastest.items() if who in (f"torchdeq{suffix}", f"deepinv{suffix}")
+            ]
             if peers and "equipoise" in fastest:
-                print(f"  time over the best peer's{suffix}: {fastest['equipoise'] / min(peers):.2f} (goal 0.33)")
+                print(
+                    f"  time over the best peer's{suffix}: {fastest['equipoise'] / min(peers):.2f} (goal 0.33)"
+                )
 
 
 if __name__ == "__main__":

@@ -29,8 +29,14 @@ def peak(how: str, steps: int, size: int, batch: int) -> None:
     y = physics.A(eq.phantoms(batch, size))
     net = Denoiser(0.9, trained=False)
     stop = eq.Stop(0, steps)
-    how_to = {"implicit": eq.Implicit(stop=stop), "unrolled": eq.Unrolled(steps), "checkpointed": eq.Unrolled(steps, True)}[how]
-    model = eq.EquilibriumReconstructor(eq.GradientStep(net), stop=stop, gradient=how_to, on_failure="ignore")
+    how_to = {
+        "implicit": eq.Implicit(stop=stop),
+        "unrolled": eq.Unrolled(steps),
+        "checkpointed": eq.Unrolled(steps, True),
+    }[how]
+    model = eq.EquilibriumReconstructor(
+        eq.GradientStep(net), stop=stop, gradient=how_to, on_failure="ignore"
+    )
     with torch.no_grad():
         model.step.bind(y, physics)(physics.A_adjoint(y))  # buffers that PyTorch makes once
     gc.collect()
@@ -49,7 +55,9 @@ def memory(name: str) -> float:
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--size", type=int, default=128)
     p.add_argument("--batch", type=int, default=4)
     p.add_argument("--as-is", action="store_true")
@@ -59,15 +67,35 @@ def main() -> None:
         peak(a.one[0], int(a.one[1]), a.size, a.batch)
         return
     print(f"{a.size}², batch {a.batch}, two passes: peak memory of one gradient")
-    env = dict(os.environ) if a.as_is else {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    env = (
+        dict(os.environ)
+        if a.as_is
+        else {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
+    )
     found = {}
     for how, steps in (("implicit", 50), ("implicit", 500), ("unrolled", 30), ("checkpointed", 30)):
-        command = [sys.executable, __file__, "--size", str(a.size), "--batch", str(a.batch), "--one", how, str(steps)]
-        found[how, steps] = float(subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout.split()[-1])
+        command = [
+            sys.executable,
+            __file__,
+            "--size",
+            str(a.size),
+            "--batch",
+            str(a.batch),
+            "--one",
+            how,
+            str(steps),
+        ]
+        found[how, steps] = float(
+            subprocess.run(
+                command, check=True, capture_output=True, text=True, env=env
+            ).stdout.split()[-1]
+        )
         print(f"  {how:<13}{steps:4d} iterations {found[how, steps]:8.0f} MB")
     growth = found["implicit", 500] / found["implicit", 50] - 1
     share = found["implicit", 500] / found["unrolled", 30]
-    print(f"  50 → 500 iterations: {growth:+.1%} (goal: at most +5 %); of unrolling 30: {share:.2f} (goal: below 0.33)")
+    print(
+        f"  50 → 500 iterations: {growth:+.1%} (goal: at most +5 %); of unrolling 30: {share:.2f} (goal: below 0.33)"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Does a test notice? Single lines are changed at random, and the tests are run against each change.
+"""Does a test notice? Single lines are changed at random, and the tests are run each time.
 
     python benchmarks/mutate.py --seed 0 --count 30        # results/mutations.md has the outcome
 
@@ -126,7 +126,7 @@ class Candidates(ast.NodeVisitor):
         if type(node.value) is int:
             self._add(node, node.end_col_offset, str(node.value + 1), "bound")
         elif type(node.value) is float:
-            self._add(node, node.end_col_offset, repr(node.value * 2), "factor")
+            self._add(node, node.end_col_offset, repr(node.value * 2 or 1.0), "factor")
 
     def visit_Expr(self, node: ast.Expr) -> None:
         self._delete(node)

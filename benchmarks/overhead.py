@@ -21,7 +21,9 @@ DATA = Path(__file__).parents[2] / "shared" / "data" / "ct" / "train.h5"
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--size", type=int, default=64)
     p.add_argument("--steps", type=int, default=40)
     a = p.parse_args()
@@ -36,13 +38,25 @@ def main() -> None:
         told.append((time.perf_counter(), seconds, r.waiting * seconds))
 
     with tempfile.TemporaryDirectory() as folder:
-        learning = {"steps": a.steps, "batch": batch, "workers": 1, "loggers": ["tensorboard"], "checkpoint_every": 10}
-        tree = {"out": f"{folder}/run", "data": {"path": str(DATA), "size": a.size, "stream": True}, "learning": learning}
+        learning = {
+            "steps": a.steps,
+            "batch": batch,
+            "workers": 1,
+            "loggers": ["tensorboard"],
+            "checkpoint_every": 10,
+        }
+        tree = {
+            "out": f"{folder}/run",
+            "data": {"path": str(DATA), "size": a.size, "stream": True},
+            "learning": learning,
+        }
         runs.train_run(parse(tree, "overhead"), lambda text: None, on_report)
     steps, waits = (sum(column[1:]) for column in list(zip(*told))[1:])
     wall = told[-1][0] - told[0][0]
     print(f"{a.size}², {a.steps} steps of batch {batch}, {steps / (a.steps - 1):.2f} s a step")
-    print(f"loading {waits / wall:.2%}   logs, progress, pages and checkpoints {1 - steps / wall:.2%}")
+    print(
+        f"loading {waits / wall:.2%}   logs, progress, pages and checkpoints {1 - steps / wall:.2%}"
+    )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ from equipoise.learning.train import Trainer
 
 def make(contraction: float, lr: float) -> Trainer:
     tree = {"data": {"size": 64, "count": 24}, "objective": {"contraction": contraction}}
-    config = parse({**tree, "learning": {"batch": 4, "steps": 200, "lr": lr, "warmup": 5}}, "benchmark")
+    config = parse(
+        {**tree, "learning": {"batch": 4, "steps": 200, "lr": lr, "warmup": 5}}, "benchmark"
+    )
     physics = build.build_physics(config.physics, 64)
     problem = build.build_problem(config, physics)
     build.set_noise(physics, config.physics, problem.noise)
@@ -42,7 +44,9 @@ def gains(product, v: torch.Tensor, at: tuple[int, ...]) -> list[float]:
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--steps", type=int, default=40)
     a = p.parse_args()
     trainer = make(0, 1e-3)
@@ -60,8 +64,15 @@ def main() -> None:
 
         v = product(direction / direction.norm())
         if step % 10 == 0:
-            row = gains(product, torch.randn(x.shape, generator=torch.Generator().manual_seed(step)), (0, 3, 30))
-            print(f"{step:>4}{float(v.flatten(1).norm(dim=1).mean()):>13.2f}{row[0]:>9.2f}{row[1]:>8.2f}{row[2]:>9.2f}", flush=True)
+            row = gains(
+                product,
+                torch.randn(x.shape, generator=torch.Generator().manual_seed(step)),
+                (0, 3, 30),
+            )
+            print(
+                f"{step:>4}{float(v.flatten(1).norm(dim=1).mean()):>13.2f}{row[0]:>9.2f}{row[1]:>8.2f}{row[2]:>9.2f}",
+                flush=True,
+            )
         direction = v[:1]
         trainer.advance()
     both = {"with": make(0.1, 2e-4), "without": make(0, 2e-4)}
@@ -72,7 +83,9 @@ def main() -> None:
             t.advance()
             times[name].append(time.perf_counter() - start)
     on, off = (median(times[name][2:]) for name in both)
-    print(f"a training step: {on:.2f} s with the penalty, {off:.2f} s without: {on / off - 1:.0%} more")
+    print(
+        f"a training step: {on:.2f} s with the penalty, {off:.2f} s without: {on / off - 1:.0%} more"
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import torch
 from memory import memory
 
 import equipoise as eq
-from equipoise.imaging.tomography import system_matrix
+from equipoise.imaging.tomography.projector import forget_matrices
 
 
 def astra_projector(size: int, angles: np.ndarray, detectors: int):
@@ -65,7 +65,9 @@ def peak(size: int, views: int) -> None:
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--size", type=int, default=256)
     p.add_argument("--views", type=int, default=60)
     p.add_argument("--batch", type=int, default=4)
@@ -75,14 +77,18 @@ def main() -> None:
     if a.peak:
         peak(a.size, a.views)
         return
-    system_matrix.cache_clear()
+    forget_matrices()
     start = time.perf_counter()
     ours = eq.ParallelBeam(a.size, a.views)
     matrix = ours.matrix.on(False, torch.float32, torch.device("cpu"))
     ours.matrix.on(True, torch.float32, torch.device("cpu"))
     built = time.perf_counter() - start
-    print(f"{a.size}², {a.views} views, {ours.geometry.detectors} detectors, {torch.get_num_threads()} threads")
-    print(f"{len(matrix.values()) / 1e6:.1f} M non-zeros, built with its transpose in {built:.2f} s")
+    print(
+        f"{a.size}², {a.views} views, {ours.geometry.detectors} detectors, {torch.get_num_threads()} threads"
+    )
+    print(
+        f"{len(matrix.values()) / 1e6:.1f} M non-zeros, built with its transpose in {built:.2f} s"
+    )
     theirs = deepinv.physics.Tomography(ours.angles, a.size, circle=False, normalize=False)
     x = eq.phantoms(a.batch, a.size)
     y, other = ours.A(x), theirs.A(x)
@@ -96,7 +102,9 @@ def main() -> None:
     if astra:
         timed["ASTRA, one image"] = (lambda: astra[0](image), lambda: astra[1](sinogram))
         theirs_too = astra[0](image)
-        error = min(np.linalg.norm(sinogram - s) for s in (theirs_too, theirs_too[:, ::-1])) / np.linalg.norm(sinogram)
+        error = min(
+            np.linalg.norm(sinogram - s) for s in (theirs_too, theirs_too[:, ::-1])
+        ) / np.linalg.norm(sinogram)
         print(f"difference from ASTRA's sinogram: {error:.2%} (allowed: 1 %)")
     else:
         print("ASTRA is not installed: pip install -e '.[bench]'")
@@ -111,18 +119,27 @@ def main() -> None:
     print(f"{'':<24}{'A':>10}{'Aᵀ':>10}{'both':>10}")
     for name, (forward, back) in times.items():
         both[name] = median(forward) + median(back)
-        print(f"{name:<24}{median(forward) * 1e3:7.1f} ms{median(back) * 1e3:7.1f} ms{both[name] * 1e3:7.1f} ms")
+        print(
+            f"{name:<24}{median(forward) * 1e3:7.1f} ms{median(back) * 1e3:7.1f} ms{both[name] * 1e3:7.1f} ms"
+        )
     size = 2 * 8 * len(matrix.values())
     floor = copy_time(size)
     mine = both[f"equipoise, batch {a.batch}"]
-    print(f"reading both matrices at copy bandwidth: {floor * 1e3:.1f} ms; ours takes {mine / floor:.1f} times that (goal: 4)")
+    print(
+        f"reading both matrices at copy bandwidth: {floor * 1e3:.1f} ms; ours takes {mine / floor:.1f} times that (goal: 4)"
+    )
     print(f"against deepinv: {both[f'deepinv, batch {a.batch}'] / mine:.0f} × faster (goal: 25)")
     if astra:
         ratio = both["ASTRA, one image"] / (mine / a.batch)
         print(f"against ASTRA, per image: {ratio:.1f} × faster (goal: 5)")
     command = [sys.executable, __file__, "--peak", "--size", "512", "--views", str(a.views)]
-    most, rest = map(float, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-2:])
-    print(f"512², {a.views} views: {most:.0f} MB at most while it is built, {rest:.0f} MB kept (goal: 1024)")
+    most, rest = map(
+        float,
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-2:],
+    )
+    print(
+        f"512², {a.views} views: {most:.0f} MB at most while it is built, {rest:.0f} MB kept (goal: 1024)"
+    )
 
 
 if __name__ == "__main__":

@@ -38,7 +38,9 @@ GRIDS = {
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--steps", type=int, default=60)
     p.add_argument("--size", type=int, default=64)
     p.add_argument("--batch", type=int, default=4)
@@ -46,7 +48,10 @@ def main() -> None:
     if not DATA.is_dir():
         print(f"skipped: {DATA} is not there")
         return
-    tree = {"data": {"path": str(DATA / "train.h5"), "size": a.size}, "physics": {"angles": 20, "noise": 0.001}}
+    tree = {
+        "data": {"path": str(DATA / "train.h5"), "size": a.size},
+        "physics": {"angles": 20, "noise": 0.001},
+    }
     tree["learning"] = {"steps": a.steps, "batch": a.batch, "warmup": 10}
     config = parse(tree, "benchmark")
     physics = build.build_physics(config.physics, a.size)
@@ -61,11 +66,17 @@ def main() -> None:
         with torch.no_grad():
             return model.equilibrium(y, physics)
 
-    print(f"{a.size}², 20 views, {a.steps} training steps of batch {a.batch}, {torch.get_num_threads()} threads")
-    print("step               sigma  setting           before   to 1e-6         after   to 1e-6       radius   s/step")
+    print(
+        f"{a.size}², 20 views, {a.steps} training steps of batch {a.batch}, {torch.get_num_threads()} threads"
+    )
+    print(
+        "step               sigma  setting           before   to 1e-6         after   to 1e-6       radius   s/step"
+    )
     for step, grid in GRIDS.items():
         best = None
-        for sigma, (key, value) in itertools.product((0.02, 0.05), [(k, v) for k, values in grid.items() for v in values]):
+        for sigma, (key, value) in itertools.product(
+            (0.02, 0.05), [(k, v) for k, values in grid.items() for v in values]
+        ):
             settings = config.model.model_copy(update={"step": step, "sigma": sigma, key: value})
             model = build.build_model(settings, 1, problem.noise)
             score = float(psnr(reconstruct(model, 1e-3).value, truth).mean())
@@ -83,12 +94,18 @@ def main() -> None:
         seconds = (time.perf_counter() - started) / a.steps
         model.load_state_dict(trainer.averaged())
         after = reconstruct(model, 1e-6)
-        radius = measure(model.step.bind(y, physics), model.step.lift(after.value, y, physics)).radius.max()
+        radius = measure(
+            model.step.bind(y, physics), model.step.lift(after.value, y, physics)
+        ).radius.max()
         model.gradient = Implicit()
         row = f"{step:<19}{sigma:<7}{setting:<16}"
         for r in (before, after):
             row += f"{float(psnr(r.value, truth).mean()):8.2f}{float(r.steps.float().mean()):8.0f} ({int(r.converged.sum())})   "
-        print(f"{row}{float(radius):8.3f}{seconds:8.2f}" + (f"  {skipped} skipped" if skipped else ""), flush=True)
+        print(
+            f"{row}{float(radius):8.3f}{seconds:8.2f}"
+            + (f"  {skipped} skipped" if skipped else ""),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

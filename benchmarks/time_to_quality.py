@@ -38,7 +38,13 @@ def configuration(a, step):
             "data": {"path": str(DATA / "train.h5"), "size": a.size},
             "physics": {"angles": a.views, "noise": 0.001},
             "model": {"step": step},
-            "learning": {"steps": 100_000, "batch": BATCH, "lr": RATE, "warmup": 10, "schedule": "constant"},
+            "learning": {
+                "steps": 100_000,
+                "batch": BATCH,
+                "lr": RATE,
+                "warmup": 10,
+                "schedule": "constant",
+            },
         },
         "time_to_quality",
     )
@@ -72,7 +78,14 @@ def ours(a, step, seconds, goal):
     held = build.build_problem(c, physics, DATA / "val.h5", 1000)
     build.set_noise(physics, c.physics, problem.noise)
     model = build.build_model(c.model, 1, problem.noise)
-    trainer = Trainer(model, physics, problem.y, build.build_objective(c.objective, physics, problem.y), c.learning, 0)
+    trainer = Trainer(
+        model,
+        physics,
+        problem.y,
+        build.build_objective(c.objective, physics, problem.y),
+        c.learning,
+        0,
+    )
     judge = build.build_model(c.model, 1, problem.noise)
     judge.stop = eq.Stop(1e-4, 100)
 
@@ -89,7 +102,9 @@ def theirs(a, seconds):
     own = build.build_physics(c.physics, a.size, 0)
     truth = build.build_problem(c, own).truth
     held = build.build_problem(c, own, DATA / "val.h5", 1000).truth
-    physics = deepinv.physics.Tomography(angles=a.views, img_width=a.size, circle=False, normalize=True)
+    physics = deepinv.physics.Tomography(
+        angles=a.views, img_width=a.size, circle=False, normalize=True
+    )
     torch.manual_seed(0)
     with torch.no_grad():
         clean = physics.A(truth)
@@ -119,7 +134,9 @@ def theirs(a, seconds):
         count[0] += 1
         optimizer.zero_grad()
         x = solver(some, physics)
-        sum(loss(x_net=x, y=some, physics=physics, model=solver).mean() for loss in losses).backward()
+        sum(
+            loss(x_net=x, y=some, physics=physics, model=solver).mean() for loss in losses
+        ).backward()
         optimizer.step()
 
     def score():
@@ -130,7 +147,9 @@ def theirs(a, seconds):
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--minutes", type=float, default=30)
     p.add_argument("--size", type=int, default=64)
     p.add_argument("--views", type=int, default=20)
@@ -154,7 +173,9 @@ def main() -> None:
         reached = next((t for t, s, _ in found if s >= goal), None)
         says = "not reached" if reached is None else f"reached after {reached / 60:.2f} min"
         first, (spent, end, _) = found[0][1], found[-1]
-        print(f"equipoise, {kind} step: {first:.2f} dB before, {end:.2f} dB after {spent / 60:.1f} min; {goal:.2f} dB {says}")
+        print(
+            f"equipoise, {kind} step: {first:.2f} dB before, {end:.2f} dB after {spent / 60:.1f} min; {goal:.2f} dB {says}"
+        )
 
 
 if __name__ == "__main__":

@@ -62,7 +62,9 @@ def our_loss(model, physics, y, theta):
 
 def their_loss(model, physics, y, transform, theta):
     x = model(y, physics)
-    moved = torch.cat([transform.transform(x[i : i + 1], theta=theta[i : i + 1]) for i in range(len(x))])
+    moved = torch.cat(
+        [transform.transform(x[i : i + 1], theta=theta[i : i + 1]) for i in range(len(x))]
+    )
     again = model(physics.A(moved), physics)
     return (physics.A(x) - y).square().mean() + (again - moved).square().mean()
 
@@ -78,11 +80,15 @@ def timed(step, repeats):
 
 
 def gradient(loss, denoiser):
-    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(denoiser.parameters()))]).double()
+    return torch.cat(
+        [g.flatten() for g in torch.autograd.grad(loss, list(denoiser.parameters()))]
+    ).double()
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--size", type=int, default=64)
     p.add_argument("--views", type=int, default=20)
     p.add_argument("--batch", type=int, default=4)
@@ -90,11 +96,22 @@ def main() -> None:
     p.add_argument("--rate", type=float, default=0.9)
     p.add_argument("--rtol", type=float, default=1e-3)
     p.add_argument(
-        "--backward", type=int, default=50, help="deepinv's backward iterations: their number is fixed (its default: 50)"
+        "--backward",
+        type=int,
+        default=50,
+        help="deepinv's backward iterations: their number is fixed (its default: 50)",
     )
-    p.add_argument("--adjoint-rtol", type=float, help="ours alone, backward; none: --rtol. `equipoise train` takes 1e-2")
+    p.add_argument(
+        "--adjoint-rtol",
+        type=float,
+        help="ours alone, backward; none: --rtol. `equipoise train` takes 1e-2",
+    )
     p.add_argument("--theirs-rtol", type=float, help="theirs alone; none: --rtol")
-    p.add_argument("--ours-alone", action="store_true", help="for measuring peak memory: /usr/bin/time -v python …")
+    p.add_argument(
+        "--ours-alone",
+        action="store_true",
+        help="for measuring peak memory: /usr/bin/time -v python …",
+    )
     a = p.parse_args()
 
     torch.manual_seed(0)
@@ -104,7 +121,9 @@ def main() -> None:
     stop, backward = eq.Stop(a.rtol, 300), eq.Stop(a.adjoint_rtol or a.rtol, 300)
 
     ours = eq.ParallelBeam(a.size, a.views, normalize=True)
-    model = eq.EquilibriumReconstructor(eq.GradientStep(net), stop=stop, gradient=eq.Implicit(stop=backward), on_failure="ignore")
+    model = eq.EquilibriumReconstructor(
+        eq.GradientStep(net), stop=stop, gradient=eq.Implicit(stop=backward), on_failure="ignore"
+    )
     y = ours.A(x)
     optimizer = torch.optim.Adam(net.parameters(), 1e-12)
 
@@ -114,11 +133,15 @@ def main() -> None:
         optimizer.step()
 
     threads = torch.get_num_threads()
-    print(f"{a.size}², {a.views} views, batch {a.batch}, contraction about {a.rate}, rtol {a.rtol:g}, {threads} threads")
+    print(
+        f"{a.size}², {a.views} views, batch {a.batch}, contraction about {a.rate}, rtol {a.rtol:g}, {threads} threads"
+    )
     our_time = timed(our_step, a.repeats)
     g = gradient(our_loss(model, ours, y, theta), net)
     reference = eq.EquilibriumReconstructor(
-        copy.deepcopy(model.step).double(), stop=eq.Stop(1e-10, 2000), gradient=eq.Implicit(stop=eq.Stop(1e-10, 2000))
+        copy.deepcopy(model.step).double(),
+        stop=eq.Stop(1e-10, 2000),
+        gradient=eq.Implicit(stop=eq.Stop(1e-10, 2000)),
     )
     exact = gradient(our_loss(reference, ours, y.double(), theta.double()), reference.step.denoiser)
     net.calls = 0
@@ -130,7 +153,9 @@ def main() -> None:
     if a.ours_alone:
         return
 
-    theirs = deepinv.physics.Tomography(angles=a.views, img_width=a.size, circle=False, normalize=True)
+    theirs = deepinv.physics.Tomography(
+        angles=a.views, img_width=a.size, circle=False, normalize=True
+    )
     solver = deepinv.optim.PGD(
         data_fidelity=deepinv.optim.L2(),
         prior=deepinv.optim.PnP(net),
@@ -153,7 +178,10 @@ def main() -> None:
     their_time = timed(their_step, max(1, a.repeats // 2))
     g = gradient(their_loss(solver, theirs, y2, transform, theta), net)
     reference.stop, reference.gradient = eq.Stop(1e-6, 500), eq.Implicit(stop=eq.Stop(1e-6, 500))
-    exact = gradient(their_loss(reference, Single(theirs), y2.double(), transform, theta.double()), reference.step.denoiser)
+    exact = gradient(
+        their_loss(reference, Single(theirs), y2.double(), transform, theta.double()),
+        reference.step.denoiser,
+    )
     net.calls = 0
     with torch.no_grad():
         solver(y2, theirs)

@@ -50,13 +50,17 @@ class Watched(torch.nn.Module):
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--steps", type=int, default=100)
     a = p.parse_args()
     if not CT.is_dir():
         print(f"skipped: {CT} is not there, and this is about real slices")
         return
-    config = load_config(Path(__file__).parents[1] / "configs" / "ct64.yaml", [f"learning.steps={a.steps}"])
+    config = load_config(
+        Path(__file__).parents[1] / "configs" / "ct64.yaml", [f"learning.steps={a.steps}"]
+    )
     physics = build.build_physics(config.physics, config.data.size, config.seed)
     problem = build.build_problem(config, physics)
     build.set_noise(physics, problem.noise)
@@ -72,7 +76,9 @@ def main() -> None:
         while trainer.step < end:
             trainer.advance()
         warm, cold, first = torch.tensor(both.noted[end - size : end]).mean(0).tolist()
-        print(f"{end - size + 1:4d} … {end:<4d}{warm:13.1f}{cold:10.1f}{1 - warm / cold:8.0%}{first:16.1e}")
+        print(
+            f"{end - size + 1:4d} … {end:<4d}{warm:13.1f}{cold:10.1f}{1 - warm / cold:8.0%}{first:16.1e}"
+        )
     warm, cold, _ = torch.tensor(both.noted).mean(0).tolist()
     print(f"all        {warm:13.1f}{cold:10.1f}{1 - warm / cold:8.0%}")
 

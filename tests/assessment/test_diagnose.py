@@ -135,6 +135,10 @@ class TestPrior:
         assert float(d.asymmetry(J).value.max()) < 1e-9
         assert float(d.spectrum(J, 20).smallest.value.min()) > 0
 
+    def test_simpsons_rule_needs_an_odd_number_of_points(self, x):
+        with pytest.raises(ValueError, match="points must be odd, got 32"):
+            d.envelope(lambda u: u, x, x, points=32)
+
     def test_a_map_without_one_is_found_out(self, x):
         M = matrix() / 10
         assert (

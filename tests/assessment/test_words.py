@@ -75,6 +75,13 @@ class TestHowFar:
         assert "94% of its solves, forward and adjoint, stopped" in how_far_it_was_trained(log, 2)
 
 
+def test_a_solve_in_a_thousand_is_not_worth_a_word():
+    log = [{"step": 1, "unsolved": 0.001}]
+    assert how_far_it_was_trained(log, 1).endswith("0 steps were skipped, 0 shortened.")
+    log = [{"step": 1, "unsolved": 0.01}]
+    assert "1% of its solves" in how_far_it_was_trained(log, 1)
+
+
 def test_unfinished_solves_of_methods():
     assert unfinished_in_words({"A": 0.0, "B": 0.0}) == ""
     said = unfinished_in_words({"A": 0.0, "B": 0.25})

@@ -70,7 +70,7 @@ class TestCompare:
         assert saved["untied_5"]["converged"] is None
         tuned = json.loads((task.out / "scores" / "untied_5-tuning.json").read_text())
         run = read_config(task.out / "untied_5-1")
-        assert run.model.step.strength == tuned["strength"]
+        assert run.model.step.strength == tuned["setting"]["strength"]
         assert run.seed == 1
 
     def test_what_is_written(self, done):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from support import quiet, tiny
 
-from equipoise.assessment.network import MEASURES, measure_network
+from equipoise.assessment.network import MEASURES, _denoiser, measure_network
 from equipoise.assessment.table import Missing
 from equipoise.comparison import diagnosis
 from equipoise.comparison.diagnosis import diagnose
@@ -165,6 +165,16 @@ class TestMeasureNetwork:
         assert table["commutes_flip"] == pytest.approx(0, abs=1e-12)
         assert table["commutes_turn"] == pytest.approx(0, abs=1e-12)
         assert table["path_dependence"]["value"] == pytest.approx(0, abs=1e-9)
+
+    def test_where_its_jacobian_is_taken(self):
+        """Of D(u) = u² / 4 the Jacobian is u / 2: its ends are those of the image."""
+        rng = torch.Generator().manual_seed(1)
+        clean = torch.rand(2, 1, 5, 5, dtype=torch.float64, generator=rng)
+        x = torch.rand(2, 1, 5, 5, dtype=torch.float64, generator=rng)
+        table = _denoiser(lambda u: u.square() / 4, clean, x)
+        for where, u in (("clean", clean), ("between", (clean + x) / 2), ("solution", x)):
+            assert table[f"norm_{where}"]["value"] == pytest.approx(float(u.max()) / 2)
+            assert table[f"smallest_{where}"]["value"] == pytest.approx(float(u.min()) / 2)
 
     def test_the_prior(self, measured):
         """φ and its envelope are quadratic: e(x) = ½ (1 − 0.8) ‖x‖²."""

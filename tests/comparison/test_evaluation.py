@@ -169,6 +169,30 @@ class TestWords:
         assert "Training took 2 of 4 steps" in words
         assert "90% of its solves" in words
 
+    def test_data_that_it_was_trained_on(self, tmp_path):
+        run = untrained_run(tmp_path / "run")
+        for name in ("seen", "unseen"):
+            np.save(tmp_path / f"{name}.npy", np.random.rand(2, 16, 16).astype(np.float32))
+        data = {"kind": "images", "path": str(tmp_path / "seen.npy"), "size": 16}
+        run.config = changed(run.config, {"data": data})
+        said = {
+            name: "the data that it was trained on"
+            in " ".join(evaluate(run, tmp_path / f"{name}.npy").words)
+            for name in ("seen", "unseen")
+        }
+        assert said == {"seen": True, "unseen": False}
+
+    def test_an_unrolled_run_has_no_equilibrium_that_it_could_miss(self, tmp_path):
+        run = untrained_run(tmp_path)
+        run.config = changed(run.config, {"model.gradient": {"kind": "unrolled", "steps": 3}})
+        run.model = run.config.model.make(1, 0.01)
+        found = evaluate(run, count=2)
+        assert found.table.row("equipoise").remark == "3 unrolled steps"
+        words = " ".join(found.words)
+        assert "has no equilibrium" in words
+        assert "equilibria" not in words
+        assert "converged" not in page_of(found)
+
     def test_what_the_classical_methods_were_tuned_on(self, tmp_path):
         found = evaluate(untrained_run(tmp_path), count=3)
         assert "the best for the first 3 of these very images" in found.problem["tuning"]

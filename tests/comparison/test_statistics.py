@@ -2,9 +2,38 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
+from scipy.stats import norm as normal
+from scipy.stats import t as student
 
-from equipoise.comparison.statistics import bootstrap
+from equipoise.comparison.statistics import _widening, bootstrap
+
+
+def test_of_one_seed_it_is_students_interval():
+    """Mean ± t · s / √n, up to the draws."""
+    values = torch.randn(1, 12, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    mean, low, high = bootstrap(values, [str(i) for i in range(12)], draws=20_000)
+    expected = student.ppf(0.975, 11) * float(values.std()) / 12**0.5
+    assert mean == pytest.approx(float(values.mean()))
+    assert (high - low) / 2 == pytest.approx(expected, rel=0.05)
+
+
+@pytest.mark.parametrize(("seeds", "groups"), [(3, 10), (2, 4), (6, 3)])
+def test_the_widening_is_that_of_satterthwaite(seeds, groups):
+    """Written out for two variances, of means over seeds and over groups of one image each."""
+    rng = torch.Generator().manual_seed(seeds)
+    values = torch.randn(seeds, groups, generator=rng, dtype=torch.float64)
+    a = float(values.mean(0).var()) / groups
+    b = float(values.mean(1).var()) / seeds
+    freedom = (a + b) ** 2 / (a**2 / (groups - 1) + b**2 / (seeds - 1))
+    drawn = a * (groups - 1) / groups + b * (seeds - 1) / seeds
+    expected = ((a + b) / drawn) ** 0.5 * student.ppf(0.975, freedom) / normal.ppf(0.975)
+    assert _widening(values, torch.ones(groups), 0.025) == pytest.approx(expected)
+
+
+def test_nothing_varies():
+    assert bootstrap(torch.full((2, 5), 0.25), list("abcde")) == pytest.approx((0.25, 0.25, 0.25))
 
 
 class TestBootstrap:

@@ -11,6 +11,7 @@ from equipoise.comparison.scores import Score, check_finite, read_score, write_s
 from equipoise.comparison.statistics import bootstrap
 from equipoise.comparison.summary import reference, row_of
 from equipoise.comparison.trained import Trained
+from equipoise.errors import UserError
 
 NAMES = ["a", "b"]
 
@@ -59,7 +60,7 @@ class TestRows:
     def test_other_images_cannot_be_compared(self):
         other = score([1.0, 2.0])
         other.names = ["a", "c"]
-        with pytest.raises(ValueError, match="different images"):
+        with pytest.raises(UserError, match="scored on different images"):
             row_of(Scaled("one"), [score([1.0, 2.0])], [other], [0])
 
     def test_two_reasons(self):

@@ -208,7 +208,11 @@ class TestTuning:
         assert all(not scored_on & seen for seen in tuning)
         assert all(seen <= scored_on for seen in scoring)
         known = json.loads((task.out / "scores" / "tuned-tuning.json").read_text())
-        assert known["factor"] in (0.5, 1.0, 2.0, 4.0)
+        assert known["setting"]["factor"] in (0.5, 1.0, 2.0, 4.0)
+        assert set(known["images"]) <= {f"patient{k:02d}" for k in range(12)} - scored_on
+        words = (task.out / "table.md").read_text()
+        assert "Tuned to the best PSNR on 8 of the true images" in words
+        assert "trained on: Scaled by 1; no other method was" in words
 
     def test_images_are_needed(self, config, tmp_path):
         data = changed(config, {"data.count": 3})

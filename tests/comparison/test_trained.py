@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -66,6 +67,14 @@ class TestExitCodes:
         assert not isinstance(caught.value, Failed | Interrupted | Unavailable)
         assert not (METHOD.folder(problem) / "cost.json").exists()
 
+    def test_what_says_nothing(self, problem, train_ends_with):
+        train_ends_with("exit 4")
+        script = sys.executable
+        lines = Path(script).read_text().splitlines()
+        Path(script).write_text("\n".join(line for line in lines if "echo" not in line))
+        with pytest.raises(UserError, match="training ended with exit code 4"):
+            METHOD.train(problem)
+
 
 class TestWhatIsTrained:
     def test_is_written_beside_the_run(self, problem, train_ends_with):
@@ -93,7 +102,7 @@ class TestWhatIsTrained:
         method = Trained("unrolled_3", "Unrolled", unrolled)
         strength = method.settled(problem).model.step.strength
         known = json.loads((tmp_path / "scores" / "unrolled_3-tuning.json").read_text())
-        assert strength == known["strength"]
+        assert strength == known["setting"]["strength"]
         noise = comparison.tuning().scan.noise
         usual = strength_of(config, noise, config.model.sigma, 1.0)
         assert strength / usual == pytest.approx(round(strength / usual, 2))

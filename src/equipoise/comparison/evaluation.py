@@ -51,6 +51,7 @@ COLUMNS = [
     Column("ssim", "SSIM", ".4f", ".4f"),
     Column("misfit", "misfit", ".2e", ".0e"),
 ]
+BEFORE = "Equipoise, before training"
 NO_TRUTH = "the data are measurements, so there is no truth to compare with"
 
 
@@ -165,16 +166,31 @@ def evaluate(
     start.stop = run.model.stop
     before = solve_dataset(start, dataset)
     denoiser = f"denoiser: {run.config.model.denoiser.kind}"
-    setting = f"{denoiser}; {solve_in_words(before)}"
-    evaluation.add("untrained", "Equipoise, before training", before.value, setting)
+    evaluation.add("untrained", BEFORE, before.value, f"{denoiser}; {_solve(run, before)}")
     solved = run.solve(dataset)
-    evaluation.add("equipoise", "Equipoise", solved.value, solve_in_words(solved))
+    evaluation.add("equipoise", "Equipoise", solved.value, _solve(run, solved))
     evaluation.solved = solved
-    evaluation.problem["contraction"] = run.contraction(dataset, solved.value)
-    late = {"Equipoise, before training": unfinished(before), "Equipoise": unfinished(solved)}
-    evaluation.words = _words(evaluation, run, late)
+    evaluation.problem["contraction"] = _contraction(run, dataset, solved)
+    evaluation.words = _words(evaluation, run, before, solved)
     _write(evaluation, run, what)
     return evaluation
+
+
+def _is_unrolled(run: Run) -> bool:
+    """Whether it takes some steps, and has no equilibrium that it could miss."""
+    return run.config.model.gradient.kind == "unrolled"
+
+
+def _solve(run: Run, solved: Equilibrium) -> str:
+    if _is_unrolled(run):
+        return f"{int(solved.steps.max())} unrolled steps"
+    return solve_in_words(solved)
+
+
+def _contraction(run: Run, dataset: Dataset, solved: Equilibrium) -> dict[str, Any]:
+    if _is_unrolled(run):
+        return {"words": "Its steps are unrolled: it has no equilibrium."}
+    return run.contraction(dataset, solved.value)
 
 
 def _problem(run: Run, dataset: Dataset, what: str) -> dict[str, Any]:
@@ -215,22 +231,41 @@ def _silent(_: str) -> None:
     pass
 
 
-def _words(evaluation: Evaluation, run: Run, late: dict[str, float]) -> list[str]:
+def _words(evaluation: Evaluation, run: Run, before: Equilibrium, solved: Equilibrium) -> list[str]:
     """What the page says: what the run did, what it reaches, and what is in whose favour."""
-    config = run.config
+    config, problem = run.config, evaluation.problem
     words = [how_it_was_trained(config.objective, config.model)]
     words.append(how_far_it_was_trained(read_log(run.folder), config.learning.steps))
-    cells = {row.title: row.cells.get("psnr") for row in evaluation.table.rows}
-    means = {title: cell.mean for title, cell in cells.items() if isinstance(cell, Value)}
-    if "Equipoise" in means:
-        own = means.pop("Equipoise")
-        rest = ", ".join(f"{title} {mean:.2f}" for title, mean in means.items())
-        words.append(f"Equipoise reaches {own:.2f} dB on average; {rest} dB.")
-        words.append(f"In the classical methods' favour: {evaluation.problem['tuning']}.")
-    words.append(evaluation.problem["contraction"]["words"])
-    words.append(unfinished_in_words(late))
+    words.append(_scores_in_words(evaluation.table))
+    if evaluation.dataset.truth is not None:
+        words.append(f"In the classical methods' favour: {problem['tuning']}.")
+    if _was_trained_on(run, problem["data"]):
+        words.append("In its own favour: these are the data that it was trained on.")
+    words.append(problem["contraction"]["words"])
+    if not _is_unrolled(run):
+        words.append(
+            unfinished_in_words({BEFORE: unfinished(before), "Equipoise": unfinished(solved)})
+        )
     words.append(f"Command: {command_line()}")
     return [text for text in words if text]
+
+
+def _scores_in_words(table: Table) -> str:
+    cells = {row.key: row.cells.get("psnr") for row in table.rows}
+    own = cells.pop("equipoise")
+    if not isinstance(own, Value):
+        return ""
+    others = [
+        f"{table.row(key).title} {cell.mean:.2f}"
+        for key, cell in cells.items()
+        if isinstance(cell, Value)
+    ]
+    return f"Equipoise reaches {own.mean:.2f} dB on average; {', '.join(others)} dB."
+
+
+def _was_trained_on(run: Run, data: str) -> bool:
+    path = getattr(run.config.data, "path", None)
+    return path is not None and Path(data).resolve() == Path(path).resolve()
 
 
 def _write(evaluation: Evaluation, run: Run, what: str) -> None:

@@ -19,7 +19,8 @@ from ..data.dataset import Dataset
 from ..run import versions
 from .method import Method
 from .summary import COLUMNS, Seeds, reference, row_of
-from .sweep import SHOWN, TUNED_ON, Comparison, load_images
+from .sweep import SHOWN, Comparison, load_images
+from .tuning import read_tuning
 
 
 @dataclass
@@ -64,12 +65,21 @@ class Outcome:
             "machine": f"{platform.machine()}, {cores} cores, {threads} threads for scoring",
             "versions": versions(),
             "conventions": CONVENTIONS,
-            "tuning": (
-                f"classical, plug-and-play and unrolled methods: best PSNR on {TUNED_ON} of the "
-                "true images whose measurements are trained on; the other learned methods are not "
-                "tuned"
-            ),
+            "tuning": self._tuning(),
         }
+
+    def _tuning(self) -> str:
+        """What was tuned, and on what."""
+        folder = self.comparison.out / "scores"
+        found = {method.label: read_tuning(folder, method.name) for method in self.methods}
+        tuned = {label: tuning for label, tuning in found.items() if tuning is not None}
+        if not tuned:
+            return "No method was tuned"
+        images = {name for tuning in tuned.values() for name in tuning.images}
+        return (
+            f"Tuned to the best PSNR on {len(images)} of the true images whose measurements are "
+            f"trained on: {', '.join(tuned)}; no other method was"
+        )
 
     # ------------------------------------------------------------------------------------ files
 
@@ -154,7 +164,7 @@ class Outcome:
             about["command"],
             f"{about['images']} images of {about['patients']} patient(s), {about['data']}; seeds "
             f"{about['seeds']}; {about['machine']}.",
-            f"Mean ± standard deviation over seeds (those that have scores). {difference}Tuning of "
+            f"Mean ± standard deviation over seeds (those that have scores). {difference}"
             f"{about['tuning']}. Metrics: {about['conventions']}.",
             *([unfinished] if unfinished else []),
         ]

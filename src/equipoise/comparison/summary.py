@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..assessment.table import Cell, Column, Interval, Missing, Row, Value
+from ..errors import UserError
 from .method import Method
 from .scores import Score
 from .statistics import bootstrap
@@ -38,6 +39,9 @@ def reference(methods: list[Method], found: dict[str, Seeds]) -> Method | None:
 
 def row_of(method: Method, scores: Seeds, against: Seeds, seeds: list[int]) -> Row:
     """Means, deviations over seeds, and the difference from the reference.
+
+    Raises:
+        UserError: the two were scored on different images.
 
     Args:
         method: that the row is of.
@@ -82,7 +86,10 @@ def _over_seeds(values: list[list[float]]) -> Value:
 
 def _difference(score: Score, other: Score) -> list[float]:
     if score.names != other.names:
-        raise ValueError("two methods were scored on different images")
+        raise UserError(
+            "two methods were scored on different images, so the data have changed since the first "
+            "of them; compare anew in another folder, with --out"
+        )
     return [p - q for p, q in zip(score.psnr, other.psnr, strict=True)]
 
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -143,10 +144,9 @@ class Tuner:
             return {}
         if self._load is None:
             return {option: ladder.default for option, ladder in ladders.items()}
-        file = None if self.folder is None else self.folder / f"{name}-tuning.json"
-        if file is not None and file.exists():
-            known: Setting = json.loads(file.read_text())
-            return known
+        known = None if self.folder is None else read_tuning(self.folder, name)
+        if known is not None:
+            return known.setting
         if self._dataset is None:
             self._dataset = self._load()
         dataset = self._dataset
@@ -162,10 +162,28 @@ class Tuner:
         setting = setting_of(best)
         ends = [option for option, ladder in ladders.items() if ladder.ends_at(best[option])]
         self.say(f"tuned {name}: {in_words(setting)}" + (_at_the_end(ends) if ends else ""))
-        if file is not None:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(setting))
+        if self.folder is not None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            found = {"setting": setting, "images": dataset.names}
+            _file(self.folder, name).write_text(json.dumps(found))
         return setting
+
+
+class Tuned(NamedTuple):
+    """What was found for a method, and the names of the images that it is best for."""
+
+    setting: Setting
+    images: list[str]
+
+
+def read_tuning(folder: Path, name: str) -> Tuned | None:
+    """What a method was tuned to, if it was."""
+    file = _file(folder, name)
+    return Tuned(**json.loads(file.read_text())) if file.exists() else None
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}-tuning.json"
 
 
 def _at_the_end(options: list[str]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .result import whole_number
 from .safeguard import Trust
 
 
@@ -30,7 +31,11 @@ class Solver:
 
     def step(self, z: Tensor, fz: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Where to evaluate f next (B, N), and the next state, from one more evaluation
-        ``fz`` = f(z). It may keep ``z`` and ``fz`` but not write into them."""
+        ``fz`` = f(z).
+
+        ``z`` is where the last step went, but for rounding; once in a solve it may be zero instead,
+        where the states vanish. ``z`` and ``fz`` may be kept but not written into.
+        """
         raise NotImplementedError
 
     def candidate(self, state: Any) -> Tensor | None:
@@ -39,10 +44,14 @@ class Solver:
         return None
 
 
-def _check_memory(memory: int) -> None:
-    if isinstance(memory, bool) or int(memory) != memory or memory < 1:
-        raise ValueError(
-            f"memory must be an integer >= 1, got {memory}; each unit holds two copies of the state"
+def check_solver(solver: Solver) -> None:
+    """Raises:
+    TypeError: it is no solver, but a name or a class, say.
+    """
+    is_solver = hasattr(solver, "init") and hasattr(solver, "step")
+    if isinstance(solver, type) or not is_solver:
+        raise TypeError(
+            f"a solver is an object with init and step, such as Anderson(memory=5), got {solver!r}"
         )
 
 
@@ -103,11 +112,11 @@ class Anderson(Solver):
     the data's scale. Safeguarded (``safeguard.py``).
     """
 
-    memory: int = 10
+    memory: int = 10  #: each unit holds two copies of the state
     ridge: float | None = None  #: relative; None: a few roundings of the state's precision
 
     def __post_init__(self) -> None:
-        _check_memory(self.memory)
+        object.__setattr__(self, "memory", whole_number("memory", self.memory, 1))
         if self.ridge is not None and not 0 <= self.ridge < 1:
             raise ValueError(
                 f"ridge must be in [0, 1), got {self.ridge}; it is relative to the Gram matrix"
@@ -182,7 +191,7 @@ class Broyden(Solver):
     memory: int = 10
 
     def __post_init__(self) -> None:
-        _check_memory(self.memory)
+        object.__setattr__(self, "memory", whole_number("memory", self.memory, 1))
 
     def init(self, z: Tensor) -> BroydenState:
         batch, n = z.shape
@@ -239,7 +248,7 @@ class GMRES(Solver):
     memory: int = 20
 
     def __post_init__(self) -> None:
-        _check_memory(self.memory)
+        object.__setattr__(self, "memory", whole_number("memory", self.memory, 1))
 
     def init(self, z: Tensor) -> GMRESState:
         batch, n = z.shape

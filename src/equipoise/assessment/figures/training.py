@@ -67,7 +67,7 @@ def _residuals(ax: Axes, log: list[LogRow]) -> None:
     for key, label in lines.items():
         values = [row.get(key) or float("nan") for row in log]
         ax.semilogy(_steps(log), values, label=label, lw=0.9)
-    ax.set(title="Largest relative residual of the batch, gradient norm, gain", xlabel="step")
+    ax.set(title="Largest residual of the batch, gradient, gain", xlabel="step")
     ax.legend()
 
 
