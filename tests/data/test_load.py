@@ -197,3 +197,30 @@ def test_phantoms(ct):
     dataset = load_dataset(PhantomSettings(count=3, size=SIZE), ct)
     assert dataset.names == ["phantom_000", "phantom_001", "phantom_002"]
     assert len(set(dataset.patients)) == 3
+
+
+def test_measurements_in_memory_and_streamed(tmp_path, ct):
+    """As the scanner wrote them, times what makes ‖A‖ = 1, over the value that counts as 1."""
+    y = np.random.default_rng(0).random((40, *ct.measurement_shape)).astype(np.float32)
+    np.save(tmp_path / "y.npy", y)
+    data = AutoSettings(path=tmp_path, size=SIZE, peak=2.0)
+    once = load_dataset(data, ct)
+    assert np.allclose(once.y.numpy(), y * ct.gain / 2, rtol=1e-6)
+    assert once.truth is None
+    assert once.scan.noise == pytest.approx(0.05 * float(once.y.max()))
+    streamed = load_dataset(data, ct, stream=True)
+    assert torch.equal(in_memory(streamed), once.y)
+    assert streamed.scan.noise == pytest.approx(once.scan.noise, rel=0.05)
+    assert len(streamed) == 40
+
+
+def test_what_other_files_hold_is_seen_in_them(tmp_path, ct):
+    """``data.kind`` is about ``data.path``; arrays elsewhere could be either, DICOM could not."""
+    np.save(tmp_path / "y.npy", np.random.default_rng(0).random((SIZE, SIZE)))
+    make_dicom(tmp_path / "a.dcm", hounsfield() + 1024)
+    measured = MeasurementSettings(path=tmp_path / "none", size=SIZE)
+    image = ImageSettings(path=tmp_path / "none", size=SIZE)
+    assert load_dataset(measured, ct, path=tmp_path / "a.dcm").truth is not None
+    assert load_dataset(image, ct, path=tmp_path / "y.npy").truth is not None
+    with pytest.raises(UserError, match="does not fit the geometry"):
+        load_dataset(measured, ct, path=tmp_path / "y.npy")
