@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .data.settings import Data, PhantomSettings
 from .earlier import upgraded
-from .errors import UserError
+from .errors import UserError, shortened
 from .imaging.settings import ParallelBeamSettings, Physics
 from .learning.settings import LearningSettings, ObjectiveSettings
 from .reconstruction.settings import ModelSettings
@@ -304,7 +304,7 @@ def _one_complaint(error: dict[str, Any]) -> str:
     if error["type"] == "missing":
         return f"{key}: missing; this kind needs it"
     message = error["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(given, dict) else f", got {given!r}"
+    shown = "" if isinstance(given, dict) else f", got {shortened(repr(given), 60)}"
     return f"{key}: {message}{shown}" if key else f"{message}{shown}"
 
 
@@ -337,7 +337,7 @@ def _unknown_key(path: list[str], section: Any, given: Any) -> str:
             f"{key}: does not apply to {_kind(known)} (it belongs to {', '.join(others)}); remove "
             f"it; allowed here are {allowed}"
         )
-    return f"{key}: unknown key (value {given!r}); allowed here are {allowed}"
+    return f"{key}: unknown key (value {shortened(repr(given), 60)}); allowed here are {allowed}"
 
 
 def _siblings(path: list[str]) -> dict[str, type[Settings]]:

@@ -139,7 +139,10 @@ class TestViews:
         y = torch.rand(2, *physics.measurement_shape, dtype=torch.float64)
         plain = physics.A_adjoint(filter_rows(y)) / 0.3**2 * math.pi / 10
         assert torch.allclose(physics.fbp(y), plain, rtol=1e-12)
-        for physics in (eq.FanBeam(16, 12, 60.0, 40.0), eq.FanBeam(16, 12, 60.0, 40.0, curved=True)):
+        for physics in (
+            eq.FanBeam(16, 12, 60.0, 40.0),
+            eq.FanBeam(16, 12, 60.0, 40.0, curved=True),
+        ):
             assert fan_weights(physics.geometry) == pytest.approx(math.pi / 12)
 
     def test_units(self):
@@ -197,7 +200,9 @@ class TestFanWeights:
         ids=["short", "as short as can be", "uneven", "jitter", "a gap of 10°", "doubled ends"],
     )
     def test_short_scans_count_every_line_once(self, angles, offset, curved):
-        physics = eq.FanBeam(64, torch.from_numpy(angles), 100.0, 80.0, curved=curved, offset=offset)
+        physics = eq.FanBeam(
+            64, torch.from_numpy(angles), 100.0, 80.0, curved=curved, offset=offset
+        )
         x = blob(64, -18, 14)
         assert error(physics.fbp(physics.A(x)), x) < 0.02
 
