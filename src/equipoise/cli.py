@@ -150,8 +150,8 @@ def reconstruct(
     data: Annotated[Path, typer.Argument(help="Measurements, or images to be measured first.")],
     out: Annotated[Path, typer.Argument(help="New folder for the images.")],
 ) -> None:
-    """Reconstruct DATA into the folder OUT: images in the input's kind, a preview, residual and
-    status of each.
+    """Reconstruct DATA into the folder OUT: image files stay in their format, measurements give
+    .npy; with a preview, and residual and status of each.
 
     Example: equipoise reconstruct runs/ct64 ../shared/data/ct/val.h5 out/
     """

@@ -28,7 +28,7 @@ from .config import Config, changed, parse
 from .data.dataset import Dataset
 from .data.load import load_dataset
 from .data.scan import Scan
-from .equilibrium import Equilibrium, Stop
+from .equilibrium import Equilibrium
 from .errors import UserError
 from .learning import checkpoint
 from .learning.validation import solve_dataset
@@ -110,7 +110,7 @@ def load_run(folder: str | Path) -> Run:
     scan = Scan.planned(config.physics, config.data.size, config.seed).with_noise(state["noise"])
     model = config.model.make(scan.image_shape[0], scan.noise, denoiser=state.get("denoiser"))
     _fill(model, weights, file)
-    model.stop = Stop(config.model.test_rtol, config.model.test_max_steps)
+    model.stop = config.model.test_stop()
     return Run(folder, config, scan, model.eval())
 
 

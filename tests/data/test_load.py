@@ -124,7 +124,7 @@ def test_units_are_asked_for_where_nothing_says_them(tmp_path, ct):
 
 def test_options_that_would_be_ignored_are_refused(tmp_path, ct):
     make_nifti(tmp_path / "v.nii", head_in_hounsfield())
-    with pytest.raises(UserError, match=r"holds images, of which data.peak=2 is not about"):
+    with pytest.raises(UserError, match=r"holds images, and data.peak=2 applies to measurements"):
         load_dataset(AutoSettings(path=tmp_path, size=SIZE, peak=2), ct)
     np.save(tmp_path / "y.npy", np.zeros(ct.measurement_shape))
     with pytest.raises(
@@ -141,7 +141,7 @@ def test_sequences_go_back_in_their_own_units_and_format(tmp_path):
     dataset = load_dataset(ImageSettings(path=tmp_path / "in", size=SIZE), scan)
     assert [item.name for item in dataset.items] == ["0.dcm", "2.dcm"]
     assert dataset.notes == ["1 images at the end make no whole sequence and are left out"]
-    native = native_images(scan, dataset.truth, dataset.items)
+    native = native_images(dataset.truth, dataset.items)
     assert native.shape == (2, 2, SIZE, SIZE)
     wanted = np.stack([hounsfield(k) for k in range(4)])
     assert np.abs(native.reshape(4, SIZE, SIZE) - wanted).max() < 1e-3 * 2000
@@ -224,3 +224,16 @@ def test_what_other_files_hold_is_seen_in_them(tmp_path, ct):
     assert load_dataset(image, ct, path=tmp_path / "y.npy").truth is not None
     with pytest.raises(UserError, match="does not fit the geometry"):
         load_dataset(measured, ct, path=tmp_path / "y.npy")
+
+
+def test_a_sinogram_is_one_in_a_run_on_images_too(tmp_path):
+    """The files to reconstruct are known by their shape where a format could hold either."""
+    scan = Scan.planned(ParallelBeamSettings(angles=6), 16)
+    np.save(tmp_path / "image.npy", np.random.default_rng(0).random((16, 16)))
+    np.save(tmp_path / "sinograms.npy", np.ones((2, *scan.measurement_shape[1:])))
+    data = ImageSettings(path=tmp_path / "image.npy", size=16)
+    assert load_dataset(data, scan).truth is not None
+    elsewhere = load_dataset(data, scan, path=tmp_path / "sinograms.npy")
+    assert elsewhere.truth is None
+    assert elsewhere.measurements().shape == (2, *scan.measurement_shape)
+    assert load_dataset(data, scan, path=tmp_path / "image.npy").truth is not None

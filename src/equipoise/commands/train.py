@@ -16,7 +16,6 @@ from ..assessment.page import page
 from ..config import Config, dump, parse
 from ..data.dataset import Dataset
 from ..data.scan import Scan
-from ..equilibrium import Stop
 from ..errors import UserError
 from ..learning import checkpoint
 from ..learning.checkpoint import Checkpoint
@@ -221,7 +220,7 @@ def _validator(
     if held_out is None and kept_out is None:
         return None
     model = config.model.make(dataset.scan.image_shape[0], dataset.scan.noise)
-    model.stop = Stop(config.model.test_rtol, config.model.test_max_steps)
+    model.stop = config.model.test_stop()
     return Validator(model, held_out, dataset, kept_out)
 
 

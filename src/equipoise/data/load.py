@@ -13,9 +13,10 @@ from ..errors import UserError
 from ..imaging.phantoms import phantoms, smooth_phase
 from .acquired import acquired
 from .dataset import Dataset, Streamed, repeated
-from .formats import holds_images, may_hold_either, open_path
+from .formats import holds_images as look_like_images
+from .formats import may_hold_either, open_path
 from .item import Item
-from .pick import acquisitions_of, images_of, measurements_of, sequences_of
+from .pick import acquisitions_of, fits, images_of, measurements_of, sequences_of
 from .scan import Scan
 from .seeds import seed_of
 from .settings import (
@@ -48,19 +49,20 @@ def load_dataset(
     Raises:
         UserError: there is no such file, it cannot be read, or it does not fit the scan.
     """
-    if path is None and isinstance(data, PhantomSettings):
+    is_elsewhere = path is not None
+    if isinstance(data, PhantomSettings) and not is_elsewhere:
         return _measured(phantom_items(data.count, data.size, seed, scan), scan, seed, stream)
     if path is None:
         assert isinstance(data, FileSettings)
-        items = open_path(data.path)
-    else:
-        items = open_path(path)
-    if _are_images(data, items, is_elsewhere=path is not None):
-        _check_options(data, holds_images=True, is_elsewhere=path is not None)
+        path = data.path
+    items = open_path(path)
+    holds_images = _are_images(data, items, scan, is_elsewhere)
+    if isinstance(data, AutoSettings) and not is_elsewhere:
+        _refuse_ignored_options(data, holds_images)
+    if holds_images:
         images = images_of(items, data.size)
-        images = settled(images, data.units, override=path is None)
+        images = settled(images, data.units, override=not is_elsewhere)
         return _measured(images, scan, seed, stream)
-    _check_options(data, holds_images=False, is_elsewhere=path is not None)
     if scan.settings.kind == "mri" and all(item.complex for item in items):
         return acquired(acquisitions_of(items), scan, seed)
     peak = getattr(data, "peak", 1.0)
@@ -68,29 +70,31 @@ def load_dataset(
     return _read(measurements, scan, stream)
 
 
-def _are_images(data: Data, items: Sequence[Item], is_elsewhere: bool) -> bool:
-    """What ``data.kind`` says is about ``data.path``; other files are what they look like, unless
-    they could be either."""
-    if not is_elsewhere or may_hold_either(items):
-        if isinstance(data, ImageSettings):
-            return True
-        if isinstance(data, MeasurementSettings):
-            return False
-    return holds_images(items)
+def _are_images(data: Data, items: Sequence[Item], scan: Scan, is_elsewhere: bool) -> bool:
+    """What ``data.kind`` says is about ``data.path``. Other files are what they look like; those
+    that could be either are measurements if they fit the scan, and else what ``data.kind`` says."""
+    if is_elsewhere and not may_hold_either(items):
+        return look_like_images(items)
+    if isinstance(data, ImageSettings):
+        return not is_elsewhere or not all(fits(item, scan.measurement_shape) for item in items)
+    if isinstance(data, MeasurementSettings):
+        return False
+    return look_like_images(items)
 
 
-def _check_options(data: Data, holds_images: bool, is_elsewhere: bool) -> None:
-    """Refuses what would be ignored."""
-    if is_elsewhere or not isinstance(data, AutoSettings):
-        return
+def _refuse_ignored_options(data: AutoSettings, holds_images: bool) -> None:
+    """
+    Raises:
+        UserError: an option was set that these files have no use for.
+    """
     if holds_images and data.peak != 1:
         raise UserError(
-            f"{data.path}: holds images, of which data.peak={data.peak:g} is not about; set "
+            f"{data.path}: holds images, and data.peak={data.peak:g} applies to measurements; set "
             f"data.units={data.peak:g} if that value of their pixels counts as 1"
         )
     if not holds_images and data.units != "auto" and data.validation is None:
         raise UserError(
-            f"{data.path}: holds measurements, of which data.units={data.units} is not about; set "
+            f"{data.path}: holds measurements, and data.units={data.units} applies to images; set "
             "data.peak to the value of x that counts as 1, or data.kind=images"
         )
 

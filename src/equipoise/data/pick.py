@@ -89,19 +89,35 @@ def measurements_of(items: Sequence[Item], shape: tuple[int, ...], peak: float) 
                 f"{item.file}: holds complex numbers, but this geometry measures real ones; save "
                 "the real part"
             )
-        wanted = _without_leading_ones(shape[1:] if item.complex else shape)
+        if not fits(item, shape):
+            raise UserError(_does_not_fit(item, shape))
         item = replace(item, holds="measurement", units=Units(scale=peak))
-        if _without_leading_ones(item.shape) == wanted:
+        if _without_leading_ones(item.shape) == _one_measurement(item, shape):
             measurements.append(item)
-        elif len(item.shape) > len(wanted) and _without_leading_ones(item.shape[1:]) == wanted:
+        else:
             stack = item.along_first_axis()
             measurements += stack if len(stack) > 1 else [replace(stack[0], name=item.name)]
-        else:
-            raise UserError(_does_not_fit(item, shape, wanted))
     return uniquely_named(measurements, "measurement")
 
 
-def _does_not_fit(item: Item, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+def fits(item: Item, shape: tuple[int, ...]) -> bool:
+    """Whether an item is a measurement of ``shape``, or a stack of them."""
+    if item.complex and shape[0] != 2:
+        return False
+    wanted = _one_measurement(item, shape)
+    if _without_leading_ones(item.shape) == wanted:
+        return True
+    is_longer = len(item.shape) > len(wanted)
+    return is_longer and _without_leading_ones(item.shape[1:]) == wanted
+
+
+def _one_measurement(item: Item, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of one measurement in a file: complex numbers need no axis for their two parts."""
+    return _without_leading_ones(tuple(shape[1:] if item.complex else shape))
+
+
+def _does_not_fit(item: Item, shape: tuple[int, ...]) -> str:
+    wanted = _one_measurement(item, shape)
     axes = "channels × rows × columns"
     if len(wanted) == 2:
         axes = "views × detectors" if shape[0] == 1 else "rows × columns"

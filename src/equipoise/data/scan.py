@@ -1,4 +1,7 @@
-"""What measures: an operator of norm 1, its units and its noise. Values change unit here alone."""
+"""What measures: an operator of norm 1, its units and its noise.
+
+Here the units of files become those of the model, and those of the model become those of files.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +81,7 @@ class Scan:
 
     def to_native(self, x: Tensor, item: Item) -> Tensor:
         """An image of the model, (…, H, W), in the units of the item that it was made of."""
-        return x * item.units.scale + item.units.offset
+        return item.units.to_native(x)
 
     def measurement_to_native(self, y: Tensor) -> Tensor:
         """A measurement of the model as the scanner would have written it, for images in [0, 1]."""
@@ -100,7 +103,7 @@ class Scan:
         if units.clip:
             # First: padding far below air must not be averaged into the tissue beside it.
             image = np.clip(image, units.offset, units.offset + units.scale)
-        values = (_averaged(image, self.image_shape[-1]) - units.offset) / units.scale
+        values = units.to_model(_averaged(image, self.image_shape[-1]))
         return torch.from_numpy(values).float()
 
     def _kspace_to_model(self, kspace: np.ndarray) -> Tensor:
@@ -179,7 +182,7 @@ def _averaged(image: np.ndarray, size: int) -> np.ndarray:
     return smaller.reshape(*image.shape[:-2], size, size).numpy()
 
 
-def native_images(scan: Scan, images: Tensor, items: Sequence[Item]) -> np.ndarray:
+def native_images(images: Tensor, items: Sequence[Item]) -> np.ndarray:
     """Images of the model, (N, C, …, H, W), in their items' units: (N, …, H, W) in float64.
 
     Complex images become their magnitude.
@@ -188,5 +191,5 @@ def native_images(scan: Scan, images: Tensor, items: Sequence[Item]) -> np.ndarr
         raise UserError(f"{len(images)} images for {len(items)} items; name one for each")
     if images.shape[1] == 2:
         images = images.square().sum(1, keepdim=True).sqrt()
-    pairs = zip(images[:, 0].double().cpu(), items, strict=True)
-    return np.stack([scan.to_native(image, item).numpy() for image, item in pairs])
+    values = images[:, 0].double().cpu().numpy()
+    return np.stack([item.units.to_native(v) for v, item in zip(values, items, strict=True)])

@@ -94,8 +94,8 @@ class Png(_Pictures):
 
         paths = []
         for item, image in zip(items, images, strict=True):
-            model = (image - item.units.offset) / item.units.scale
-            pixels = np.rint(np.clip(model, 0, 1) * 65535).astype(np.uint16)
+            model = np.clip(item.units.to_model(image), 0, 1)
+            pixels = np.rint(model * 65535).astype(np.uint16)
             paths.append(folder / f"{item.name}.png")
             Image.fromarray(pixels).save(paths[-1])
         return paths
