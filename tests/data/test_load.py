@@ -128,7 +128,7 @@ def test_options_that_would_be_ignored_are_refused(tmp_path, ct):
         load_dataset(AutoSettings(path=tmp_path, size=SIZE, peak=2), ct)
     np.save(tmp_path / "y.npy", np.zeros(ct.measurement_shape))
     with pytest.raises(
-        UserError, match=r"holds measurements, of which data.units=hounsfield is no"
+        UserError, match=r"holds measurements, and data.units=hounsfield applies to images"
     ):
         load_dataset(AutoSettings(path=tmp_path / "y.npy", size=SIZE, units="hounsfield"), ct)
 
