@@ -157,11 +157,11 @@ class TestSolve:
 
     def test_it_is_told_once(self):
         M = torch.diag(torch.logspace(-4, 0, 60, dtype=torch.float64))
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as shown:
             warnings.simplefilter("default")
             for seed in range(3):
                 solve_spd(lambda v: v @ M, randn(2, 60, seed=seed), tol=1e-8, max_iter=6)
-        assert len(told) == 1
+        assert len(shown) == 1
 
 
 class TestProximal:
