@@ -163,6 +163,7 @@ def test_known_operators(name, index):
     assert selectable(physics, COUNT)
     assert_restricts(physics, select(physics, index, COUNT), images(physics, name), index)
     assert differs_per_sample(physics, COUNT) == (name in KNOWN)
+    assert (select(physics, index, COUNT) is physics) == (name in SHARED)
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -221,6 +222,10 @@ def test_noise_of_ones_own():
     part = select(physics, torch.tensor([2, 0]), COUNT)
     assert part.noise_model.sigma.tolist() == [5, 0]
     assert physics.noise_model.sigma.tolist() == [0, 1, 5]
+    shared = eq.ParallelBeam(SIZE, 5)
+    shared.noise_model = physics.noise_model
+    assert select(shared, torch.tensor([1]), COUNT).noise_model.sigma.tolist() == [1]
+    assert shared.noise_model.sigma.tolist() == [0, 1, 5]
 
 
 def test_nothing_happens_to_the_operator():

@@ -387,9 +387,9 @@ class TestMatrices:
         projector.forget_matrices()
         first = eq.ParallelBeam(8, 10)
         monkeypatch.setattr(projector, "MEMORY", 5 * first.matrix.nbytes)
-        kept = [eq.ParallelBeam(8, 10, offset=0.1 * i) for i in range(1, 12)]
+        others = [eq.ParallelBeam(8, 10, offset=0.1 * i) for i in range(1, 12)]
         assert len(projector._matrices) <= 5
-        assert eq.ParallelBeam(8, 10, offset=1.1).matrix is kept[-1].matrix
+        assert eq.ParallelBeam(8, 10, offset=1.1).matrix is others[-1].matrix
         assert eq.ParallelBeam(8, 10).matrix is not first.matrix
         large = eq.ParallelBeam(64, 10)  # more than all the memory: remembered alone
         assert eq.ParallelBeam(64, 10).matrix is large.matrix

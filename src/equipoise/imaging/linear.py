@@ -37,9 +37,10 @@ def variant(module: Any, **buffers: Tensor) -> Any:
     return part
 
 
-def full_precision(like: Tensor) -> torch.autocast:
-    """A context in which ``torch.autocast`` is off: its inner products would be in bfloat16."""
-    return torch.autocast(like.device.type, enabled=False)
+def full_precision(x: Tensor) -> torch.autocast:
+    """A context in which ``torch.autocast`` is off, on x's kind of device: its inner products would
+    be in bfloat16."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def at_least_single(x: Tensor) -> Tensor:
@@ -47,17 +48,21 @@ def at_least_single(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
-def per_sample(value: Tensor | float, like: Tensor) -> Tensor | float:
+def per_sample(value: Tensor | float, x: Tensor) -> Tensor | float:
     """One number, or one for each sample in any of the shapes (B,), (B, 1), (B, 1, …), so shaped
-    that it multiplies ``like`` (B, …); what has as many axes as ``like`` stays as it is."""
-    if not isinstance(value, Tensor) or value.ndim == like.ndim:
+    that it multiplies x (B, …); what has as many axes as x stays as it is.
+
+    Raises:
+        ValueError: there are neither one nor B numbers.
+    """
+    if not isinstance(value, Tensor) or value.ndim == x.ndim:
         return value
     if value.numel() == 1:
         return value.reshape(())
-    if value.numel() == len(like):
-        return value.reshape(-1, *[1] * (like.ndim - 1))
+    if value.numel() == len(x):
+        return value.reshape(-1, *[1] * (x.ndim - 1))
     raise ValueError(
-        f"there must be one number, or one for each of {len(like)} samples, "
+        f"there must be one number, or one for each of {len(x)} samples, "
         f"got shape {tuple(value.shape)}"
     )
 
@@ -180,7 +185,7 @@ def solve_spd(M: Operator, b: Tensor, tol: float = 1e-6, max_iter: int = 200) ->
 
     def solve(v: Tensor) -> Tensor:
         account = conjugate_gradients(M, v, tol, max_iter)
-        _tell_if_inexact(account, v, tol, max_iter)
+        _warn_if_inexact(account, v, tol, max_iter)
         return account.value
 
     x: Tensor = _Inverse.apply(b, solve, _nothing, _nothing)
@@ -202,7 +207,7 @@ def _has_derivative(x: Tensor) -> bool:
     return x.requires_grad or unpack_dual(x).tangent is not None
 
 
-def _tell_if_inexact(account: CGResult, b: Tensor, tol: float, max_iter: int) -> None:
+def _warn_if_inexact(account: CGResult, b: Tensor, tol: float, max_iter: int) -> None:
     if account.iterations == max_iter and bool((account.residual > _attainable(tol, b)).any()):
         warnings.warn(
             f"conjugate gradients stopped at max_iter={max_iter}, before tol={tol:g}: what was "
@@ -235,13 +240,15 @@ def proximal_l2(
     return d + solve_spd(M, At(y - A(d)), tol, max_iter)
 
 
-def norm(A: Operator, At: Operator, like: Tensor, tol: float = 1e-5, max_iter: int = 500) -> float:
-    """The largest singular value of A, by power iteration on AᵀA from a fixed random start shaped
-    ``like``."""
+def norm(
+    A: Operator, At: Operator, example: Tensor, tol: float = 1e-5, max_iter: int = 500
+) -> float:
+    """The largest singular value of A, by power iteration on AᵀA from a fixed random start with the
+    shape, precision and device of ``example``."""
     rng = torch.Generator().manual_seed(0)
-    x = torch.randn(like.shape, generator=rng, dtype=torch.float64).to(like)
+    x = torch.randn(example.shape, generator=rng, dtype=torch.float64).to(example)
     value = 0.0
-    with torch.no_grad(), full_precision(like):
+    with torch.no_grad(), full_precision(example):
         for _ in range(max_iter):
             x = x / torch.linalg.vector_norm(x)
             x = At(A(x))

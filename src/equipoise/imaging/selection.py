@@ -151,38 +151,47 @@ def _axes(physics: Any) -> int:
 
 
 def _restricted(physics: Any, index: Tensor, count: int, unknown: bool) -> Any:
-    """The operator with its parameters restricted; those of unknown kinds too, if ``unknown``."""
+    """The operator with its parameters restricted; those of unknown kinds too, if ``unknown``.
+    What nothing of changes is returned as it is."""
+    out = physics
     if type(physics) in COMPOSITES:
-        parts = [_restricted(part, index, count, unknown) for part in _parts(physics)]
-        out = variant(physics)
-        if isinstance(physics, Scaled):
-            out.physics = parts[0]
-        elif isinstance(physics.physics_list, nn.ModuleList):
-            out.physics_list = nn.ModuleList(parts)
-        else:
-            out.physics_list = parts
+        parts = _parts(physics)
+        restricted = [_restricted(part, index, count, unknown) for part in parts]
+        if any(new is not old for new, old in zip(restricted, parts)):
+            out = _made_of(physics, restricted)
     elif type(physics) in PARAMETERS:
         names = [name for name in PARAMETERS[type(physics)] if _own(physics, name, count)]
-        out = variant(physics, **{name: getattr(physics, name)[index] for name in names})
+        if names:
+            out = variant(physics, **{name: getattr(physics, name)[index] for name in names})
     elif unknown:
         out = _with_rows(physics, index, count)
-    else:
-        out = variant(physics)
     noise = getattr(physics, "noise_model", None)
-    if isinstance(noise, NoiseModel):
-        out.noise_model = _restricted_noise(noise, index, count)
+    levels = _levels(noise, count) if isinstance(noise, NoiseModel) else {}
+    if levels:
+        out = variant(out) if out is physics else out
+        out.noise_model = variant(noise, **{name: each[index] for name, each in levels.items()})
     return out
 
 
-def _restricted_noise(noise: NoiseModel, index: Tensor, count: int) -> NoiseModel:
-    """deepinv's noise models have a level for all samples, or (count, …) levels."""
-    levels = {
-        name: level[index]
+def _made_of(physics: Any, parts: list[Any]) -> Any:
+    """The composite with other parts."""
+    out = variant(physics)
+    if isinstance(physics, Scaled):
+        out.physics = parts[0]
+    elif isinstance(physics.physics_list, nn.ModuleList):
+        out.physics_list = nn.ModuleList(parts)
+    else:
+        out.physics_list = parts
+    return out
+
+
+def _levels(noise: NoiseModel, count: int) -> dict[str, Tensor]:
+    """Of deepinv's noise models, the levels of which each of ``count`` samples has its own."""
+    return {
+        name: level
         for name, level in noise.named_buffers(recurse=False)
         if level.is_floating_point() and level.ndim > 0 and len(level) == count
     }
-    part: NoiseModel = variant(noise, **levels) if levels else noise
-    return part
 
 
 def _is_row_by_row(value: Any, count: int) -> bool:
@@ -193,7 +202,7 @@ def _tensors(physics: Any) -> Iterator[Any]:
     """All that an operator of an unknown kind, and what it is made of, hold."""
     for module in physics.modules():
         if isinstance(module, NoiseModel):
-            continue  # known, see _restricted_noise
+            continue  # known, see _levels
         yield from module._buffers.values()
         yield from module._parameters.values()
         yield from (value for value in vars(module).values() if isinstance(value, Tensor))
@@ -235,8 +244,9 @@ def _trial(physics: Any, count: int, y: Any) -> Tensor | None:
     size = getattr(physics, "img_size", None)
     if y is not None or not isinstance(size, (tuple, list, torch.Size)):
         return None
-    like = next((value for value in _tensors(physics) if value.is_floating_point()), torch.zeros(1))
-    return torch.randn(count, *size, generator=rng, dtype=torch.float64).to(like)
+    floats = (value for value in _tensors(physics) if value.is_floating_point())
+    precision = next(floats, torch.zeros(1))
+    return torch.randn(count, *size, generator=rng, dtype=torch.float64).to(precision)
 
 
 def _agrees(physics: Any, part: LinearPhysics, index: Tensor, x: Tensor) -> bool:

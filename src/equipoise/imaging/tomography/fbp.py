@@ -44,7 +44,7 @@ def fan_fbp(g: FanGeometry, y: Tensor, window: str) -> Tensor:
         ValueError: some line through the image is not measured.
     """
     weights = fan_weights(g)
-    _tell_of_a_near_source(g)
+    _warn_of_a_near_source(g)
     D = g.source_distance
     fan = torch.from_numpy(g.fan_angles()).to(y)
     weighted = y * torch.from_numpy(weights).to(y) * torch.cos(fan)
@@ -62,7 +62,7 @@ def fan_fbp(g: FanGeometry, y: Tensor, window: str) -> Tensor:
     return out
 
 
-def _tell_of_a_near_source(g: FanGeometry) -> None:
+def _warn_of_a_near_source(g: FanGeometry) -> None:
     """Warns where the source comes so near a corner that the inverse square is not resolved.
 
     Measured on smooth images: there the error is about the arc between two views, or a pixel,
@@ -186,8 +186,8 @@ def _check_coverage(g: FanGeometry, shares: np.ndarray, missing: list[tuple[floa
     slack = [(start + usual / 2, max(length - usual, 0)) for start, length in missing if length > 0]
     beta = np.linspace(0, 2 * math.pi, 721)[:, None]
     gamma = np.linspace(-widest, widest, 41)
-    seen = _confidence(beta, slack) + _confidence(beta + math.pi + 2 * gamma, slack)
-    if seen.min() > 0:
+    measured = _confidence(beta, slack) + _confidence(beta + math.pi + 2 * gamma, slack)
+    if measured.min() > 0:
         return
     covered = 360 - math.degrees(sum(length for _, length in missing))
     least = 180 + 2 * math.degrees(widest)

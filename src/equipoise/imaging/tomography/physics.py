@@ -143,8 +143,8 @@ class Tomography(LinearPhysics):
 
     def norm(self) -> float:
         """The largest singular value of A (not its square)."""
-        like = torch.zeros(1, *self.image_shape, device=self._device_holder.device)
-        return norm(self.A, self.A_adjoint, like)
+        image = torch.zeros(1, *self.image_shape, device=self._device_holder.device)
+        return norm(self.A, self.A_adjoint, image)
 
     def normalize(self) -> Tomography:
         """Rescales A so that ‖A‖ = 1, in place; measurements made elsewhere must be multiplied by
