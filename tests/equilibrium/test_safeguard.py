@@ -184,12 +184,14 @@ class TestWindows:
     """A scripted residual: g(z) has the norm that is asked for."""
 
     def judge(self, norms):
-        """The verdicts on evaluations with these norms, the first of which starts the trust."""
-        trust = Trust.start(torch.zeros(1, 3))
+        """The verdicts on evaluations with these norms (one sample's, or a tuple of several), the
+        first of which starts the trust."""
+        norms = [torch.tensor(norm).reshape(-1, 1) for norm in norms]
+        trust = Trust.start(torch.zeros(len(norms[0]), 3))
         verdicts = []
         for k, norm in enumerate(norms):
-            z = torch.full((1, 3), float(k))
-            fz = z + torch.tensor([[norm, 0.0, 0.0]])
+            z = torch.full((len(norm), 3), float(k))
+            fz = z + norm * torch.tensor([[1.0, 0.0, 0.0]])
             if k == 0:
                 trust = trust.first(z, fz)
                 continue
@@ -242,3 +244,33 @@ class TestWindows:
         assert [v.back is not None and bool(v.back) for v in verdicts] == [False] * 9 + [True]
         assert (verdicts[-1].trust.z == 0).all()
         assert verdicts[-1].trust.norm == 1.0
+
+    def taken_back(self, norms):
+        """1 where the evaluation is taken back."""
+        return [int(v.back is not None and bool(v.back)) for v in self.judge(norms)]
+
+    def test_growth_is_counted_from_the_smallest_residual_since_the_restart(self):
+        assert self.taken_back([1.0, 0.4, 0.7, 0.79, 0.81]) == [0, 0, 0, 1]
+        # Taken back to 0.79: from there on, growth is by more than that twice.
+        assert self.taken_back([1.0, 0.4, 0.7, 0.79, 0.81, 0.79, 1.57])[-1] == 0
+        assert self.taken_back([1.0, 0.4, 0.7, 0.79, 0.81, 0.79, 1.59])[-1] == 1
+
+    def test_a_plain_step_is_not_taken_back(self):
+        assert self.taken_back([1.0, 1.0, 2.5, 5.0]) == [0, 1, 0]
+
+    def test_growth_is_counted_anew_after_plain_windows(self):
+        norms = [0.99**k for k in range(62)]
+        norms[30] = 0.01
+        norms[61] = norms[60] * 1.9
+        assert sum(self.taken_back(norms)) == 0
+        norms[61] = norms[60] * 2.1
+        assert self.taken_back(norms)[-1] == 1
+
+    def test_samples_are_judged_each_on_its_own(self):
+        """The first rests while the second goes on, and grows at the end."""
+        norms = [(0.99**k, 0.8**k) for k in range(16)]
+        norms[15] = (norms[15][0], 3 * norms[14][1])
+        verdict = self.judge(norms)[-1]
+        assert verdict.back.tolist() == [False, True]
+        assert verdict.plain.tolist() == [True, True]
+        assert self.judge(norms[:15])[-1].plain.tolist() == [True, False]

@@ -146,8 +146,7 @@ class Anderson(Solver):
         gram[:, slot] = row
         gram[:, :, slot] = row
         if back is not None:
-            for memory in (dF, dG, gram, rhs):
-                memory[back] = 0
+            dG[back] = 0  # so that they have no weight from here on
         new = _subtract(fz, dF, self._weights(gram, rhs))
         if plain is not None:
             new = torch.where(plain[:, None], after.fz, new)
@@ -206,7 +205,6 @@ class Broyden(Solver):
         back, plain, after = trust.judge(k, z, fz)
         slot = (k - 1) % self.memory
         if slot == 0:
-            U.zero_()
             V.zero_()
         s = z - trust.z
         y = g - (trust.fz - trust.z)
@@ -218,7 +216,6 @@ class Broyden(Solver):
         U[:, slot] = (s - Hy) * factor[:, None]
         V[:, slot] = sH
         if back is not None:
-            U[back] = 0
             V[back] = 0
         new = z + _subtract(g, U, _products(V, g))
         if plain is not None:
@@ -262,8 +259,6 @@ class GMRES(Solver):
             return fz, GMRESState(1, here, PQ, z)
         n = z.shape[1]
         slot = (k - 1) % self.memory
-        if slot == 0:
-            PQ.zero_()
         pq = here - last
         length = _norm(pq[:, n:])
         if slot:
