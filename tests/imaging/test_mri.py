@@ -67,6 +67,41 @@ class TestMRI:
         if acceleration == 1:
             assert bool(mask.all())
 
+    def test_lines_are_drawn_more_densely_towards_the_centre(self):
+        """As (1 − |k|)², at the first draw of one line besides the centre."""
+        counts = torch.zeros(32)
+        for seed in range(3000):
+            mask = cartesian_mask(1, 32, 16.0, 0.03, seed)[0]
+            assert int(mask.sum()) == 2
+            counts += mask
+        assert counts[16] == 3000
+        k = (torch.arange(32) - 16).abs() / 17
+        expected = (1 - k).square()
+        expected[16] = 0
+        expected = 3000 * expected / expected.sum()
+        counts[16] = 0
+        # Within four standard deviations of a Poisson count, each.
+        assert ((counts - expected).abs() < 4 * expected.sqrt() + 4).all()
+
+    @pytest.mark.parametrize("seed", [0, 5])
+    @pytest.mark.parametrize("shape", [(96, 96), (64, 100)], ids=str)
+    def test_spokes_are_turned_by_the_golden_angle(self, shape, seed):
+        rows, columns = shape
+        mask = MASKS["radial"](rows, columns, 14.0, 0.02, seed)
+        i, j = mask.nonzero().T
+        y = (i - rows // 2) / (rows / 2)
+        x = (j - columns // 2) / (columns / 2)
+        far = torch.hypot(x, y) > 0.6
+        angles = torch.atan2(y, x)[far] % torch.pi
+        first = float(torch.rand((), generator=torch.Generator().manual_seed(seed))) * torch.pi
+        spokes = (first + torch.pi * (5**0.5 - 1) / 2 * torch.arange(40)) % torch.pi
+        apart = (angles[:, None] - spokes).abs()
+        nearest = torch.minimum(apart, torch.pi - apart) < 0.04
+        count = int(nearest.any(0).cumprod(0).sum())  # spokes that were all drawn, in their order
+        assert nearest[:, :count].any(1).all()
+        per_spoke = far.sum() / (2 * count)
+        assert 0.1 * max(shape) < float(per_spoke) < 0.35 * max(shape)  # both ends, 0.6 to 1
+
     def test_what_spokes_cannot_reach(self):
         with pytest.raises(ValueError, match=r"or at least 1\.2\d\d, got 1.1") as error:
             MASKS["radial"](64, 64, 1.1, 0.08, 0)

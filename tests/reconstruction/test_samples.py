@@ -86,7 +86,7 @@ class Shrink(torch.nn.Module):
     """A contraction that mixes pixels, but not samples."""
 
     def forward(self, x, sigma):
-        return 0.5 * x + 0.2 * x.roll(1, -1) + 0.1
+        return 0.4 * x + 0.2 * x.roll(1, -1) + 0.2 * torch.cos(x)
 
 
 @pytest.mark.parametrize("learnt", [False, True])
@@ -138,3 +138,25 @@ def test_an_operator_whose_parameters_cannot_be_found_rides_along():
     assert r.converged.all()
     fx = step(r.value, weights * x, physics)
     assert (fx - r.value).norm() < 1e-9 * fx.norm()
+
+
+@pytest.mark.parametrize("make", [scan, lines, coils], ids=lambda make: make.__name__)
+def test_deepinv_splits_the_measurements_of_each_sample(make):
+    """Its SplittingLoss puts a mask of each sample's own before the operator."""
+    physics = make(slice(None))
+    channels = 1 if make is scan else 2
+    x = uniform(COUNT, channels, 8, 8, seed=5)
+    x[0] = 0
+    y = physics.A(x)
+    step = eq.ProximalStep(Shrink(), strength=0.4, learnable=True, tol=1e-10).double()
+    inner = eq.EquilibriumReconstructor(step, stop=eq.Stop(1e-8, 300))
+    loss = deepinv.loss.SplittingLoss(split_ratio=0.7, eval_n_samples=2)
+    model = loss.adapt_model(inner)
+    torch.manual_seed(0)
+    x_net = model(y, physics, update_parameters=True)
+    assert x_net.isfinite().all()
+    loss(x_net=x_net, y=y, physics=physics, model=model).mean().backward()
+    assert float(step.strength.log.grad.abs()) > 1e-6
+    model.eval()
+    with torch.no_grad():
+        assert model(y, physics).shape == x.shape

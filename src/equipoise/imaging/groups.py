@@ -122,12 +122,10 @@ class Group(Transform):
         return own
 
     def iterate_params(self, params: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-        """The parameters of each draw, for the whole batch."""
+        """The parameters of each draw of ``get_params``, for the whole batch."""
         draws = []
         for i in range(self.n_trans):
-            draws.append(
-                {k: p if len(p) == 1 else p.chunk(self.n_trans)[i] for k, p in params.items()}
-            )
+            draws.append({name: p.chunk(self.n_trans)[i] for name, p in params.items()})
         return draws
 
     def __mul__(self, other: Transform) -> Transform:
