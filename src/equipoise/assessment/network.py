@@ -31,34 +31,49 @@ class Measure(NamedTuple):
     without: str = ""  #: why it may be missing
 
 
+class Place(NamedTuple):
+    """Where the Jacobian of the denoiser is looked at."""
+
+    words: str
+    without: str = ""
+
+
+PLACES = {
+    "clean": Place("at the true images", NO_TRUTH),
+    "between": Place("half way to the reconstructions", NO_TRUTH),
+    "solution": Place("at the reconstructions"),
+}
+
+
+def _at_each_place(key: str, title: str, extreme: str = "") -> dict[str, Measure]:
+    return {
+        f"{key}_{name}": Measure(f"{title}, {place.words}{extreme}", without=place.without)
+        for name, place in PLACES.items()
+    }
+
+
 MEASURES: dict[str, Measure] = {
     "psnr": Measure("PSNR (dB)", ".4g", NO_TRUTH),
     "gap_turn_trained": Measure("equivariance gap, mean over turns", without=NOT_SQUARE),
     "gap_flip": Measure("equivariance gap, mean over flips"),
     "commutes_turn": Measure("denoiser ‖D T − T D‖ / ‖D‖, mean over turns", without=NOT_SQUARE),
     "commutes_flip": Measure("denoiser ‖D T − T D‖ / ‖D‖, mean over flips"),
-    "asymmetry_clean": Measure("denoiser: asymmetry of the Jacobian at the true images"),
-    "asymmetry_between": Measure("the same, half way to the reconstructions"),
-    "asymmetry_solution": Measure("the same, at the reconstructions"),
-    "smallest_clean": Measure(
-        "denoiser: smallest eigenvalue found of the symmetric part, lowest of the true images"
-    ),
-    "smallest_between": Measure("the same, half way to the reconstructions"),
-    "smallest_solution": Measure("the same, at the reconstructions"),
-    "norm_clean": Measure("denoiser: largest singular value found, highest of the true images"),
-    "norm_between": Measure("the same, half way to the reconstructions"),
-    "norm_solution": Measure("the same, at the reconstructions"),
-    "network_asymmetry": Measure("network y ↦ A f*(y): asymmetry of the Jacobian"),
-    "network_smallest": Measure(
-        "the same: smallest eigenvalue found of the symmetric part, lowest of the images"
-    ),
-    "network_norm": Measure("the same: largest singular value found, highest of the images"),
+    **_at_each_place("asymmetry", "denoiser: asymmetry"),
+    **_at_each_place("smallest", "denoiser: smallest eigenvalue found", " (lowest)"),
+    **_at_each_place("norm", "denoiser: largest singular value found", " (highest)"),
+    "network_asymmetry": Measure("network y ↦ A f*(y): asymmetry"),
+    "network_smallest": Measure("network y ↦ A f*(y): smallest eigenvalue found (lowest)"),
+    "network_norm": Measure("network y ↦ A f*(y): largest singular value found (highest)"),
     "path_dependence": Measure("prior: path dependence (0: there is one)"),
     "prior_noisy": Measure(
-        "prior of noisy − of true images (relative; positive: ranks them right)"
+        "prior of noisy − of true images (relative; positive: ranks them right)", without=NO_TRUTH
     ),
-    "prior_denoised": Measure("prior φ of denoised noisy − of denoised true images (relative)"),
-    "prior_artefact": Measure("prior of FBP or zero-filled − of true images (likewise)"),
+    "prior_denoised": Measure(
+        "prior φ of denoised noisy − of denoised true images (relative)", without=NO_TRUTH
+    ),
+    "prior_artefact": Measure(
+        "prior of FBP or zero-filled − of true images (likewise)", without=NO_TRUTH
+    ),
     "prior_turn": Measure("prior: change under a turn by 30° (relative)", without=NOT_SQUARE),
     "prior_flip": Measure("prior: change under a flip (relative)"),
     "radius": Measure("spectral radius of ∂f/∂x at the equilibrium"),
@@ -102,8 +117,8 @@ def measure_network(
         model: its ``stop`` and ``gradient`` say how tightly equilibria are solved for.
         physics: what measured y.
         y: (B, …) measurements.
-        truth: (B, C, H, W) the images, where they are known; where not, the reconstructions stand
-            in for them.
+        truth: (B, C, H, W) the images, where they are known; where not, invariance is measured at
+            the reconstructions, and what needs the true images is left out.
     """
     step: Any = model.step
     solved, adjoint = _solve_both_ways(model, physics, y)
@@ -118,11 +133,13 @@ def measure_network(
         "adjoint_steps": float(adjoint.steps.double().mean()),
         "radius": float(found.radius.max()),
         **_means(curves),
-        **_denoiser(step.denoise, clean, x),
+        **_denoiser(step.denoise, truth, x),
         **_whole_network(model, physics, y),
     }
     with torch.no_grad():
-        table |= _prior(step.denoise, physics, y, clean)
+        prior = _prior(step.denoise, physics, y, clean)
+        needs_truth = {key for key in prior if MEASURES[key].without == NO_TRUTH}
+        table |= {key: v for key, v in prior.items() if truth is not None or key not in needs_truth}
         if truth is not None:
             parts = d.error_parts(physics, x, truth)
             table["error_range"], table["error_null"] = parts["range"], parts["null"]
@@ -176,10 +193,16 @@ def _means(curves: dict[str, Curves]) -> dict[str, Measured]:
     return means
 
 
-def _denoiser(denoise: Callable[[Tensor], Tensor], clean: Tensor, x: Tensor) -> dict[str, Measured]:
-    """The Jacobian of the denoiser at the true images, at the reconstructions, and between."""
+def _denoiser(
+    denoise: Callable[[Tensor], Tensor], truth: Tensor | None, x: Tensor
+) -> dict[str, Measured]:
+    """The Jacobian of the denoiser at the reconstructions, and, where they are known, at the true
+    images and between."""
+    points = {"solution": x}
+    if truth is not None:
+        points = {"clean": truth, "between": (truth + x) / 2, **points}
     table: dict[str, Measured] = {}
-    for where, point in (("clean", clean), ("between", (clean + x) / 2), ("solution", x)):
+    for where, point in points.items():
         J = d.Jacobian(denoise, point)
         ends = d.spectrum(J)
         table[f"asymmetry_{where}"] = d.asymmetry(J).row()

@@ -30,6 +30,7 @@ def page(
     figures: list[tuple[bytes, str]],
     *,
     table: Table | None = None,
+    table_title: str = "Scores",
     conventions: str = "",
     config: str = "",
     viewer: list[Picture] | None = None,
@@ -43,6 +44,7 @@ def page(
         words: its paragraphs.
         figures: PNG and description of each.
         table: which the reader can sort.
+        table_title: above it.
         conventions: how the table's figures were computed.
         config: the configuration, as text.
         viewer: from :func:`pictures`.
@@ -53,6 +55,7 @@ def page(
         title=title,
         words=words,
         figures=[{"data": base64.b64encode(data).decode(), "alt": alt} for data, alt in figures],
+        table_title=table_title,
         head=table.head() if table else [],
         rows=[_row(table, k) for k in range(len(table.rows))] if table else [],
         notes=table.notes() if table else [],

@@ -221,6 +221,7 @@ def _write(diagnosis: Diagnosis, run: Run, columns: dict[str, list[str]]) -> Non
         _words(about),
         _figures(drawn, folder),
         table=diagnosis.table,
+        table_title="Measures",
         config=dump(run.config),
     )
 
@@ -247,7 +248,9 @@ def _words(about: dict[str, Any]) -> list[str]:
         f"Measured on {about['images']} images of {about['data']}: value ± error (of an asymmetry "
         "the standard error over probes, of an eigenvalue or singular value the residual bound, "
         "else the standard error over images), or mean ± standard deviation over seeds. "
-        "Eigenvalues are those that Lanczos iteration found: the smallest may be smaller yet. "
+        "Asymmetry, eigenvalues (of the symmetric part) and singular values are those of the "
+        "Jacobian, of the image where they are lowest or highest; Lanczos iteration found them: "
+        "the smallest may be smaller yet. "
         "A proximal map has asymmetry 0, no negative eigenvalue and no path dependence; its prior "
         "is invariant if the gaps are 0.",
         f"Command: {about['command']}",
