@@ -94,14 +94,16 @@ def misfit(x: Tensor, y: Tensor, part: Any) -> float:
     return float((part.A(x) - measured).norm() / measured.norm())
 
 
-def equilibrium(sigma: float, noise: float) -> EquilibriumReconstructor:
+def equilibrium(sigma: float, noise: float, max_steps: int) -> EquilibriumReconstructor:
     denoiser = ComplexDenoiser(load_denoiser())
     step = ProximalStep(denoiser, strength=(noise / sigma) ** 2, sigma=sigma)
     gradient = Implicit(stop=Stop(1e-2, 40))
-    return EquilibriumReconstructor(step, None, Stop(1e-3, 60), gradient, on_failure="ignore")
+    return EquilibriumReconstructor(
+        step, None, Stop(1e-3, max_steps), gradient, on_failure="ignore"
+    )
 
 
-def methods(use: Any, noise: float, quick: bool) -> dict[str, Settings]:
+def methods(use: Any, noise: float, max_steps: int, quick: bool) -> dict[str, Settings]:
     iterations = (3,) if quick else (3, 5, 8, 12, 20)
     weights = (3e-3,) if quick else (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
     sigmas = (0.08,) if quick else (0.02, 0.04, 0.08, 0.16)
@@ -111,7 +113,8 @@ def methods(use: Any, noise: float, quick: bool) -> dict[str, Settings]:
         for n in iterations
     }
     learned: Settings = {
-        f"sigma {sigma:g}": partial(equilibrium(sigma, noise), physics=use) for sigma in sigmas
+        f"sigma {sigma:g}": partial(equilibrium(sigma, noise, max_steps), physics=use)
+        for sigma in sigmas
     }
     return {
         "zero-filled": {"": use.A_adjoint},
@@ -144,7 +147,7 @@ def trained(
         "contraction": JacobianPenalty(0.1, 0.9),
     }
     usual = model.stop
-    model.stop = Stop(1e-2, 5 if a.quick else 30)
+    model.stop = Stop(1e-2, 3 if a.quick else 30)
     trainer = Trainer(model, dataset_of(y, use, noise), losses, settings, 0)
     start = time.perf_counter()
     skipped = 0
@@ -203,7 +206,7 @@ def main() -> None:
     a = arguments(p, steps=1)
     if not is_there(FILE):
         return
-    kspace = torch.from_numpy(open_path(FILE)[0].array())
+    kspace = torch.tensor(open_path(FILE)[0].array())
     found = acquisition(kspace)
     use, choose, score = parts(found, sampled(kspace))
     y = of_part(found.y, use)
@@ -212,6 +215,7 @@ def main() -> None:
     print(f"{coils} coils, {share:.1%} of k-space measured, centre {found.calibration}²")
     print(f"the noise alone there: {noise_floor(found, score):.3f}")
     print(f"{'method':<16}{'setting':<24}{'misfit':>8}{'seconds':>9}")
+    max_steps = 3 if a.quick else 60
     images: dict[str, Chosen] = {}
 
     def add(name: str, chosen: Chosen) -> None:
@@ -219,10 +223,10 @@ def main() -> None:
         error = misfit(chosen.image, found.y, score)
         print(f"{name:<16}{chosen.setting:<24}{error:8.3f}{chosen.seconds:9.1f}", flush=True)
 
-    for name, settings in methods(use, found.noise, a.quick).items():
+    for name, settings in methods(use, found.noise, max_steps, a.quick).items():
         add(name, best(settings, y, use, choose, found.y))
     sigma = float(images["equilibrium"].setting.split()[1])
-    model = equilibrium(sigma, found.noise)
+    model = equilibrium(sigma, found.noise, max_steps)
     add("trained", trained(model, y, use, found.noise, a))
     if not a.quick:
         picture(images, found.y, score, a.out / "brain_8coil.png")
