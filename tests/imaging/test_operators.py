@@ -9,7 +9,7 @@ import torch
 import equipoise as eq
 from equipoise.errors import UserError
 from equipoise.imaging.linear import norm
-from equipoise.imaging.operators import normalized, prepared
+from equipoise.imaging.operators import normalized
 from equipoise.imaging.splitting import split
 
 
@@ -63,10 +63,3 @@ class TestOperators:
         assert inner.gain == 1
         with pytest.raises(UserError, match="takes neither real images"):
             normalized(inner, 16)
-
-    def test_the_old_name(self):
-        """Until build.py goes."""
-        physics = prepared(deepinv.physics.CompressedSensing(20, (1, 6, 6)), 6)
-        assert physics.image_shape == (1, 6, 6)
-        assert physics.measurement_shape == (20,)
-        assert physics.gain < 1

@@ -25,7 +25,6 @@ __all__ = [
     "differs_per_sample",
     "from_file",
     "normalized",
-    "prepared",
     "proximal",
     "select",
     "selectable",
@@ -105,18 +104,6 @@ def _gain(physics: LinearPhysics, shape: tuple[int, ...]) -> float:
         reason = "A x is zero for every image x" if largest == 0 else "A x is not finite"
         raise UserError(f"physics: ‖A‖ = {largest}; {reason}")
     return 1.0 if abs(largest - 1) < 1e-3 else 1 / largest
-
-
-# until build.py goes
-def prepared(physics: Any, size: int, frames: int | None = None) -> Any:
-    """:func:`normalized` as the old ``build.py`` wants it: what is known hangs on the operator."""
-    found = normalized(physics, size, frames)
-    if not isinstance(physics, Tomography):
-        known: Any = found.physics
-        known.gain = found.gain
-        known.image_shape = found.image_shape
-        known.measurement_shape = found.measurement_shape
-    return found.physics
 
 
 def from_file(path: Path, size: int) -> Any:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ...equilibrium.result import State
 from ...imaging.linear import least_squares
+from ...imaging.operators import select, selectable
 from ..denoisers import channels_last
-from .operators import select, selectable
 
 
 class Positive(nn.Module):

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ...imaging.operators import proximal
 from .base import Positive, Step, check_strength
-from .operators import proximal
 
 
 class ProximalStep(Step):
