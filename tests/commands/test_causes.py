@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -82,3 +83,21 @@ def test_large_scans_are_looked_at_coarsely():
     y = measured(eq.ParallelBeam(256, 30, detectors=363, offset=4.6, normalize=True), x)
     cause = likely_cause(eq.ParallelBeam(256, 30, detectors=363, normalize=True), y)
     assert float(cause.remedy.split()[1]) == pytest.approx(4.6, abs=0.25)
+
+
+@pytest.mark.parametrize(("size", "offset"), [(64, -0.5), (65, None)])
+def test_sinograms_of_scikit_image(size, offset):
+    """Those of an even size are half a detector off the axis."""
+    transform = pytest.importorskip("skimage.transform")
+    rows, columns = np.mgrid[:size, :size] - (size - 1) / 2
+    inside = torch.from_numpy(rows**2 + columns**2 < (size / 2 - 1) ** 2)
+    x = eq.phantoms(1, size, 5) * inside
+    y = transform.radon(x[0, 0].numpy(), np.arange(30) * 6.0, circle=True)
+    sinogram = torch.from_numpy(y.T.copy()).float()[None, None]
+    cause = likely_cause(eq.ParallelBeam(size, 30, detectors=size, normalize=True), sinogram)
+    if offset is None:
+        assert cause is None
+    else:
+        assert "axis of rotation" in cause.what
+        assert float(cause.remedy.split()[1]) == pytest.approx(offset, abs=0.1)
+        assert cause.misfit < 0.002
