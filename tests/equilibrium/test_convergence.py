@@ -97,7 +97,7 @@ class TestConvergedMeansConverged:
                 )
             assert not r.converged.any()
 
-    @pytest.mark.parametrize("rate", [0.9, 0.99, 0.999])
+    @pytest.mark.parametrize("rate", [0.9, 0.99, 0.995, 0.997, 0.9976, 0.9978, 0.998, 0.999])
     def test_a_slow_contraction_is_no_drift(self, rate):
         """A rate of 1 − rtol or less costs no evaluation more than the relative residual asks."""
         stop = eq.Stop(1e-3, 5000)
