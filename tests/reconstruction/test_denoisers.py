@@ -67,7 +67,12 @@ class TestPriors:
             D.last.zero_()
             D.Q.weight.zero_()
             D.Q.weight[0, 0, 2, 2] = 0.5
-        assert (D(x, 0.0) - (0.2 + 0.25) * x).abs().max() < 1e-12
+        c = 0.2 + 0.25
+        assert (D(x, 0.0) - c * x).abs().max() < 1e-12
+        # c x = prox_φ(x) of φ(u) = ½ (1/c − 1) ‖u‖²
+        assert float(D.prior(x, 0.0)) == pytest.approx(
+            float((1 / c - 1) / 2 * (c * x).square().sum())
+        )
         with pytest.raises(ValueError, match=r"convexity must be in \(0, 1\), got 1"):
             eq.ProximalNetwork(convexity=1)
 

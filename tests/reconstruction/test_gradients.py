@@ -148,7 +148,7 @@ def test_one_step_in_the_operator(step, operator, order, request):
 def equilibrium_of(step, operator):
     """The image as a function of y, the step's parameters and the operator's."""
     f, physics, _, y = problem(step, operator)
-    stop = eq.Stop(1e-14, 400)
+    stop = eq.Stop(2e-13, 300)
     gradient = eq.Implicit(stop=stop)
     model = eq.EquilibriumReconstructor(f, stop=stop, gradient=gradient, on_failure="ignore")
     assert model.equilibrium(y, physics).residual.max() < 1e-12

@@ -213,6 +213,12 @@ def test_bad_settings_say_bound_value_and_remedy():
         eq.ProximalStep(denoiser, strength=0)
     with pytest.raises(ValueError, match=r"step_size must be in \(0, 1.54\) for strength 0.3"):
         eq.RED(denoiser, strength=0.3, step_size=1.6)
+    with pytest.raises(ValueError, match="step_size must be in"):
+        eq.RED(denoiser, strength=0.3, step_size=0)
+    with pytest.raises(ValueError, match="step_size must be in"):
+        eq.GradientStep(denoiser, step_size=0)
+    with pytest.raises(ValueError, match="step_size must be in"):
+        eq.GradientStep(denoiser, step_size=2)
     with pytest.raises(ValueError, match="strength must be > 0"):
         eq.RED(denoiser, strength=-1)
     with pytest.raises(ValueError, match="floor must be > 0"):
