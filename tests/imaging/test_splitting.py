@@ -45,6 +45,79 @@ class TestSplitting:
             assert torch.allclose(out.A(z), y_out, atol=1e-6)
             assert (y_out.flatten(1) != 0).any(1).all()
 
+    def test_every_line_is_left_out_once_and_the_centre_never(self):
+        mask = cartesian_mask(20, 48, 3, 0.15, 2)
+        lines = mask[0] > 0
+        centre = torch.zeros(48, dtype=torch.bool)
+        low = high = 24
+        while lines[low - 1]:
+            low -= 1
+        while lines[high]:
+            high += 1
+        centre[low:high] = True
+        physics = deepinv.physics.MRI(mask=mask, img_size=(20, 48))
+        y = physics.A(torch.randn(1, 2, 20, 48))
+        count = torch.zeros(48)
+        for k in range(4):
+            parts = split(physics, y, 4, k)
+            left = parts.left_physics.mask[0, 0, 0] > 0
+            most = parts.physics.mask[0, 0, 0] > 0
+            assert torch.equal(left | most, lines)
+            assert not bool((left & most).any())
+            assert bool(most[centre].all())
+            positions = (lines & ~centre).nonzero()[:, 0].tolist()
+            assert left.nonzero()[:, 0].tolist() == positions[k::4]
+            count += left
+        assert torch.equal(count > 0, lines & ~centre)
+        assert int(count.max()) == 1
+
+    def test_views_are_interleaved(self):
+        physics = eq.ParallelBeam(8, 7, normalize=True)
+        y = torch.arange(7.0).reshape(1, 1, 7, 1).expand(1, *physics.measurement_shape)
+        for k in range(3):
+            parts = split(physics, y, 3, k)
+            assert parts.left_y[0, 0, :, 0].tolist() == list(range(k, 7, 3))
+            assert sorted([*parts.left_y[0, 0, :, 0], *parts.y[0, 0, :, 0]]) == list(range(7))
+        with pytest.raises(ValueError, match="cannot split 7 views into 8 parts; lower parts"):
+            split(physics, y, 8, 0)
+
+    def test_fewer_lines_than_parts_and_none(self):
+        mask = torch.zeros(8, 8)
+        mask[:, [1, 6]] = 1
+        physics = deepinv.physics.MRI(mask=mask, img_size=(8, 8))
+        y = physics.A(torch.randn(1, 2, 8, 8))
+        for k in range(5):
+            parts = split(physics, y, 5, k)
+            left = parts.left_physics.mask[0, 0, 0].nonzero()[:, 0].tolist()
+            assert left == [(1, 6)[k % 2]]
+        rows = split(deepinv.physics.MRI(mask=mask.T, img_size=(8, 8)), y.mT, 5, 1)
+        assert rows.left_physics.mask[0, 0, :, 0].nonzero()[:, 0].tolist() == [6]
+        nothing = deepinv.physics.MRI(mask=0 * mask, img_size=(8, 8))
+        with pytest.raises(ValueError, match="of which none is sampled"):
+            split(nothing, y, 2, 0)
+
+    def test_points_are_taken_in_turn(self):
+        mask = torch.zeros(1, 4, 4)
+        mask.flatten()[[0, 3, 6, 9, 12]] = 1
+        physics = deepinv.physics.Inpainting((1, 4, 4), mask=mask)
+        y = physics.A(torch.ones(1, 1, 4, 4))
+        for k in range(2):
+            left = split(physics, y, 2, k).left_y.flatten().nonzero()[:, 0].tolist()
+            assert left == [0, 3, 6, 9, 12][k::2]
+
+    def test_every_frame_of_a_sequence_has_lines_of_its_own(self):
+        masks = torch.stack([cartesian_mask(16, 16, 2, 0.1, s) for s in range(3)])
+        physics = deepinv.physics.DynamicMRI(mask=masks, img_size=(2, 3, 16, 16))
+        x = torch.randn(2, 2, 3, 16, 16)
+        y = physics.A(x)
+        parts = split(physics, y, 3, 1)
+        assert torch.allclose(parts.physics.A(x), parts.y, atol=1e-6)
+        assert torch.allclose(parts.left_physics.A(x), parts.left_y, atol=1e-6)
+        assert torch.allclose(parts.y + parts.left_y, y)
+        chosen = [frame[0].nonzero()[:, 0].tolist() for frame in parts.left_physics.mask[0, 0]]
+        assert all(chosen)
+        assert chosen[0] != chosen[1]
+
     def test_what_cannot_be_split(self):
         with pytest.raises(TypeError, match="cannot be split"):
             split(deepinv.physics.Denoising(), torch.zeros(1, 1, 4, 4), 2, 0)
