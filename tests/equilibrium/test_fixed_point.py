@@ -74,3 +74,22 @@ class TestOneStepAhead:
         )
         assert (r.steps == 1).all()
         assert (r.value == 2.0 + 1e-7).all()
+
+    def test_a_residual_that_is_a_little_larger_with_the_graph_is_told_as_it_is(self):
+        """By what an iteration inside f leaves, say; not by more than the tolerance."""
+        b = torch.ones(2, 1, requires_grad=True)
+
+        def solve(shift):
+            return eq.fixed_point(
+                lambda z: 0.5 * z + b + (shift if z.requires_grad else 0.0),
+                torch.full((2, 1), 2.0),
+                stop=eq.Stop(1e-3, 50),
+                on_failure="ignore",
+            )
+
+        assert solve(torch.tensor([[1.9e-3], [0.0]])).converged.all()
+        r = solve(torch.tensor([[3e-3], [0.0]]))
+        assert r.status.tolist() == [eq.Status.MAX_STEPS, eq.Status.CONVERGED]
+        assert r.residual[0] == pytest.approx(3e-3 / 2.003)
+        with pytest.raises(RuntimeError, match="f changed"):
+            solve(torch.tensor([[6e-3], [0.0]]))

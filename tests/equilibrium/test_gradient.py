@@ -142,6 +142,16 @@ class TestGradients:
             assert (r.adjoint.residual <= 0.1).all()
             assert (r.adjoint.residual > 0.05).all()
 
+    @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+    def test_an_absolute_tolerance_of_the_adjoint_is_in_the_units_of_the_gradient(self, size):
+        b = torch.ones(1, 1, requires_grad=True)
+        gradient = eq.Implicit(eq.Picard(), eq.Stop(0.0, 500, atol=1e-6))
+        r = eq.fixed_point(lambda z: 0.5 * z + b, torch.full((1, 1), 2.0), gradient=gradient)
+        (u,) = torch.autograd.grad(size * r.value.sum(), b)
+        change = float((0.5 * u + size - u).abs())
+        assert 0.49e-6 < change <= 1e-6
+        assert r.adjoint.converged.all()
+
     def test_several_solves_in_one_graph_and_a_failing_adjoint_that_raises(self):
         net, y = Imaging(), torch.randn(2, 9, requires_grad=True)
         both = lambda solve: (solve(y) * solve(2 * y)).sum() + solve(y).sum()  # noqa: E731

@@ -69,3 +69,30 @@ class TestFailure:
         r = eq.fixed_point(lambda z: 0.5 * z + y, torch.zeros(0, 3))
         assert r.value.shape == (0, 3)
         assert r.trace.shape == (0, 0)
+
+    def test_a_finished_sample_whose_residual_grows_a_little_is_told_as_it_is(self):
+        """f stops an iteration of its own on the whole batch, say."""
+        others = []
+
+        def f(z):
+            others.append(1)
+            late = 3e-3 if len(others) > 6 else 0.0
+            return torch.cat([0.5 * z[:1] + 1 + late, 0.9 * z[1:] + 1])
+
+        start = torch.tensor([[2.0], [0.0]])
+        r = eq.solve(f, start, solver=eq.Picard(), stop=eq.Stop(1e-3, 200), on_failure="ignore")
+        assert r.status.tolist() == [eq.Status.MAX_STEPS, eq.Status.CONVERGED]
+        assert r.residual[0] == pytest.approx(3e-3 / 2.003)
+        assert r.steps[0] == 1
+
+    def test_states_without_numbers(self):
+        r = eq.solve(lambda z: z, torch.zeros(3, 0))
+        assert r.converged.all()
+
+    def test_a_start_that_is_not_finite(self):
+        def solve(f, start):
+            z0 = torch.full((1, 2), float(start))
+            return eq.solve(f, z0, on_failure="ignore")
+
+        assert solve(lambda z: 0.5 * torch.tanh(z) + 1, "inf").converged.all()
+        assert solve(lambda z: 0.5 * z + 1, "nan").status == eq.Status.NONFINITE
