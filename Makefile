@@ -1,6 +1,8 @@
 # Two commands on a fresh clone: `make demo` runs the main job, `make test` passes the tests. Both make .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+# Threads that spin while they wait would take the machine from its other processes.
+export GOMP_SPINCOUNT := 0
 
 .PHONY: demo test test-slow lint browser docs bench clean
 

@@ -2,77 +2,111 @@
 
     python benchmarks/penalty.py [--steps 40]
 
-64² CT, 20 views, batch 4, trained without the penalty at a high rate, so that gains grow. Each row: the gain ‖Jᵀv‖ at the
-equilibrium (mean of the batch) for v remembered from the step before, from one other image (one product, as JacobianPenalty does
-it); for v random after 0 and after 3 power iterations (1 and 4 products); and after 30, for comparison. Then the time of a training
-step with the penalty and without, in turns.
+64² CT, 20 views, batch 4, trained without the penalty at a high rate, so that gains grow. Each row:
+the gain ‖Jᵀv‖ at the equilibrium (mean of the batch) for v remembered from the step before, from
+one other image (one product, as JacobianPenalty does it); for v random after 0 and after 3 power
+iterations (1 and 4 products); and after 30, for comparison. Then the time of a training step with
+the penalty and without, in turns.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
+from collections.abc import Callable
 from statistics import median
 
 import torch
+from common import arguments, parser, planned_scan, start_trainer
+from torch import Tensor
 
-from equipoise import build
 from equipoise.config import parse
-from equipoise.learning.train import Trainer
+from equipoise.learning.trainer import Trainer
+from equipoise.run import load_data
 
 
-def make(contraction: float, lr: float) -> Trainer:
-    tree = {"data": {"size": 64, "count": 24}, "objective": {"contraction": contraction}}
-    config = parse({**tree, "learning": {"batch": 4, "steps": 200, "lr": lr, "warmup": 5}}, "benchmark")
-    physics = build.build_physics(config.physics, 64)
-    problem = build.build_problem(config, physics)
-    build.set_noise(physics, config.physics, problem.noise)
-    model = build.build_model(config.model, 1, problem.noise)
-    losses = build.build_objective(config.objective, physics, problem.y)
-    return Trainer(model, physics, problem.y, losses, config.learning, 0)
+def trainer_with(weight: float, rate: float, size: int) -> Trainer:
+    tree = {
+        "data": {"size": size, "count": 24},
+        "objective": {"contraction": weight},
+        "learning": {"batch": 4, "steps": 200, "lr": rate, "warmup": 5},
+    }
+    config = parse(tree, "benchmark")
+    return start_trainer(config, load_data(config, planned_scan(config)))
 
 
-def gains(product, v: torch.Tensor, at: tuple[int, ...]) -> list[float]:
-    out = []
-    for k in range(max(at) + 1):
-        v = product(v / v.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1))
-        if k in at:
-            out.append(float(v.flatten(1).norm(dim=1).mean()))
-    return out
+def lengths(v: Tensor) -> Tensor:
+    return v.flatten(1).norm(dim=1)
+
+
+def gains(product: Callable[[Tensor], Tensor], v: Tensor, after: tuple[int, ...]) -> list[float]:
+    """Mean ‖Jᵀv‖ / ‖v‖ after so many power iterations."""
+    found = []
+    for k in range(max(after) + 1):
+        v = product(v / lengths(v).reshape(-1, 1, 1, 1))
+        if k in after:
+            found.append(float(lengths(v).mean()))
+    return found
+
+
+def products_of(trainer: Trainer) -> tuple[Callable[[Tensor], Tensor], Tensor]:
+    """v ↦ Jᵀv at the equilibria of the next step's batch, and these."""
+    (part,) = trainer.batches.of_step(trainer.step)
+    model = trainer.model
+    with torch.no_grad():
+        x = model.equilibrium(part.y, part.physics).value
+    x.requires_grad_()
+    out = model.step.bind(part.y, part.physics)(x)
+
+    def product(v: Tensor) -> Tensor:
+        return torch.autograd.grad(out, x, v.expand_as(x), retain_graph=True)[0]
+
+    return product, x
+
+
+def compare_directions(steps: int, size: int) -> None:
+    trainer = trainer_with(0, 1e-3, size)
+    start = torch.Generator().manual_seed(0)
+    direction = torch.randn(1, 1, size, size, generator=start)
+    print("step   remembered   random   3 its   30 its")
+    for step in range(steps + 1):
+        product, x = products_of(trainer)
+        v = product(direction / direction.norm())
+        if step % 10 == 0:
+            random = torch.randn(x.shape, generator=torch.Generator().manual_seed(step))
+            plain, three, thirty = gains(product, random, (0, 3, 30))
+            remembered = float(lengths(v).mean())
+            print(
+                f"{step:>4}{remembered:>13.2f}{plain:>9.2f}{three:>8.2f}{thirty:>9.2f}", flush=True
+            )
+        direction = v[:1]
+        trainer.advance()
+
+
+def compare_times(rounds: int, size: int) -> None:
+    trainers = {
+        "with": trainer_with(0.1, 2e-4, size),
+        "without": trainer_with(0, 2e-4, size),
+    }
+    times: dict[str, list[float]] = {name: [] for name in trainers}
+    for _ in range(rounds):
+        for name, trainer in trainers.items():
+            start = time.perf_counter()
+            trainer.advance()
+            times[name].append(time.perf_counter() - start)
+    on = median(times["with"][2:])
+    off = median(times["without"][2:])
+    more = on / off - 1
+    print(f"a training step: {on:.2f} s with the penalty, {off:.2f} s without: {more:.0%} more")
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = parser(__doc__)
     p.add_argument("--steps", type=int, default=40)
-    a = p.parse_args()
-    trainer = make(0, 1e-3)
-    direction = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
-    print("step   remembered   random   3 its   30 its")
-    for step in range(a.steps + 1):
-        y, physics = next(iter(trainer._batches()))
-        with torch.no_grad():
-            x = trainer.model.equilibrium(y, physics).value
-        x.requires_grad_()
-        out = trainer.model.step.bind(y, physics)(x)
-
-        def product(v, out=out, x=x):
-            return torch.autograd.grad(out, x, v.expand_as(x), retain_graph=True)[0]
-
-        v = product(direction / direction.norm())
-        if step % 10 == 0:
-            row = gains(product, torch.randn(x.shape, generator=torch.Generator().manual_seed(step)), (0, 3, 30))
-            print(f"{step:>4}{float(v.flatten(1).norm(dim=1).mean()):>13.2f}{row[0]:>9.2f}{row[1]:>8.2f}{row[2]:>9.2f}", flush=True)
-        direction = v[:1]
-        trainer.advance()
-    both = {"with": make(0.1, 2e-4), "without": make(0, 2e-4)}
-    times = {name: [] for name in both}
-    for _ in range(15):
-        for name, t in both.items():
-            start = time.perf_counter()
-            t.advance()
-            times[name].append(time.perf_counter() - start)
-    on, off = (median(times[name][2:]) for name in both)
-    print(f"a training step: {on:.2f} s with the penalty, {off:.2f} s without: {on / off - 1:.0%} more")
+    p.add_argument("--rounds", type=int, default=15)
+    p.add_argument("--size", type=int, default=64)
+    a = arguments(p, steps=0, rounds=3, size=16)
+    compare_directions(a.steps, a.size)
+    compare_times(a.rounds, a.size)
 
 
 if __name__ == "__main__":

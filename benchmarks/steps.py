@@ -1,94 +1,146 @@
-"""The learned steps side by side on real CT: evaluations to 1e-6, PSNR before and after the same training.
+"""The learned steps side by side on real CT: evaluations to 1e-6, PSNR before and after the same
+training.
 
-    python benchmarks/steps.py [--steps 60] [--size 64] [--batch 4]
+    python benchmarks/steps.py [--steps 60] [--size 64] [--batch 4] [--kinds proximal gradient]
 
-20 views, 0.1 % noise; trained on the sinograms of ../shared/data/ct/train.h5, scored on 8 slices of val.h5 (other patients). Each
-step starts from the shipped denoiser, with the σ and λ or η of a small grid that are best before training, on the images it is
-scored on: what this compares is the steps, not how well they can be tuned without truth. Evaluations: mean over the images, with
+20 views, 0.1 % noise; trained on the sinograms of ../shared/data/ct/train.h5, scored on 8 slices of
+val.h5 (other patients). Each step starts from the shipped denoiser, with the σ and λ or η of a
+small grid that are best before training, on the images it is scored on: what this compares is the
+steps, not how well they can be tuned without truth. Evaluations: mean over the images, with
 Anderson, in brackets how many of the 8 reached 1e-6 within 300.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import time
-from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from common import (
+    DATA,
+    arguments,
+    is_there,
+    mean_psnr,
+    parser,
+    planned_scan,
+    start_model,
+    start_trainer,
+)
 
-from equipoise import Implicit, Stop, build
+from equipoise import EquilibriumReconstructor, Stop
 from equipoise.assessment.metrics import psnr
-from equipoise.config import parse
-from equipoise.learning.train import Trainer
+from equipoise.config import Config, changed, parse
+from equipoise.data.dataset import Dataset
+from equipoise.equilibrium import Equilibrium
 from equipoise.reconstruction.contraction import measure
+from equipoise.run import load_data
 
-DATA = Path(__file__).parents[2] / "shared" / "data" / "ct"
-WEIGHTS = {"strength": [None, 0.02, 0.2]}
-PACES = {"step_size": [1.0, 1.9]}
-GRIDS = {
-    "proximal": WEIGHTS,
-    "admm": WEIGHTS,
-    "douglas_rachford": WEIGHTS,
-    "red": {"strength": [0.05, 0.2, 1.0]},
-    "gradient": PACES,
-    "primal_dual": PACES,
-    "mirror": {"step_size": [1.0]},
+STRENGTHS = ("strength", (None, 0.02, 0.2))
+STEP_SIZES = ("step_size", (1.0, 1.9))
+GRIDS: dict[str, tuple[str, tuple[float | None, ...]]] = {
+    "proximal": STRENGTHS,
+    "admm": STRENGTHS,
+    "douglas_rachford": STRENGTHS,
+    "red": ("strength", (0.05, 0.2, 1.0)),
+    "gradient": STEP_SIZES,
+    "primal_dual": STEP_SIZES,
+    "mirror": ("step_size", (1.0,)),
 }
+SIGMAS = (0.02, 0.05)
+
+
+class Best(NamedTuple):
+    psnr: float
+    config: Config
+    sigma: float
+    setting: str
+
+
+def configuration(a: Any) -> Config:
+    tree = {
+        "data": {"path": str(DATA / "ct" / "train.h5"), "size": a.size},
+        "physics": {"angles": 20, "noise": 0.001},
+        "learning": {"steps": a.steps, "batch": a.batch, "warmup": 10},
+    }
+    return parse(tree, "benchmark")
+
+
+def best_before_training(config: Config, kind: str, scored: Dataset) -> Best:
+    key, values = GRIDS[kind]
+    found = []
+    for sigma, value in itertools.product(SIGMAS, values):
+        step: dict[str, Any] = {"kind": kind}
+        if value is not None:
+            step[key] = value
+        setting = changed(config, {"model.step": step, "model.sigma": sigma})
+        score = mean_psnr(start_model(setting, scored.scan), scored, Stop(1e-3, 300))
+        words = f"{key} {'auto' if value is None else value}"
+        found.append(Best(score, setting, sigma, words))
+    return max(found, key=lambda best: best.psnr)
+
+
+def solve(model: EquilibriumReconstructor, dataset: Dataset, max_steps: int) -> Equilibrium:
+    usual = model.stop
+    model.stop = Stop(1e-6, max_steps)
+    y, physics, _ = dataset.batch(torch.arange(len(dataset)))
+    with torch.no_grad():
+        solved = model.equilibrium(y, physics)
+    model.stop = usual
+    return solved
+
+
+def spectral_radius(model: EquilibriumReconstructor, x: torch.Tensor, dataset: Dataset) -> float:
+    y, physics, _ = dataset.batch(torch.arange(len(dataset)))
+    step = model.step
+    return float(measure(step.bind(y, physics), step.lift(x, y, physics)).radius.max())
+
+
+def in_words(solved: Equilibrium, dataset: Dataset) -> str:
+    score = float(psnr(solved.value, dataset.require_truth()).mean())
+    steps = float(solved.steps.double().mean())
+    return f"{score:8.2f}{steps:8.0f} ({int(solved.converged.sum())})   "
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = parser(__doc__)
     p.add_argument("--steps", type=int, default=60)
     p.add_argument("--size", type=int, default=64)
     p.add_argument("--batch", type=int, default=4)
-    a = p.parse_args()
-    if not DATA.is_dir():
-        print(f"skipped: {DATA} is not there")
+    p.add_argument("--kinds", nargs="+", choices=list(GRIDS), default=list(GRIDS))
+    p.add_argument("--images", type=int, default=8)
+    p.add_argument("--max-steps", type=int, default=300, help="of the solves to 1e-6")
+    a = arguments(p, steps=1, size=16, kinds=["proximal", "gradient"], images=2, max_steps=20)
+    if not is_there(DATA / "ct"):
         return
-    tree = {"data": {"path": str(DATA / "train.h5"), "size": a.size}, "physics": {"angles": 20, "noise": 0.001}}
-    tree["learning"] = {"steps": a.steps, "batch": a.batch, "warmup": 10}
-    config = parse(tree, "benchmark")
-    physics = build.build_physics(config.physics, a.size)
-    problem = build.build_problem(config, physics)
-    build.set_noise(physics, config.physics, problem.noise)
-    held = build.build_problem(config, physics, DATA / "val.h5", 1000)
-    index = torch.linspace(0, len(held.y) - 1, 8).long()
-    y, truth = held.y[index], held.truth[index]
-
-    def reconstruct(model, rtol):
-        model.stop = Stop(rtol, 300)
-        with torch.no_grad():
-            return model.equilibrium(y, physics)
-
-    print(f"{a.size}², 20 views, {a.steps} training steps of batch {a.batch}, {torch.get_num_threads()} threads")
-    print("step               sigma  setting           before   to 1e-6         after   to 1e-6       radius   s/step")
-    for step, grid in GRIDS.items():
-        best = None
-        for sigma, (key, value) in itertools.product((0.02, 0.05), [(k, v) for k, values in grid.items() for v in values]):
-            settings = config.model.model_copy(update={"step": step, "sigma": sigma, key: value})
-            model = build.build_model(settings, 1, problem.noise)
-            score = float(psnr(reconstruct(model, 1e-3).value, truth).mean())
-            if best is None or score > best[0]:
-                best = score, settings, sigma, f"{key} {'auto' if value is None else value}"
-        _, settings, sigma, setting = best
-        model = build.build_model(settings, 1, problem.noise)
-        before = reconstruct(model, 1e-6)
-        model = build.build_model(settings, 1, problem.noise)
-        losses = build.build_objective(config.objective, physics, problem.y)
-        trainer = Trainer(model, physics, problem.y, losses, config.learning, 0)
-        started, skipped = time.perf_counter(), 0
-        for _ in range(a.steps):
-            skipped += bool(trainer.advance().skipped)
+    config = configuration(a)
+    dataset = load_data(config, planned_scan(config))
+    others = load_data(config, dataset.scan, DATA / "ct" / "val.h5", 1000)
+    scored = others.spread(a.images)
+    threads = torch.get_num_threads()
+    print(f"{a.size}², 20 views, {a.steps} training steps of batch {a.batch}, {threads} threads")
+    print(
+        "step               sigma  setting           before   to 1e-6         after   to 1e-6"
+        "       radius   s/step"
+    )
+    for kind in a.kinds:
+        best = best_before_training(config, kind, scored)
+        before = solve(start_model(best.config, scored.scan), scored, a.max_steps)
+        trainer = start_trainer(best.config, dataset)
+        started = time.perf_counter()
+        reports = [trainer.advance() for _ in range(a.steps)]
         seconds = (time.perf_counter() - started) / a.steps
+        skipped = sum(1 for report in reports if report.skipped)
+        model = trainer.model
         model.load_state_dict(trainer.averaged())
-        after = reconstruct(model, 1e-6)
-        radius = measure(model.step.bind(y, physics), model.step.lift(after.value, y, physics)).radius.max()
-        model.gradient = Implicit()
-        row = f"{step:<19}{sigma:<7}{setting:<16}"
-        for r in (before, after):
-            row += f"{float(psnr(r.value, truth).mean()):8.2f}{float(r.steps.float().mean()):8.0f} ({int(r.converged.sum())})   "
-        print(f"{row}{float(radius):8.3f}{seconds:8.2f}" + (f"  {skipped} skipped" if skipped else ""), flush=True)
+        after = solve(model, scored, a.max_steps)
+        radius = spectral_radius(model, after.value, scored)
+        note = f"  {skipped} skipped" if skipped else ""
+        print(
+            f"{kind:<19}{best.sigma:<7}{best.setting:<16}{in_words(before, scored)}"
+            f"{in_words(after, scored)}{radius:8.3f}{seconds:8.2f}{note}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
     python benchmarks/train_step.py [--size 64] [--views 20] [--batch 4] [--repeats 5]
 
-Both: x̂ = f*(y), loss = |A x̂ − y|² + |T_g x̂ − f*(A T_g x̂)|², backward, Adam; proximal-gradient equilibrium
-f = D(x − η Aᵀ(A x − y)) with the same denoiser and weights, the same geometry, and the same tolerance on the relative
-residual, forward and backward. Theirs: PGD(DEQ=True, …, early_stop=True), Tomography, EILoss with bilinear rotations.
-Printed beside the times: the evaluations, and the error of each gradient against a float64 solve to 1e-10 of the same loss
-with its own operator and rotations (deepinv's Tomography has float32 alone; its reference stops at 1e-6). ``--theirs-rtol``
-sets their tolerance alone, for a comparison at equal gradient error.
+Both: x̂ = f*(y), loss = |A x̂ − y|² + |T_g x̂ − f*(A T_g x̂)|², backward, Adam; proximal-gradient
+equilibrium f = D(x − η Aᵀ(A x − y)) with the same denoiser and weights, the same geometry, and the
+same tolerance on the relative residual, forward and backward. Theirs: PGD(DEQ=True, …,
+early_stop=True), Tomography, EILoss with bilinear rotations. Printed beside the times: the
+evaluations, and the error of each gradient against a float64 solve to 1e-10 of the same loss with
+its own operator and rotations (deepinv's Tomography has float32 alone; its reference stops at
+1e-6). ``--theirs-rtol`` sets their tolerance alone, for a comparison at equal gradient error.
 """
 
 from __future__ import annotations
@@ -16,9 +17,13 @@ import argparse
 import copy
 import time
 import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import deepinv
 import torch
+from common import arguments, parser
+from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
 import equipoise as eq
@@ -27,11 +32,13 @@ warnings.filterwarnings("ignore")
 
 
 class Shrunk(torch.nn.Module):
-    """The six-layer 32-channel network with its residual scaled, so that f contracts by about ``rate``."""
+    """The six-layer 32-channel network with its residual scaled, so that f contracts by about
+    ``rate``."""
 
     def __init__(self, rate: float):
         super().__init__()
-        self.denoiser, self.rate = eq.load_denoiser(), rate
+        self.denoiser = eq.load_denoiser()
+        self.rate = rate
         self.calls = 0
 
     def forward(self, x, sigma=0.05):
@@ -53,21 +60,38 @@ class Single(torch.nn.Module):
         return self.physics.A_adjoint(y.float()).double()
 
 
-def our_loss(model, physics, y, theta):
+class Problem(NamedTuple):
+    """What both solve."""
+
+    net: Shrunk
+    images: Tensor
+    theta: Tensor  # of the rotations, in degrees
+
+
+def our_loss(model: Any, physics: Any, y: Tensor, theta: Tensor) -> Tensor:
     x = model(y, physics)
     moved = eq.Rotations().transform(x, theta=theta)
     again = model(physics.A(moved), physics, x0=moved.detach())
     return (physics.A(x) - y).square().mean() + (again - moved).square().mean()
 
 
-def their_loss(model, physics, y, transform, theta):
+def their_loss(model: Any, physics: Any, y: Tensor, transform: Any, theta: Tensor) -> Tensor:
     x = model(y, physics)
-    moved = torch.cat([transform.transform(x[i : i + 1], theta=theta[i : i + 1]) for i in range(len(x))])
+    turned = [transform.transform(x[i : i + 1], theta=theta[i : i + 1]) for i in range(len(x))]
+    moved = torch.cat(turned)
     again = model(physics.A(moved), physics)
     return (physics.A(x) - y).square().mean() + (again - moved).square().mean()
 
 
-def timed(step, repeats):
+def seconds_of(loss: Callable[[], Tensor], net: Shrunk, repeats: int) -> float:
+    """Median time of a training step."""
+    optimizer = torch.optim.Adam(net.parameters(), 1e-12)
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
     step()
     times = []
     for _ in range(repeats):
@@ -77,63 +101,60 @@ def timed(step, repeats):
     return sorted(times)[len(times) // 2]
 
 
-def gradient(loss, denoiser):
-    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(denoiser.parameters()))]).double()
+def gradient(loss: Tensor, net: torch.nn.Module) -> Tensor:
+    gradients = torch.autograd.grad(loss, list(net.parameters()))
+    return torch.cat([g.flatten() for g in gradients]).double()
 
 
-def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--size", type=int, default=64)
-    p.add_argument("--views", type=int, default=20)
-    p.add_argument("--batch", type=int, default=4)
-    p.add_argument("--repeats", type=int, default=5)
-    p.add_argument("--rate", type=float, default=0.9)
-    p.add_argument("--rtol", type=float, default=1e-3)
-    p.add_argument(
-        "--backward", type=int, default=50, help="deepinv's backward iterations: their number is fixed (its default: 50)"
+def relative_error(found: Tensor, exact: Tensor) -> float:
+    return float((found - exact).norm() / exact.norm())
+
+
+def exact_model(net: Shrunk, stop: eq.Stop) -> eq.EquilibriumReconstructor:
+    """The same in float64."""
+    step = copy.deepcopy(eq.GradientStep(net)).double()
+    return eq.EquilibriumReconstructor(step, stop=stop, gradient=eq.Implicit(stop=stop))
+
+
+def ours(problem: Problem, a: argparse.Namespace) -> float:
+    """Prints a line; seconds of a step."""
+    physics = eq.ParallelBeam(a.size, a.views, normalize=True)
+    y = physics.A(problem.images)
+    backward = eq.Stop(a.adjoint_rtol or a.rtol, 300)
+    model = eq.EquilibriumReconstructor(
+        eq.GradientStep(problem.net),
+        stop=eq.Stop(a.rtol, 300),
+        gradient=eq.Implicit(stop=backward),
+        on_failure="ignore",
     )
-    p.add_argument("--adjoint-rtol", type=float, help="ours alone, backward; none: --rtol. `equipoise train` takes 1e-2")
-    p.add_argument("--theirs-rtol", type=float, help="theirs alone; none: --rtol")
-    p.add_argument("--ours-alone", action="store_true", help="for measuring peak memory: /usr/bin/time -v python …")
-    a = p.parse_args()
 
-    torch.manual_seed(0)
-    x = eq.phantoms(a.batch, a.size)
-    theta = torch.tensor([33.0, -71.0, 140.0, 12.0]).repeat(a.batch // 4 + 1)[: a.batch]
-    net = Shrunk(a.rate)
-    stop, backward = eq.Stop(a.rtol, 300), eq.Stop(a.adjoint_rtol or a.rtol, 300)
+    def loss() -> Tensor:
+        return our_loss(model, physics, y, problem.theta)
 
-    ours = eq.ParallelBeam(a.size, a.views, normalize=True)
-    model = eq.EquilibriumReconstructor(eq.GradientStep(net), stop=stop, gradient=eq.Implicit(stop=backward), on_failure="ignore")
-    y = ours.A(x)
-    optimizer = torch.optim.Adam(net.parameters(), 1e-12)
-
-    def our_step():
-        optimizer.zero_grad()
-        our_loss(model, ours, y, theta).backward()
-        optimizer.step()
-
-    threads = torch.get_num_threads()
-    print(f"{a.size}², {a.views} views, batch {a.batch}, contraction about {a.rate}, rtol {a.rtol:g}, {threads} threads")
-    our_time = timed(our_step, a.repeats)
-    g = gradient(our_loss(model, ours, y, theta), net)
-    reference = eq.EquilibriumReconstructor(
-        copy.deepcopy(model.step).double(), stop=eq.Stop(1e-10, 2000), gradient=eq.Implicit(stop=eq.Stop(1e-10, 2000))
-    )
-    exact = gradient(our_loss(reference, ours, y.double(), theta.double()), reference.step.denoiser)
-    net.calls = 0
-    r = model.equilibrium(y, ours)
+    seconds = seconds_of(loss, problem.net, a.repeats)
+    found = gradient(loss(), problem.net)
+    reference = exact_model(problem.net, eq.Stop(1e-10, 2000))
+    exact_loss = our_loss(reference, physics, y.double(), problem.theta.double())
+    exact = gradient(exact_loss, reference.step.denoiser)
+    problem.net.calls = 0
+    solved = model.equilibrium(y, physics)
     print(
-        f"equipoise  {our_time * 1e3:8.0f} ms   gradient error {float((g - exact).norm() / exact.norm()):.1e}"
-        f"   evaluations of D in one solve {net.calls}, residual {float(r.residual.max()):.1e}"
+        f"equipoise  {seconds * 1e3:8.0f} ms   gradient error {relative_error(found, exact):.1e}"
+        f"   evaluations of D in one solve {problem.net.calls}, residual "
+        f"{float(solved.residual.max()):.1e}",
+        flush=True,
     )
-    if a.ours_alone:
-        return
+    return seconds
 
-    theirs = deepinv.physics.Tomography(angles=a.views, img_width=a.size, circle=False, normalize=True)
+
+def theirs(problem: Problem, a: argparse.Namespace) -> float:
+    """Prints a line; seconds of a step."""
+    physics = deepinv.physics.Tomography(
+        angles=a.views, img_width=a.size, circle=False, normalize=True
+    )
     solver = deepinv.optim.PGD(
         data_fidelity=deepinv.optim.L2(),
-        prior=deepinv.optim.PnP(net),
+        prior=deepinv.optim.PnP(problem.net),
         stepsize=1.0,
         g_param=0.05,
         unfold=True,
@@ -143,25 +164,55 @@ def main() -> None:
         max_iter=300,
     )
     transform = deepinv.transform.Rotate(interpolation_mode=InterpolationMode.BILINEAR)
-    y2 = theirs.A(x)
+    y = physics.A(problem.images)
 
-    def their_step():
-        optimizer.zero_grad()
-        their_loss(solver, theirs, y2, transform, theta).backward()
-        optimizer.step()
+    def loss() -> Tensor:
+        return their_loss(solver, physics, y, transform, problem.theta)
 
-    their_time = timed(their_step, max(1, a.repeats // 2))
-    g = gradient(their_loss(solver, theirs, y2, transform, theta), net)
-    reference.stop, reference.gradient = eq.Stop(1e-6, 500), eq.Implicit(stop=eq.Stop(1e-6, 500))
-    exact = gradient(their_loss(reference, Single(theirs), y2.double(), transform, theta.double()), reference.step.denoiser)
-    net.calls = 0
+    seconds = seconds_of(loss, problem.net, max(1, a.repeats // 2))
+    found = gradient(loss(), problem.net)
+    reference = exact_model(problem.net, eq.Stop(1e-6, 500))
+    theta = problem.theta.double()
+    exact_loss = their_loss(reference, Single(physics), y.double(), transform, theta)
+    exact = gradient(exact_loss, reference.step.denoiser)
+    problem.net.calls = 0
     with torch.no_grad():
-        solver(y2, theirs)
+        solver(y, physics)
     print(
-        f"deepinv    {their_time * 1e3:8.0f} ms   gradient error {float((g - exact).norm() / exact.norm()):.1e}"
-        f"   evaluations of D in one solve {net.calls}"
+        f"deepinv    {seconds * 1e3:8.0f} ms   gradient error {relative_error(found, exact):.1e}"
+        f"   evaluations of D in one solve {problem.net.calls}",
+        flush=True,
     )
-    print(f"ratio      {their_time / our_time:8.1f} × faster")
+    return seconds
+
+
+def main() -> None:
+    p = parser(__doc__)
+    p.add_argument("--size", type=int, default=64)
+    p.add_argument("--views", type=int, default=20)
+    p.add_argument("--batch", type=int, default=4)
+    p.add_argument("--repeats", type=int, default=5)
+    p.add_argument("--rate", type=float, default=0.9)
+    p.add_argument("--rtol", type=float, default=1e-3)
+    text = "deepinv's backward iterations: their number is fixed (its default: 50)"
+    p.add_argument("--backward", type=int, default=50, help=text)
+    text = "ours alone, backward; none: --rtol. `equipoise train` takes 1e-2"
+    p.add_argument("--adjoint-rtol", type=float, help=text)
+    p.add_argument("--theirs-rtol", type=float, help="theirs alone; none: --rtol")
+    text = "for measuring peak memory: /usr/bin/time -v python …"
+    p.add_argument("--ours-alone", action="store_true", help=text)
+    a = arguments(p, size=16, views=6, batch=2, repeats=1, rate=0.5, rtol=1e-2, backward=5)
+    torch.manual_seed(0)
+    theta = torch.tensor([33.0, -71.0, 140.0, 12.0]).repeat(a.batch // 4 + 1)[: a.batch]
+    problem = Problem(Shrunk(a.rate), eq.phantoms(a.batch, a.size), theta)
+    threads = torch.get_num_threads()
+    print(
+        f"{a.size}², {a.views} views, batch {a.batch}, contraction about {a.rate}, rtol "
+        f"{a.rtol:g}, {threads} threads"
+    )
+    seconds = ours(problem, a)
+    if not a.ours_alone:
+        print(f"ratio      {theirs(problem, a) / seconds:8.1f} × faster")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""What the site takes from elsewhere in the repository: README, results, every command's help, every option; formulas as MathML."""
+"""What the site takes from elsewhere in the repository: README, results, every command's help and
+every option; and formulas, as MathML."""
 
 from __future__ import annotations
 
@@ -14,27 +15,42 @@ from equipoise.cli import app
 from equipoise.config import options
 
 ROOT = Path(__file__).parents[1]
-TAKEN = {"README.md": "index.md"} | {name: name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "CITATION.cff")}
+#: Files beside docs/, and what they are called in the site.
+TAKEN = {
+    "README.md": "index.md",
+    "CHANGELOG.md": "CHANGELOG.md",
+    "CONTRIBUTING.md": "CONTRIBUTING.md",
+    "CITATION.cff": "CITATION.cff",
+}
+#: Links as they are in the repository's pages → as they are in the site's.
+LINKS = {
+    "](../results/": "](results/",
+    "](../docs/": "](../",
+    "](../README.md": "](index.md",
+}
+TABLE_HEAD = "| option | default | meaning |\n| --- | --- | --- |"
 
 
 def on_files(files, config):
-    results = (p.relative_to(ROOT) for p in sorted((ROOT / "results").iterdir()))
-    for source, target in (*TAKEN.items(), *((str(p), str(p)) for p in results)):
+    taken = dict(TAKEN)
+    for path in sorted((ROOT / "results").iterdir()):
+        name = str(path.relative_to(ROOT))
+        taken[name] = name
+    for source, target in taken.items():
         files.append(File.generated(config, target, abs_src_path=str(ROOT / source)))
     return files
 
 
 def on_page_markdown(markdown, page, config, files):
     """Links as they are in the repository become links of the site."""
-    here = page.file.src_uri
-    if here in TAKEN.values():
+    if page.file.src_uri in TAKEN.values():
         markdown = markdown.replace("](docs/", "](")
-    markdown = (
-        markdown.replace("](../results/", "](results/").replace("](../docs/", "](../").replace("](../README.md", "](index.md")
-    )
-    for mark, made in (("<!-- every command -->", _commands), ("<!-- every option -->", _options)):
-        if mark in markdown:
-            markdown = markdown.replace(mark, made())
+    for here, there in LINKS.items():
+        markdown = markdown.replace(here, there)
+    if "<!-- every command -->" in markdown:
+        markdown = markdown.replace("<!-- every command -->", _commands())
+    if "<!-- every option -->" in markdown:
+        markdown = markdown.replace("<!-- every option -->", _options())
     return markdown
 
 
@@ -42,10 +58,12 @@ def on_page_content(content, page, config, files):
     """LaTeX becomes MathML, which browsers draw themselves."""
 
     def formula(found):
-        return latex2mathml.converter.convert(html.unescape(found[2]), display="block" if found[1] == "[" else "inline")
+        display = "block" if found[1] == "[" else "inline"
+        return latex2mathml.converter.convert(html.unescape(found[2]), display=display)
 
-    content = re.sub(r":(?:class|meth|func|attr):(?=<code>)", "", content)  # docstrings' roles
-    return re.sub(r'<(?:span|div) class="arithmatex">\\([\[(])(.*?)\\[\])]</(?:span|div)>', formula, content, flags=re.S)
+    without_roles = re.sub(r":(?:class|meth|func|attr):(?=<code>)", "", content)
+    marked = r'<(?:span|div) class="arithmatex">\\([\[(])(.*?)\\[\])]</(?:span|div)>'
+    return re.sub(marked, formula, without_roles, flags=re.S)
 
 
 def _commands() -> str:
@@ -64,6 +82,6 @@ def _options() -> str:
         here = name.rpartition(".")[0]
         if here != section:
             section = here
-            parts.append(f"\n## {here or 'The run'}\n\n| option | default | meaning |\n| --- | --- | --- |")
+            parts.append(f"\n## {here or 'The run'}\n\n{TABLE_HEAD}")
         parts.append(f"| `{name}` | `{default}` | {meaning.replace('|', '&#124;')} |")
     return "\n".join(parts)

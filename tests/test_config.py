@@ -154,7 +154,7 @@ class TestRelease01:
         assert objective.contraction.bound == 0.5
 
     def test_what_did_not_apply_is_an_error_now(self):
-        with pytest.raises(UserError, match="strength.*gradient"):
+        with pytest.raises(UserError, match=r"strength.*gradient"):
             parse({"model": {"step": "gradient", "strength": 0.3}}, "c")
         saved = {"model": {"step": "gradient", "strength": 0.3}}
         assert parse(saved, "c", is_saved=True).model.step.kind == "gradient"

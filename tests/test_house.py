@@ -16,6 +16,7 @@ SOURCE = Path(eq.__file__).parent
 FILES = sorted(SOURCE.rglob("*.py"))
 #: A room may import from itself and from those named before it.
 FLOORS = [
+    "version",
     "errors",
     "settings",
     "equilibrium",

@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
     from .equilibrium import (
         GMRES,
@@ -40,17 +42,30 @@ if TYPE_CHECKING:
         Supervised,
     )
     from .reconstruction.contraction import bounded
-    from .reconstruction.denoisers import ConvDenoiser, Invariant, ProximalNetwork, UNet, load_denoiser
+    from .reconstruction.denoisers import (
+        ConvDenoiser,
+        Invariant,
+        ProximalNetwork,
+        UNet,
+        load_denoiser,
+    )
     from .reconstruction.model import EquilibriumReconstructor
-    from .reconstruction.steps import ADMM, RED, DouglasRachford, GradientStep, MirrorStep, PrimalDual, ProximalStep
+    from .reconstruction.steps import (
+        ADMM,
+        RED,
+        DouglasRachford,
+        GradientStep,
+        MirrorStep,
+        PrimalDual,
+        ProximalStep,
+    )
     from .run import load_run
 
-__version__ = "0.1.0"
 
 _HOME = {
     "equilibrium": (
-        "GMRES Anderson Broyden Equilibrium EquilibriumError EquilibriumWarning Implicit JacobianFree Neumann Phantom Picard "
-        "Status Stop Unrolled fixed_point solve"
+        "GMRES Anderson Broyden Equilibrium EquilibriumError EquilibriumWarning Implicit "
+        "JacobianFree Neumann Phantom Picard Status Stop Unrolled fixed_point solve"
     ),
     "imaging.groups": "Reflections Rotations Shifts",
     "imaging.phantoms": "phantoms",
@@ -62,7 +77,9 @@ _HOME = {
     "reconstruction.contraction": "bounded",
     "reconstruction.denoisers": "ConvDenoiser Invariant ProximalNetwork UNet load_denoiser",
     "reconstruction.model": "EquilibriumReconstructor",
-    "reconstruction.steps": "ADMM RED DouglasRachford GradientStep MirrorStep PrimalDual ProximalStep",
+    "reconstruction.steps": (
+        "ADMM RED DouglasRachford GradientStep MirrorStep PrimalDual ProximalStep"
+    ),
     "run": "load_run",
 }
 _WHERE = {name: module for module, names in _HOME.items() for name in names.split()}

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -37,7 +34,7 @@ USER_ERROR, GAVE_UP, INTERRUPTED = 2, 3, 130
 
 def _version(value: bool) -> None:
     if value:
-        from . import __version__
+        from .version import __version__
 
         typer.echo(f"equipoise {__version__}")
         raise typer.Exit()
@@ -61,6 +58,10 @@ class Architecture(str, Enum):
     conv, unet, proximal = "conv", "unet", "proximal"
 
 
+Overrides = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Argument(help="such as learning.steps=500 data.path=my/folder"),
+]
 RunFolder = Annotated[Path, typer.Argument(help="Folder of a trained run.")]
 
 
@@ -81,39 +82,37 @@ def demo(
 
     Example: equipoise demo ct
     """
+    from .commands.demo import DEMOS, demo_config
     from .commands.demo import demo as run_demo
-    from .commands.demo import demo_config
     from .commands.terminal import TrainingProgress
 
     config = demo_config(kind, out, steps, seed)
+    count = DEMOS[kind]["data"]["count"]
     typer.echo(
-        f"Making {config.data.count} phantoms, measuring them, and throwing the images away; then "
+        f"Making {count} phantoms, measuring them, and throwing the images away; then "
         f"{config.learning.steps} training steps on the measurements alone."
     )
     progress = TrainingProgress(config.learning.steps)
     try:
-        table = run_demo(config, typer.echo, progress)
+        evaluation = run_demo(config, typer.echo, progress)
     finally:
         progress.close()
     typer.echo(
-        f"\n{len(table.images)} phantoms that training did not see (classical methods tuned on the "
-        "first eight of them):"
+        f"\n{len(evaluation.names)} phantoms that training did not see (classical methods tuned on "
+        "the first eight of them):"
     )
-    typer.echo(table.terminal())
+    typer.echo(evaluation.table.terminal())
     typer.echo(
         f"\nPictures and page: {config.folder}/report.html, grid.png, curves.html; scores: "
         f"{config.folder}/results.json"
     )
-    _exit_if_failed(table)
+    _exit_if_failed(evaluation.table)
 
 
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file; examples are in configs/")],
-    overrides: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Argument(help="such as learning.steps=500 data.path=my/folder"),
-    ] = None,
+    overrides: Overrides = None,
 ) -> None:
     """Train from measurements alone, or continue where it was interrupted.
 
@@ -121,7 +120,7 @@ def train(
 
     With several processes: torchrun --nproc-per-node=2 -m equipoise train configs/ct64.yaml
     """
-    from .commands.terminal import TrainingProgress, is_first_process
+    from .commands.terminal import TrainingProgress, is_first_process, stopping_after_this_step
     from .commands.train import train_run
     from .config import load_config
 
@@ -129,7 +128,7 @@ def train(
     echo = typer.echo if is_first_process() else _say_nothing
     progress = TrainingProgress(settings.learning.steps)
     try:
-        with _stopping_after_this_step(echo) as is_interrupted:
+        with stopping_after_this_step(echo) as is_interrupted:
             finished = train_run(settings, echo, progress, is_interrupted)
     finally:
         progress.close()
@@ -145,33 +144,14 @@ def _say_nothing(text: str) -> None:
     pass
 
 
-@contextmanager
-def _stopping_after_this_step(echo: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C ends training after the step that runs; a second one ends it at once."""
-    signals: list[int] = []
-
-    def stop(number: int, frame: object) -> None:
-        if signals:
-            raise KeyboardInterrupt
-        signals.append(number)
-        echo("stopping after this step; the checkpoint is kept (once more: at once)")
-
-    former = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield lambda: bool(signals)
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
 @app.command()
 def reconstruct(
     run: RunFolder,
     data: Annotated[Path, typer.Argument(help="Measurements, or images to be measured first.")],
     out: Annotated[Path, typer.Argument(help="New folder for the images.")],
 ) -> None:
-    """Reconstruct DATA into the folder OUT: images in the input's kind, a preview, residual and
-    status of each.
+    """Reconstruct DATA into the folder OUT: image files stay in their format, measurements give
+    .npy; with a preview, and residual and status of each.
 
     Example: equipoise reconstruct runs/ct64 ../shared/data/ct/val.h5 out/
     """
@@ -198,13 +178,13 @@ def evaluate(
     from .comparison.evaluation import evaluate as run_evaluate
     from .run import load_run
 
-    table = run_evaluate(load_run(run), data)
-    typer.echo(table.terminal_per_image())
+    evaluation = run_evaluate(load_run(run), data)
+    typer.echo(evaluation.per_image().terminal())
     typer.echo("")
-    typer.echo(table.terminal())
-    typer.echo(f"\n{table.about['contraction']['words']}")
-    typer.echo(f"saved: {table.folder}/results.json, grid.png, report.html")
-    _exit_if_failed(table)
+    typer.echo(evaluation.table.terminal())
+    typer.echo(f"\n{evaluation.problem['contraction']['words']}")
+    typer.echo(f"saved: {evaluation.folder}/results.json, grid.png, report.html")
+    _exit_if_failed(evaluation.table)
 
 
 @app.command()
@@ -238,7 +218,7 @@ def compare(
 
     Example: equipoise compare configs/ct64.yaml learning.steps=150 --jobs 2
     """
-    from .comparison.sweep import compare as run_compare
+    from .comparison.compare import compare as run_compare
     from .comparison.sweep import plan
     from .config import load_config
 
@@ -247,10 +227,10 @@ def compare(
     if not files:
         raise UserError("compare: name a configuration file")
     configs = [load_config(Path(file), overrides) for file in files]
-    task = plan(configs, out, seeds, only.split(",") if only else None)
-    table = run_compare(task, jobs, typer.echo, elsewhere)
-    typer.echo((task.out / "table.md").read_text())
-    typer.echo(f"saved: {task.out}/report.html, table.md, results.json")
+    comparison = plan(configs, out, seeds, only.split(",") if only else None)
+    table = run_compare(comparison, jobs, typer.echo, elsewhere)
+    typer.echo((comparison.out / "table.md").read_text())
+    typer.echo(f"saved: {comparison.out}/report.html, table.md, results.json")
     _exit_if_failed(table)
 
 
@@ -279,9 +259,10 @@ def diagnose(
     from .run import load_run
 
     beside = [load_run(folder) for folder in others or ()]
-    table = run_diagnose(load_run(run), beside, data, out, typer.echo)
-    typer.echo((table.folder / "table.md").read_text())
-    typer.echo(f"saved: {table.folder}/report.html, diagnosis.json, table.md")
+    found = run_diagnose(load_run(run), beside, data, out, typer.echo)
+    typer.echo((found.folder / "table.md").read_text())
+    typer.echo(f"saved: {found.folder}/report.html, diagnosis.json, table.md")
+    _exit_if_failed(found.table)
 
 
 def _exit_if_failed(table: Table) -> None:
@@ -360,10 +341,7 @@ def show_runs(
 @app.command()
 def simulate(
     config: Annotated[Path, typer.Argument(help="YAML file; its data are images, or phantoms.")],
-    overrides: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Argument(help="such as physics.angles=30"),
-    ] = None,
+    overrides: Overrides = None,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="New folder for the measurements; default simulated/NAME."),
@@ -389,10 +367,7 @@ def simulate(
 @app.command()
 def doctor(
     config: Annotated[Path, typer.Argument(help="YAML file of the run that is planned.")],
-    overrides: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Argument(help="such as objective.equivariance.group=shifts"),
-    ] = None,
+    overrides: Overrides = None,
 ) -> None:
     """Say in seconds whether a set-up can work: operator, data, group, cost. Exit code 1 if
     something is wrong.

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .data.settings import Data, PhantomSettings
 from .earlier import upgraded
-from .errors import UserError
+from .errors import UserError, shortened
 from .imaging.settings import ParallelBeamSettings, Physics
 from .learning.settings import LearningSettings, ObjectiveSettings
 from .reconstruction.settings import ModelSettings
@@ -156,10 +156,12 @@ def _set(tree: dict[str, Any], path: list[str], value: Any) -> None:
     annotation: Any = Config
     for section in sections:
         annotation = _annotation(annotation, section)
-        tree[section] = _written_out(tree.get(section))
-        tree = tree[section]
-        if not isinstance(tree, dict):
+        inner = _written_out(tree.get(section))
+        is_value = annotation is not None and not sections_of(annotation)
+        if is_value or not isinstance(inner, dict):
             raise TypeError(f"{section} is a value, not a section")
+        tree[section] = inner
+        tree = inner
     former, kinds = tree.get(last), sections_of(_annotation(annotation, last))
     if isinstance(value, str) and value in kinds and isinstance(former, dict):
         tree[last] = _of_another_kind(former, value, kinds)
@@ -302,7 +304,7 @@ def _one_complaint(error: dict[str, Any]) -> str:
     if error["type"] == "missing":
         return f"{key}: missing; this kind needs it"
     message = error["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(given, dict) else f", got {given!r}"
+    shown = "" if isinstance(given, dict) else f", got {shortened(repr(given), 60)}"
     return f"{key}: {message}{shown}" if key else f"{message}{shown}"
 
 
@@ -335,7 +337,7 @@ def _unknown_key(path: list[str], section: Any, given: Any) -> str:
             f"{key}: does not apply to {_kind(known)} (it belongs to {', '.join(others)}); remove "
             f"it; allowed here are {allowed}"
         )
-    return f"{key}: unknown key (value {given!r}); allowed here are {allowed}"
+    return f"{key}: unknown key (value {shortened(repr(given), 60)}); allowed here are {allowed}"
 
 
 def _siblings(path: list[str]) -> dict[str, type[Settings]]:

@@ -24,17 +24,17 @@ import torch
 import yaml
 from torch import Tensor
 
-from . import __version__
 from .config import Config, changed, parse
 from .data.dataset import Dataset
 from .data.load import load_dataset
 from .data.scan import Scan
-from .equilibrium import Equilibrium, Stop
+from .equilibrium import Equilibrium
 from .errors import UserError
 from .learning import checkpoint
 from .learning.validation import solve_dataset
 from .reconstruction import contraction
 from .reconstruction.model import EquilibriumReconstructor
+from .version import __version__
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -48,7 +48,7 @@ checkpoint.safetensors: the state to continue from. model.safetensors: the train
 curves.html: how training went.
 
   equipoise train {folder}/config.yaml        continues, if it was interrupted
-  equipoise reconstruct {folder} DATA OUT     reconstructs DATA (images to be measured, or measurements)
+  equipoise reconstruct {folder} DATA OUT     reconstructs DATA (measurements, or images to measure)
   equipoise evaluate {folder} DATA            scores it against classical methods
 """
 #: What is added to a run's seed for measurements that are scored on while it trains, and for
@@ -110,7 +110,7 @@ def load_run(folder: str | Path) -> Run:
     scan = Scan.planned(config.physics, config.data.size, config.seed).with_noise(state["noise"])
     model = config.model.make(scan.image_shape[0], scan.noise, denoiser=state.get("denoiser"))
     _fill(model, weights, file)
-    model.stop = Stop(config.model.test_rtol, config.model.test_max_steps)
+    model.stop = config.model.test_stop()
     return Run(folder, config, scan, model.eval())
 
 

@@ -259,9 +259,9 @@ class TestValidation:
         said = []
         assert train_run(config, said.append)
         assert any("holding out 2 of 8 measurements: patients " in line for line in said)
-        table = evaluate(load_run(config.folder))
+        evaluation = evaluate(load_run(config.folder))
         patient = said[0].split()[-1]
-        assert table.images == [f"d_{i:03d}" for i in range(8) if "ABCD"[i // 2] == patient]
+        assert evaluation.names == [f"d_{i:03d}" for i in range(8) if "ABCD"[i // 2] == patient]
         with pytest.raises(UserError, match=r"leave out data.validation and data.stream"):
             parse({**tree, "data": {**data, "stream": True}}, "test")
 
@@ -319,22 +319,30 @@ train_run(load_config(sys.argv[1]))
 KILLED = """
 import os, random, signal, sys, time, torch
 torch.set_num_threads(1)
+from pathlib import Path
 from equipoise.commands.train import train_run
 from equipoise.config import load_config
 from lightning_fabric import Fabric
+
 config, rng, kills = load_config(sys.argv[1]), random.Random(0), 0
+log = config.folder / "log.jsonl"
+
+def steps_logged():
+    return log.read_text().count(chr(10)) if log.exists() else 0
+
 while True:
     child = os.fork()
     if not child:
         train_run(config, say=lambda text: None)
         os._exit(0)
-    deadline, status = time.time() + rng.uniform(0.4, 2.0), 0
-    while time.time() < deadline or kills >= 12:
+    wanted, status = steps_logged() + rng.randint(1, 6), 0
+    while steps_logged() < wanted:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             print(kills if status == 0 else f"failed with {status}")
             sys.exit(status != 0)
-        time.sleep(0.005)
+        time.sleep(0.002)
+    time.sleep(rng.uniform(0, 0.05))  # somewhere within a step
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     kills += 1

@@ -123,6 +123,25 @@ class TestGradients:
         with pytest.raises(ValueError, match="inexact must be"):
             eq.Implicit(inexact=-1)
 
+    def test_a_hopeless_equilibrium_still_gets_an_adjoint_with_a_digit(self):
+        """Whatever c and the forward residual, the adjoint's tolerance is 0.1 at most."""
+        b = torch.randn(2, 8, requires_grad=True)
+        M = 0.9 * torch.linalg.qr(torch.randn(8, 8))[0]
+        for inexact, steps in ((1.0, 1), (1000.0, 3)):
+            r = eq.fixed_point(
+                lambda z: z @ M + b,
+                torch.zeros(2, 8),
+                solver=eq.Picard(),
+                stop=eq.Stop(1e-8, steps),
+                gradient=eq.Implicit(eq.Picard(), eq.Stop(1e-8, 500), inexact=inexact),
+                on_failure="ignore",
+            )
+            r.value.sum().backward()
+            assert (inexact * r.residual > 0.3).all()
+            assert r.adjoint.converged.all()
+            assert (r.adjoint.residual <= 0.1).all()
+            assert (r.adjoint.residual > 0.05).all()
+
     def test_several_solves_in_one_graph_and_a_failing_adjoint_that_raises(self):
         net, y = Imaging(), torch.randn(2, 9, requires_grad=True)
         both = lambda solve: (solve(y) * solve(2 * y)).sum() + solve(y).sum()  # noqa: E731

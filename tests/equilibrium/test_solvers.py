@@ -151,6 +151,16 @@ class TestSolvers:
         )
         assert r.converged.all()
 
+    def test_andersons_step_is_picards_where_its_least_squares_have_no_solution(self):
+        """By rounding, a Gram matrix of nearly parallel differences may be indefinite."""
+        indefinite = torch.tensor([[[1.0, 2.0], [2.0, 1.0]]])
+        assert (eq.Anderson(2)._weights(indefinite, torch.ones(1, 2)) == 0).all()
+        b = torch.tensor([[1.0], [2.0]])
+        for ridge in (None, 0.0):
+            solver = eq.Anderson(memory=5, ridge=ridge)
+            r = eq.solve(lambda z: 0.9 * torch.cos(z) + b, 0 * b, solver=solver)
+            assert r.converged.all()
+
     def test_exact_degeneracy_never_fails(self):
         for solver in SOLVERS:
             r = eq.solve(lambda z: z, torch.ones(3, 4), solver=solver)

@@ -91,6 +91,42 @@ class TestPhysics:
         with pytest.raises(ValidationError, match=r"does not match any"):
             PHYSICS.validate_python({"kind": "x_ray"})
 
+    @pytest.mark.parametrize(
+        ("kind", "option", "inside", "outside"),
+        [
+            ("blur", "noise", [0, 2.5], [-1e-9, True, "much"]),
+            ("blur", "photons", [1e-9], [0]),
+            ("blur", "width", [1e-9], [0]),
+            ("parallel_beam", "angles", [1, [3.5]], [0, [], 2.5]),
+            ("parallel_beam", "detectors", [1, None], [0]),
+            ("parallel_beam", "pixel", [1e-9], [0]),
+            ("fan_beam", "angles", [1, [3.5]], [0, []]),
+            ("fan_beam", "source_distance", [1e-9], [0]),
+            ("fan_beam", "detector_distance", [0], [-1e-9]),
+            ("fan_beam", "detectors", [1, None], [0]),
+            ("fan_beam", "pitch", [1e-9, None], [0]),
+            ("mri", "mask", ["lines", "poisson_disc", "radial"], ["spiral"]),
+            ("mri", "acceleration", [1], [0.999]),
+            ("mri", "center", [1e-9, 1], [0, 1.001]),
+            ("mri", "coils", [1], [0]),
+            ("dynamic_mri", "frames", [2], [1]),
+            ("dynamic_mri", "acceleration", [1], [0.999]),
+            ("non_cartesian_mri", "trajectory", ["radial", "spiral"], ["lines"]),
+            ("non_cartesian_mri", "shots", [1], [0]),
+            ("non_cartesian_mri", "samples", [2], [1]),
+            ("inpainting", "keep", [1e-9, 0.999], [0, 1]),
+            ("super_resolution", "factor", [2], [1]),
+            ("compressed_sensing", "ratio", [1e-9, 1], [0, 1.001]),
+        ],
+    )
+    def test_bounds(self, kind, option, inside, outside):
+        options = {"kind": kind, **KINDS[kind]}
+        for value in inside:
+            assert getattr(PHYSICS.validate_python({**options, option: value}), option) == value
+        for value in outside:
+            with pytest.raises(ValidationError, match=option):
+                PHYSICS.validate_python({**options, option: value})
+
     def test_frames(self):
         assert PHYSICS.validate_python({"kind": "dynamic_mri", "frames": 5}).frames == 5
         assert all(
@@ -140,6 +176,8 @@ class TestNoise:
         sigma = settings.noise_level(clean, gain=0.2)
         noise = settings.noise_model(sigma, gain=0.2)(clean) - clean
         assert float(noise.std()) == pytest.approx(sigma, rel=0.03)
+        rounded = settings.noise_model(sigma, gain=0.2)(torch.tensor([-1e-7]))
+        assert float(rounded) == 0  # what rounding made negative counts as none
         with pytest.raises(UserError, match="negative in places, counts are not"):
             settings.noise_level(torch.tensor([-1.0, 1.0]), gain=1)
 

@@ -18,12 +18,16 @@ from ..data.dataset import Dataset
 from ..data.scan import Scan
 from ..errors import UserError
 from ..imaging.linear import least_squares, norm
+from ..imaging.tomography import Tomography
 from ..learning.log import Report
 from ..learning.trainer import Trainer
 from ..run import load_training_data
+from .causes import likely_cause
 
 #: Measurements that are looked at closely.
 SAMPLES = 4
+#: The misfit of least squares that is worth a note, and the one that cannot be right.
+ODD_MISFIT, WRONG_MISFIT = 0.05, 0.2
 
 Verdict = Literal["ok", "note", "wrong"]
 
@@ -47,7 +51,7 @@ def examine(config: Config) -> Iterator[Finding]:
     except UserError as error:
         yield Finding("wrong", f"the data cannot be read: {error}")
         return
-    physics, y = sample.scan.physics, sample.y
+    physics, y = sample.scan.physics, sample.measurements()
     yield _adjoint(physics, y)
     yield _norm(sample.scan, y)
     yield _data(dataset, y)
@@ -106,17 +110,35 @@ def _data(dataset: Dataset, y: Tensor) -> Finding:
 
 
 def _fit(sample: Dataset, x: Tensor) -> Finding:
-    physics, y = sample.scan.physics, sample.y
+    """Whether the operator explains the data, as far as their noise lets it.
+
+    Where a scanner made the data, the usual causes of a bad fit are tried, and the one that mends
+    it is named.
+    """
+    physics, y = sample.scan.physics, sample.measurements()
     size = float(y.norm().clamp_min(1e-30))
     misfit = float((physics.A(x) - y).norm()) / size
-    noise = sample.scan.noise * y.numel() ** 0.5 / size
-    return _judged(
-        misfit <= max(0.2, 3 * noise),
+    measured = int((y != 0).sum())  # what k-space lacks has no noise
+    noise = sample.scan.noise * measured**0.5 / size
+    what = (
         f"fit: least squares leaves {misfit:.1%} of the measurements unexplained (noise: about "
-        f"{noise:.1%})",
-        "the operator is not what measured these data: check views, detectors, pixel, offset, "
-        "orientation",
+        f"{noise:.1%})"
     )
+    if sample.truth is None and isinstance(physics, Tomography):
+        cause = likely_cause(physics, y)
+        if cause is not None:
+            return Finding(
+                "wrong",
+                f"{what}: {cause.what}, which would leave {cause.misfit:.1%}",
+                cause.remedy,
+            )
+    remedy = (
+        "the operator is not what measured these data: check views, detectors, pixel, offset, "
+        "orientation"
+    )
+    if misfit > max(WRONG_MISFIT, 3 * noise):
+        return Finding("wrong", what, remedy)
+    return _judged(misfit <= max(ODD_MISFIT, 3 * noise), what, remedy, otherwise="note")
 
 
 def _range(sample: Dataset, x: Tensor) -> Finding:
@@ -137,7 +159,7 @@ def _range(sample: Dataset, x: Tensor) -> Finding:
 def _noise(config: Config, sample: Dataset) -> Finding:
     """From second differences along the last axis, which smooth signals hardly have: an upper
     bound."""
-    y, assumed = sample.y, sample.scan.noise
+    y, assumed = sample.measurements(), sample.scan.noise
     differences = y[..., 2:] - 2 * y[..., 1:-1] + y[..., :-2]
     differences = differences[differences != 0]
     is_mri = isinstance(sample.scan.physics, MRI | MultiCoilMRI)

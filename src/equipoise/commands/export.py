@@ -23,7 +23,8 @@ license: {licence}
 ---
 # {name}
 
-Reconstructs images from measurements of this operator. {training} (See `objective` in `config.json`.)
+Reconstructs images from measurements of this operator. {training} (See `objective` in
+`config.json`.)
 
 ```python
 from equipoise import EquilibriumReconstructor
@@ -33,11 +34,13 @@ x = model(y, physics)  # a deepinv physics with norm 1, and its measurements
 
 - Physics: {physics}
 - Data: {data}; licence of the data: {data_licence}
-- Model: {step} step, {parameters:,} parameters, denoiser `{denoiser}`, images of {channels} channel(s), noise level {sigma:g}
+- Model: {step} step, {parameters:,} parameters, denoiser `{denoiser}`, images of {channels}
+  channel(s), noise level {sigma:g}
 - Metrics: {metrics}
-- Limits: made for measurements like those it was trained on. With another operator, noise level or anatomy its scores are not
-  known; what the operator does not see is a guess, however sharp it looks. The equilibrium is not found for every input:
-  `model.equilibrium(y, physics)` reports residual and status of each image. Not a medical device.
+- Limits: made for measurements like those it was trained on. With another operator, noise level or
+  anatomy its scores are not known; what the operator does not see is a guess, however sharp it
+  looks. The equilibrium is not found for every input: `model.equilibrium(y, physics)` reports
+  residual and status of each image. Not a medical device.
 """
 
 

@@ -21,8 +21,9 @@ from ..run import Run, load_data
 def reconstruct(
     run: Run, data: str | Path, out: str | Path, say: Callable[[str], None] = print
 ) -> Equilibrium:
-    """Reconstructs ``data`` into the new folder ``out``: images in the input's kind, a picture
-    ``preview.png``, and ``report.json`` with residual, status and misfit of each.
+    """Reconstructs ``data`` into the new folder ``out``: what was an image file in its own format,
+    what was a measurement as ``.npy``, a picture ``preview.png``, and ``report.json`` with
+    residual, status and misfit of each.
 
     Raises:
         UserError: the data cannot be read, or ``out`` is not empty.
@@ -32,16 +33,17 @@ def reconstruct(
     solved = run.solve(dataset, fabric=fabric)
     if fabric.global_rank:
         return solved
-    images = native_images(dataset.scan, solved.value, dataset.items)
+    images = native_images(solved.value, dataset.items)
     paths = write_images(dataset.items, images, out)
-    picture = figures.grid(dataset.y, {"equipoise": solved.value}, dataset.truth, dataset.names)
+    y = dataset.measurements()
+    picture = figures.grid(y, {"equipoise": solved.value}, dataset.truth, dataset.names)
     figures.save_png(picture, out / "preview.png")
     rows = _rows(dataset, solved)
     about = {"run": str(run.folder), "data": str(data), "measured": _what_was_measured(dataset)}
     (out / "report.json").write_text(json.dumps({**about, "images": rows}, indent=1))
     for row in rows:
         say(
-            f"{row['name']}: residual {residual_in_words(row)} after {row['steps']} steps, "
+            f"{row['name']}: residual {residual_in_words(row)} after {row['steps']} evaluations, "
             f"{row['status']}, misfit {row['misfit']:.1e}"
         )
     say(f"wrote {len(paths)} file(s), preview.png and report.json to {out}")
@@ -50,7 +52,7 @@ def reconstruct(
 
 def _rows(dataset: Dataset, solved: Equilibrium) -> list[dict[str, Any]]:
     rows = solve_rows(solved, dataset.names)
-    misfits = misfit(solved.value, dataset.y, dataset.scan.physics)
+    misfits = misfit(solved.value, dataset.measurements(), dataset.scan.physics)
     for row, value in zip(rows, misfits.tolist(), strict=True):
         row["misfit"] = value
     return rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def _file_names(dataset: Dataset, folder: Path) -> list[Path]:
 def _that_trains_on(config: Config, folder: Path) -> Config:
     """The configuration of a run on the measurements in ``folder``."""
     data = config.data
-    section = {
+    section: dict[str, Any] = {
         "kind": "measurements",
         "path": str(folder.resolve()),
         "size": data.size,
@@ -58,7 +59,7 @@ def _that_trains_on(config: Config, folder: Path) -> Config:
     }
     if data.validation is not None:
         section["validation"] = str(data.validation.resolve())
-    changes = {"name": f"{config.name}-simulated", "out": None, "data": section}
+    changes: dict[str, Any] = {"name": f"{config.name}-simulated", "out": None, "data": section}
     if not data.keep_out:
         changes["learning.patience"] = 0
     return changed(config, changes)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -80,3 +83,22 @@ def _events(report: Report) -> list[str]:
         "ENDED": report.ended,
     }
     return [f"{what}: {why}" for what, why in events.items() if why]
+
+
+@contextmanager
+def stopping_after_this_step(echo: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C ends training after the step that runs; a second one ends it at once."""
+    signals: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        if signals:
+            raise KeyboardInterrupt
+        signals.append(number)
+        echo("stopping after this step; the checkpoint is kept (once more: at once)")
+
+    former = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(signals)
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

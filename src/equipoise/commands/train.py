@@ -6,7 +6,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from ..assessment.page import page
 from ..config import Config, dump, parse
 from ..data.dataset import Dataset
 from ..data.scan import Scan
-from ..equilibrium import Stop
 from ..errors import UserError
 from ..learning import checkpoint
 from ..learning.checkpoint import Checkpoint
@@ -222,7 +220,7 @@ def _validator(
     if held_out is None and kept_out is None:
         return None
     model = config.model.make(dataset.scan.image_shape[0], dataset.scan.noise)
-    model.stop = Stop(config.model.test_rtol, config.model.test_max_steps)
+    model.stop = config.model.test_stop()
     return Validator(model, held_out, dataset, kept_out)
 
 
@@ -238,7 +236,7 @@ def _begin_folder(config: Config, state: dict[str, Any]) -> None:
 
 
 class _Watch:
-    """Hands each step's report to the loggers and to the caller, and writes the page now and then."""
+    """Hands each step's report to the loggers and the caller, and writes the page now and then."""
 
     def __init__(self, config: Config, trainer: Trainer, on_report: Callable[[Report], None]):
         self.config, self.on_report = config, on_report

@@ -72,6 +72,10 @@ class Dataset:
         physics = select(self.scan.physics, index, len(self))
         return Batch(self._measurements(index), physics, truth)
 
+    def measurements(self) -> Tensor:
+        """All of them, (N, …), in memory."""
+        return self._measurements(torch.arange(len(self)))
+
     def _measurements(self, index: Tensor) -> Tensor:
         if isinstance(self.y, Tensor):
             return self.y[index]

@@ -6,11 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
+from torch import Tensor
 
 from ..errors import UserError
+
+#: An image, as numpy or torch has it.
+Values = TypeVar("Values", np.ndarray, Tensor)
 
 #: What an item's array is: pixels, what a scanner measured, or complex k-space samples.
 Holds = Literal["image", "measurement", "kspace"]
@@ -23,11 +27,22 @@ UnitsFrom = Literal["file", "values", "nothing"]
 @dataclass(frozen=True)
 class Units:
     """How images in their own units belong to those of the model, in which [0, 1] is what matters:
-    native = model · scale + offset. With ``clip``, what lies outside [0, 1] is cut off."""
+    native = model · scale + offset. With ``clip``, what lies outside [0, 1] is cut off.
+
+    Those of a measurement are the units of the images that it was made of.
+    """
 
     scale: float = 1.0
     offset: float = 0.0
     clip: bool = False
+
+    def to_model(self, native: Values) -> Values:
+        """An image in its own units, in those of the model; not clipped."""
+        return (native - self.offset) / self.scale
+
+    def to_native(self, model: Values) -> Values:
+        """An image of the model in its own units."""
+        return model * self.scale + self.offset
 
 
 #: Attenuation relative to water is 1 + HU / 1000, so that air is 0 and water is 0.5.
@@ -57,6 +72,7 @@ class Item:
     units_from: UnitsFrom = "file"
     format: str = "npy"  #: the name of the format that reads it, and writes what is made of it
     notes: tuple[str, ...] = ()  #: what its reader noticed
+    frames: tuple[Item, ...] = ()  #: of which it is a sequence
 
     def array(self) -> np.ndarray:
         """The values, in the units of the file.

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import UserError
+from .formats.base import listed
 from .item import Holds, Item, Units
 
 #: Names of what stands beside the reconstructions in a folder.
@@ -61,13 +63,13 @@ def _check_one_shape(items: Sequence[Item], what: str) -> None:
     for item in items:
         file_by_shape.setdefault(item.shape, item.file)
     if len(file_by_shape) > 1:
-        sizes = ", ".join(
+        sizes = [
             f"{file.name} is {'×'.join(map(str, shape))}"
             for shape, file in sorted(file_by_shape.items())
-        )
+        ]
         raise UserError(
-            f"{items[0].file.parent}: {what} of different sizes: {sizes}; put each size in a "
-            "folder of its own"
+            f"{items[0].file.parent}: {what} of different sizes: {listed(sizes)}; put each size in "
+            "a folder of its own"
         )
 
 
@@ -87,19 +89,35 @@ def measurements_of(items: Sequence[Item], shape: tuple[int, ...], peak: float) 
                 f"{item.file}: holds complex numbers, but this geometry measures real ones; save "
                 "the real part"
             )
-        wanted = _without_leading_ones(shape[1:] if item.complex else shape)
+        if not fits(item, shape):
+            raise UserError(_does_not_fit(item, shape))
         item = replace(item, holds="measurement", units=Units(scale=peak))
-        if _without_leading_ones(item.shape) == wanted:
+        if _without_leading_ones(item.shape) == _one_measurement(item, shape):
             measurements.append(item)
-        elif len(item.shape) > len(wanted) and _without_leading_ones(item.shape[1:]) == wanted:
+        else:
             stack = item.along_first_axis()
             measurements += stack if len(stack) > 1 else [replace(stack[0], name=item.name)]
-        else:
-            raise UserError(_does_not_fit(item, shape, wanted))
     return uniquely_named(measurements, "measurement")
 
 
-def _does_not_fit(item: Item, shape: tuple[int, ...], wanted: tuple[int, ...]) -> str:
+def fits(item: Item, shape: tuple[int, ...]) -> bool:
+    """Whether an item is a measurement of ``shape``, or a stack of them."""
+    if item.complex and shape[0] != 2:
+        return False
+    wanted = _one_measurement(item, shape)
+    if _without_leading_ones(item.shape) == wanted:
+        return True
+    is_longer = len(item.shape) > len(wanted)
+    return is_longer and _without_leading_ones(item.shape[1:]) == wanted
+
+
+def _one_measurement(item: Item, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of one measurement in a file: complex numbers need no axis for their two parts."""
+    return _without_leading_ones(tuple(shape[1:] if item.complex else shape))
+
+
+def _does_not_fit(item: Item, shape: tuple[int, ...]) -> str:
+    wanted = _one_measurement(item, shape)
     axes = "channels × rows × columns"
     if len(wanted) == 2:
         axes = "views × detectors" if shape[0] == 1 else "rows × columns"
@@ -139,27 +157,32 @@ def acquisitions_of(items: Sequence[Item]) -> list[Item]:
 def sequences_of(images: Sequence[Item], frames: int) -> tuple[list[Item], list[str]]:
     """One item a sequence of ``frames`` images that follow each other, and what is left out.
 
+    A sequence is of one series, in the units of its images.
+
     Raises:
         UserError: there are fewer images than a sequence has frames.
     """
-    count = len(images) // frames
-    if count == 0:
+    sequences: list[Item] = []
+    for _, group in groupby(images, key=lambda item: (item.series, item.units)):
+        series = list(group)
+        for start in range(0, len(series) - frames + 1, frames):
+            sequences.append(_sequence(series[start : start + frames]))
+    if not sequences:
         raise UserError(
             f"{images[0].file}: {len(images)} images, but a sequence has {frames} frames; lower "
             "physics.frames"
         )
-    sequences = []
-    for start in range(0, count * frames, frames):
-        members = images[start : start + frames]
-        shape = (frames, *members[0].shape)
-        sequences.append(
-            replace(members[0], shape=shape, read=partial(_read_all, members), format="npy")
-        )
-    left_out = len(images) - count * frames
+    left_out = len(images) - len(sequences) * frames
     notes = []
     if left_out:
         notes = [f"{left_out} images at the end make no whole sequence and are left out"]
     return sequences, notes
+
+
+def _sequence(frames: list[Item]) -> Item:
+    shape = (len(frames), *frames[0].shape)
+    read = partial(_read_all, frames)
+    return replace(frames[0], shape=shape, read=read, frames=tuple(frames))
 
 
 def _read_all(items: Sequence[Item]) -> np.ndarray:

@@ -6,35 +6,34 @@ the incoming gradient g into u (``gradient.py``) and hands u to the graph of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .closed_over import ClosedOver, Recorder, closed_over
-from .flat import FlatMap
+from .application import Application, apply
+from .convergence import SLACK, Tolerance
+from .flat import FlatMap, full_precision
 from .frozen import frozen_modules
-from .gradient import Gradient, Implicit
-from .residual import change_and_size, relative_residual
-from .result import Equilibrium, OnFailure, Stop
+from .gradient import LOOSEST, Gradient, Implicit
+from .residual import Residual
+from .result import Equilibrium, OnFailure, Status, Stop
 from .solve import Solved, run
+from .transforms import refuse_transforms
 
 
 @dataclass
-class Application:
-    """One application out = f(z) with its graph, and what its backward pass needs.
+class Call:
+    """What the backward pass of a solve needs."""
 
-    It belongs to the autograd node and dies with it.
-    """
-
-    F: FlatMap
-    z: Tensor  #: (B, N) the leaf that f was applied to
-    out: Tensor  #: (B, N)
-    closed: ClosedOver
+    application: Application
     gradient: Gradient
     on_failure: OnFailure
-    residual: Tensor  #: (B,) of the forward solve
+    residual: Tensor  #: (A,) of the forward solve
+    places: Tensor  #: (A,) of the samples in the batch
+    batch: int  #: B
     records: list[Equilibrium]  #: where the account of the adjoint solve goes
 
 
@@ -64,10 +63,8 @@ class Attach(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, application: Application, out: Tensor, z: Tensor, *closed: Tensor
-    ) -> Tensor:
-        ctx.application = application
+    def forward(ctx: Any, call: Call, out: Tensor, z: Tensor, *closed: Tensor) -> Tensor:
+        ctx.call = call
         ctx.closed = closed
         ctx.set_materialize_grads(False)
         value = z.clone()
@@ -76,22 +73,25 @@ class Attach(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None) -> tuple[Any, ...]:
-        application: Application = ctx.application
+        call: Call = ctx.call
         nothing = [None] * len(ctx.closed)
         if g is None:
             return None, None, None, *nothing
-        if torch.is_grad_enabled():
-            (z,) = ctx.saved_tensors
-            return None, None, None, *_differentiable_gradients(application, z, ctx.closed, g)
-        adjoint = Adjoint(application, application.z, application.out)
-        return None, application.gradient.cotangent(adjoint, g), None, *nothing
+        refuse_transforms({"Vmap"}, g)
+        # What was computed under autocast has its precision; its derivative needs no other.
+        with full_precision(g.device):
+            if torch.is_grad_enabled():
+                (z,) = ctx.saved_tensors
+                return None, None, None, *_differentiable_gradients(call, z, ctx.closed, g)
+            adjoint = Adjoint(call, call.application.z, call.application.out)
+            return None, call.gradient.cotangent(adjoint, g), None, *nothing
 
 
 def _differentiable_gradients(
-    application: Application, z: Tensor, closed: tuple[Tensor, ...], g: Tensor
+    call: Call, z: Tensor, closed: tuple[Tensor, ...], g: Tensor
 ) -> tuple[Tensor, ...]:
     """The gradients for ``closed`` as differentiable functions of g, z and ``closed``."""
-    if not application.closed.complete:
+    if not call.application.closed.complete:
         raise RuntimeError(
             "second derivatives: a tensor that needs a gradient enters f only inside a custom "
             "autograd.Function, where it cannot be seen; let it pass through an ordinary operation "
@@ -100,8 +100,8 @@ def _differentiable_gradients(
     opened: list[bool] = []
     with torch.enable_grad(), frozen_modules(take_step=False):
         z = Gate.apply(z, opened)
-        out = application.F(z)
-        u = application.gradient.cotangent(Adjoint(application, z, out), g)
+        out = call.application.f(z)
+        u = call.gradient.cotangent(Adjoint(call, z, out), g)
         gradients = torch.autograd.grad(out, closed, u, create_graph=True, allow_unused=True)
     opened.append(True)
     return gradients
@@ -110,8 +110,8 @@ def _differentiable_gradients(
 class Adjoint:
     """The adjoint equation u = Jᵀu + g, J = ∂f/∂z from the graph of ``out`` = f(z)."""
 
-    def __init__(self, application: Application, z: Tensor, out: Tensor):
-        self.application = application
+    def __init__(self, call: Call, z: Tensor, out: Tensor):
+        self.call = call
         self.z = z
         self.out = out
 
@@ -128,114 +128,165 @@ class Adjoint:
         return torch.zeros_like(u) if product is None else product
 
     def solve(self, g: Tensor, gradient: Implicit) -> Tensor:
-        """u, and the account of its solve into ``application.records``."""
-        if torch.is_grad_enabled():
-            return self._solve_differentiably(g, gradient)
-        # The equation is linear: solved for g scaled to one, tiny gradients do not underflow.
-        scale = g.abs().amax(1, keepdim=True)
-        scale = torch.where((scale > 0) & scale.isfinite(), scale, torch.ones_like(scale))
-        rhs = g / scale
+        """u (A, N), and the account of its solve into ``call.records``."""
         stop = gradient.stop
-        rtol = None
+        if torch.is_grad_enabled():
+            # u is a fixed point as well, and has a derivative as such.
+            F = FlatMap(lambda u: self.vjp(u) + g, g)
+            with torch.no_grad():
+                solved = run(F, g, gradient.solver, stop)
+            attached = attach(F, solved, gradient, stop, self.call.on_failure)
+            self._record(replace(solved.result, value=solved.result.value.detach()), stop)
+            return attached
+        # The equation is linear: solved for g scaled to about one, tiny gradients do not underflow.
+        scale = _power_of_two(g)
+        rhs = g / scale
+        tolerance = Tolerance.from_stop(stop, rhs)
+        tolerance = tolerance._replace(atol=tolerance.atol / scale)
         if gradient.inexact:
-            rtol = gradient.inexact * self.application.residual
-            rtol = rtol.clamp(stop.rtol, max(stop.rtol, 0.1))
-            stop = Stop(float(rtol.max()), stop.max_steps)
+            rtol = gradient.inexact * self.call.residual
+            rtol = rtol.clamp(stop.rtol, max(stop.rtol, LOOSEST))
+            tolerance = tolerance._replace(rtol=rtol)
+            stop = replace(stop, rtol=float(rtol.max()))
         F = FlatMap(lambda u: self.vjp(u) + rhs, rhs)
-        solved = run(F, rhs, gradient.solver, stop, rtol)
-        result = solved.result
-        result.value = result.value * scale
-        self.application.records[:] = [result]
-        result.report(self.application.on_failure, stop, "adjoint")
-        return solved.ahead * scale if solved.vouched else result.value
+        solved = run(F, rhs, gradient.solver, stop, tolerance)
+        u = solved.ahead if solved.vouched else solved.result.value
+        self._record(replace(solved.result, value=solved.result.value * scale), stop)
+        return u * scale
 
-    def _solve_differentiably(self, g: Tensor, gradient: Implicit) -> Tensor:
-        """u is a fixed point as well, and has a derivative as such."""
-        F = FlatMap(lambda u: self.vjp(u) + g, g)
-        with torch.no_grad():
-            solved = run(F, g.detach(), gradient.solver, gradient.stop)
-        on_failure = self.application.on_failure
-        attach(F, solved, gradient, gradient.stop, on_failure)
-        solved.result.report(on_failure, gradient.stop, "adjoint")
-        u: Tensor = solved.result.value
-        account = Equilibrium(**(vars(solved.result) | {"value": u.detach()}))
-        self.application.records[:] = [account]
-        return u
+    def _record(self, account: Equilibrium, stop: Stop) -> None:
+        account.report(self.call.on_failure, stop, "adjoint")
+        if len(self.call.places) < self.call.batch:
+            account = _spread(account, self.call.places, self.call.batch)
+        self.call.records[:] = [account]
+
+
+def _power_of_two(g: Tensor) -> Tensor:
+    """A power of two near the largest entry of g that is finite; one if there is none.
+
+    It is the same for all samples, so that the equation is the same even if they depend on each
+    other.
+    """
+    largest = torch.where(g.isfinite(), g, 0).abs().amax()
+    scale = torch.exp2(largest.log2().floor())
+    return torch.where((scale > 0) & scale.isfinite(), scale, torch.ones_like(scale))
+
+
+def _spread(account: Equilibrium, places: Tensor, batch: int) -> Equilibrium:
+    """The account of some samples in that of the whole batch. The others met a value that is not
+    finite in the forward solve: nothing flows back to them."""
+
+    def spread(part: Tensor, filler: float) -> Tensor:
+        whole = part.new_full((batch, *part.shape[1:]), filler)
+        whole[places] = part
+        return whole
+
+    return Equilibrium(
+        value=spread(account.value, 0.0),
+        residual=spread(account.residual, float("inf")),
+        steps=spread(account.steps, 0),
+        status=spread(account.status, int(Status.NONFINITE)),
+        trace=spread(account.trace.T, float("inf")).T,
+    )
 
 
 def attach(
     F: FlatMap, solved: Solved, gradient: Gradient, stop: Stop, on_failure: OnFailure
-) -> None:
-    """Gives the solution (packed) the derivative that ``gradient`` asks for.
+) -> Tensor:
+    """The value of the solution (B, N) with the derivative that ``gradient`` asks for; the record
+    follows it.
 
     The application of f that carries the graph is an evaluation like any other, so it is made one
     step ahead of the iterate that converged. It measures the residual there; a sample that lost
-    its tolerance by that step takes it back.
+    its tolerance by that step takes it back. A sample that met a value that is not finite has no
+    derivative, and takes no part.
     """
     result = solved.result
     value = result.value.detach()
-    ahead = solved.ahead
-    applied = _apply(F, ahead)
-    if not applied:
-        return
-    z, out, closed = applied
-    moved = (ahead != value).any(1)
-    residual = relative_residual(*change_and_size(ahead, out.detach()), solved.largest)
-    lost = moved & ~(residual <= stop.rtol)
-    if bool(lost.any()):
+    places = finite_samples(result)
+    if len(places) == 0:
+        return value
+    f = on_samples(F, places, value)
+    z = solved.ahead[places]
+    application = apply(f, z)
+    if application is None:
+        return value
+    start = value[places]
+    tolerance = Tolerance.from_stop(stop, start)
+    converged = result.converged[places]
+    measured = application.residual
+    lost = converged & ~tolerance.met(measured)
+    moved = (z != start).any(1)
+    if bool((lost & moved).any()):
         moved = moved & ~lost
-        ahead = torch.where(moved[:, None], ahead, value)
-        z, out, closed = _apply(F, ahead) or applied
-        now = relative_residual(*change_and_size(ahead, out.detach()), solved.largest)
-        _refuse_a_map_that_changed(result.residual, now, lost, stop)
+        z = torch.where(moved[:, None], z, start)
+        application = apply(f, z) or application
+        measured = application.residual
+    _check_it_did_not_change(result, places, measured, tolerance)
     if bool(moved.any()):
-        _count_the_step_ahead(result, moved, residual)
-    application = Application(
-        F, z, out, closed, gradient, on_failure, result.residual, result._adjoint
+        _count_the_step_ahead(result, places[moved], measured.relative[moved])
+    call = Call(
+        application,
+        gradient,
+        on_failure,
+        result.residual[places],
+        places,
+        len(value),
+        result._adjoint,
     )
-    result.value = Attach.apply(application, out, ahead, *closed.tensors)
+    attached = Attach.apply(call, application.out, z, *application.closed.tensors)
+    result.value = insert(value, places, attached)
+    return result.value
 
 
-def _apply(F: FlatMap, value: Tensor) -> tuple[Tensor, Tensor, ClosedOver] | None:
-    """One application of f with its graph: (z, out, what f closes over); None if there is nothing
-    to differentiate."""
-    z = value.detach().clone().requires_grad_()
-    recorder = Recorder()
-    # Inside torch.utils.checkpoint, saved tensors would be thrown away and the whole solve
-    # repeated for each adjoint step; one application of f is all there is to save, so it is kept.
-    keep = torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t)
-    try:
-        with recorder, keep:
-            out = F(z)
-    except RuntimeError:
-        # Perhaps f calls torch.func, which refuses to work below such hooks. Any other error will
-        # come again.
-        with recorder:
-            out = F(z)
-    if out.grad_fn is None:
-        return None
-    closed = closed_over(out, z, recorder)
-    if closed.complete and not closed.tensors:
-        return None
-    return z, out, closed
+def finite_samples(result: Equilibrium) -> Tensor:
+    """(A,) the places of the samples that met finite values only."""
+    return (result.status != Status.NONFINITE).nonzero()[:, 0]
 
 
-def _refuse_a_map_that_changed(before: Tensor, now: Tensor, lost: Tensor, stop: Stop) -> None:
-    if bool((lost & ~(now <= 2 * stop.rtol + 100 * torch.finfo(now.dtype).eps)).any()):
+def on_samples(F: FlatMap, places: Tensor, value: Tensor) -> Callable[[Tensor], Tensor]:
+    """F on the samples at ``places`` (A,); ``value`` (B, N) stands for the others."""
+    if len(places) == len(value):
+        return F
+    # Restricted at each call, so that what f closes over is restricted within it.
+    return lambda z: F.restrict(places, value)(z)
+
+
+def insert(value: Tensor, places: Tensor, rows: Tensor) -> Tensor:
+    """``value`` (B, N) with these rows at ``places`` (A,)."""
+    return rows if len(places) == len(value) else value.index_copy(0, places, rows)
+
+
+def _check_it_did_not_change(
+    result: Equilibrium, places: Tensor, measured: Residual, tolerance: Tolerance
+) -> None:
+    """What converged must be ``measured`` as converged with the graph, at the same point.
+
+    A residual that rounding has lifted over its tolerance is told as it is.
+    """
+    lost = result.converged[places] & ~tolerance.met(measured, SLACK)
+    if not bool(lost.any()):
+        return
+    if bool((lost & tolerance.broken(measured)).any()):
         raise RuntimeError(
             "f changed while it was solved: at the solution its residual was "
-            f"{float(before[lost].max()):.1e} and is {float(now[lost].max()):.1e} with the graph; "
-            "call .eval() on what draws, counts or learns when it is called"
+            f"{float(result.residual[places[lost]].max()):.1e} and is "
+            f"{float(measured.relative[lost].max()):.1e} with the graph; call .eval() on what "
+            "draws, counts or learns when it is called. If f has restrict(index), it must be the "
+            "same map on those samples alone, and no sample may depend on another"
         )
+    result.residual[places[lost]] = measured.relative[lost]
+    result.status[places[lost]] = int(Status.MAX_STEPS)
 
 
-def _count_the_step_ahead(result: Equilibrium, moved: Tensor, residual: Tensor) -> None:
-    """The samples ``moved`` (B,) bool made one more evaluation, with this ``residual`` (B,)."""
-    result.residual = torch.where(moved, residual, result.residual)
-    result.steps = result.steps + moved
-    row = torch.where(moved, residual, result.trace[-1])
+def _count_the_step_ahead(result: Equilibrium, places: Tensor, residual: Tensor) -> None:
+    """The samples at ``places`` made one more evaluation, with this ``residual``, (A,) both."""
+    result.residual[places] = residual
+    result.steps[places] += 1
     # Some samples may have finished before those that went on.
     rows = max(len(result.trace), int(result.steps.max()))
-    numbers = torch.arange(rows, device=row.device)
+    numbers = torch.arange(rows, device=result.trace.device)
     trace = result.trace[numbers.clamp_max(len(result.trace) - 1)]
-    result.trace = torch.where(moved & (numbers[:, None] >= result.steps - 1), row, trace)
+    later = numbers[:, None] >= result.steps[places] - 1
+    trace[:, places] = torch.where(later, residual, trace[:, places])
+    result.trace = trace

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.autograd.forward_ad as forward_ad
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from .attach import attach
+from .attach import attach, finite_samples, insert, on_samples
+from .convergence import Drift
 from .flat import FlatMap, Map, as_tuple
 from .frozen import frozen_modules
-from .gradient import Gradient, Implicit, Phantom, Unrolled
-from .residual import change_and_size, relative_residual
-from .result import Equilibrium, OnFailure, State, Status, Stop, check_on_failure
+from .gradient import Gradient, Implicit, Phantom, Unrolled, check_gradient
+from .residual import Residual, measure
+from .result import Equilibrium, OnFailure, State, Status, Stop, check_on_failure, check_stop
 from .solve import run
-from .solvers import GMRES, Anderson, Solver
+from .solvers import GMRES, Anderson, Solver, check_solver
+from .transforms import refuse_nested_forward_mode, refuse_transforms
 
 
 def fixed_point(
@@ -49,23 +53,28 @@ def fixed_point(
     Raises:
         EquilibriumError: with ``on_failure="raise"``; from backward, if the adjoint solve fails.
         TypeError, ValueError: f does not keep the shape or dtype of z0.
-        RuntimeError: f changes while it is solved (dropout, batch statistics).
+        RuntimeError: f changes while it is solved (dropout, batch statistics); or this is called
+            inside ``torch.func.grad`` or ``vmap``.
     """
     check_on_failure(on_failure)
+    refuse_transforms({"Grad", "Vmap"})
     solver = Anderson() if solver is None else solver
     stop = Stop() if stop is None else stop
     gradient = Implicit() if gradient is None else gradient
+    check_solver(solver)
+    check_stop(stop)
+    check_gradient(gradient)
     F = FlatMap(f, z0)
+    start = F.pack(z0)
     with frozen_modules():
-        start = F.pack(z0)
         if isinstance(gradient, Unrolled):
-            result = _unroll(F, start, gradient.steps, stop.rtol, gradient.checkpointing)
-            stop = Stop(stop.rtol, gradient.steps)
+            result = _solve_unrolled(F, start, gradient, stop)
+            stop = replace(stop, max_steps=gradient.steps)
         elif forward_ad._current_level >= 0:
             result = _solve_with_tangent(F, start, solver, stop, gradient, on_failure)
         else:
             result = _solve_with_graph(F, start, solver, stop, gradient, on_failure)
-        result.value = F.unpack(result.value)
+    result.value = F.unpack(result.value)
     result.report(on_failure, stop)
     return result
 
@@ -79,54 +88,73 @@ def _solve_with_graph(
     on_failure: OnFailure,
 ) -> Equilibrium:
     """For reverse mode."""
-    with torch.no_grad():
-        solved = run(F, start, solver, stop)
+    solved = run(F, start, solver, stop)
     result = solved.result
     if torch.is_grad_enabled() and len(start):
         if isinstance(gradient, Phantom):
-            steps, damping = gradient.steps, gradient.damping
-            result.value = _unroll(F, result.value, steps, stop.rtol, damping=damping).value
+            result.value = _with_phantom_gradient(F, result, gradient)
         else:
-            attach(F, solved, gradient, stop, on_failure)
+            result.value = attach(F, solved, gradient, stop, on_failure)
     return result
 
 
-def _unroll(
-    F: FlatMap,
-    z: Tensor,
-    steps: int,
-    rtol: float,
-    checkpointing: bool = False,
-    damping: float = 1.0,
-) -> Equilibrium:
-    """``steps`` iterations that autograd sees."""
-    trace: list[Tensor] = []
+def _with_phantom_gradient(F: FlatMap, result: Equilibrium, gradient: Phantom) -> Tensor:
+    """The value (B, N) with the derivative of the iterations that follow it."""
+    places = finite_samples(result)
+    if len(places) == 0:
+        return result.value
+    f = on_samples(F, places, result.value)
+    value = result.value[places]
+    z = value
+    for _ in range(gradient.steps):
+        z = torch.lerp(z, f(z), gradient.damping)
+    return insert(result.value, places, value + (z - z.detach()))
+
+
+def _solve_unrolled(F: FlatMap, z: Tensor, gradient: Unrolled, stop: Stop) -> Equilibrium:
+    """Iterations that autograd sees."""
+    steps = gradient.steps
+    trace: list[Residual] = []
 
     def iterate(z: Tensor, count: int) -> tuple[Tensor, ...]:
-        residuals = []
+        changes_and_sizes: list[Tensor] = []
         for _ in range(count):
             fz = F(z)
-            change, size = change_and_size(z.detach(), fz.detach())
-            residuals.append(relative_residual(change, size, size))
-            z = fz if damping == 1 else torch.lerp(z, fz, damping)
-        return z, *residuals
+            changes_and_sizes.extend(measure(z.detach(), fz.detach()))
+            z = fz
+        return z, *changes_and_sizes
 
-    if checkpointing and torch.is_grad_enabled():
+    if gradient.checkpointing and torch.is_grad_enabled():
         block = max(1, round(steps**0.5))
     else:
         block = steps
     for start in range(0, steps, block):
         count = min(block, steps - start)
         if block < steps:
-            z, *residuals = checkpoint(iterate, z, count, use_reentrant=False)
+            z, *norms = checkpoint(iterate, z, count, use_reentrant=False)
         else:
-            z, *residuals = iterate(z, count)
-        trace.extend(residuals)
-    finite = z.detach().isfinite().all(1)
-    status = torch.where(trace[-1] <= rtol, int(Status.CONVERGED), int(Status.MAX_STEPS))
+            z, *norms = iterate(z, count)
+        trace.extend(Residual(*pair) for pair in zip(norms[::2], norms[1::2]))
+    with torch.no_grad():
+        return _record_of_iterations(F, z, trace, stop)
+
+
+def _record_of_iterations(F: FlatMap, z: Tensor, trace: list[Residual], stop: Stop) -> Equilibrium:
+    """What is reported of the iterations that led to ``z``, given the residual of each."""
+    drift = Drift.start(z, F.eps)
+    for residual in trace:
+        drift = drift.observe(residual)
+    if bool(trace[-1].within(stop.rtol, stop.atol).any()):
+        # Whatever is called converged has been evaluated.
+        trace = [*trace, measure(z.detach(), F(z.detach()))]
+        drift = drift.observe(trace[-1])
+    last = trace[-1]
+    converged = last.within(stop.rtol, stop.atol) & ~drift.drifting(last, stop.rtol)
+    status = torch.where(converged, int(Status.CONVERGED), int(Status.MAX_STEPS))
+    finite = z.isfinite().all(1) & last.finite
     status = torch.where(finite, status, int(Status.NONFINITE))
-    rows = torch.stack(trace)
-    return Equilibrium(z, trace[-1], torch.full_like(status, steps), status, rows)
+    rows = torch.stack([residual.relative for residual in trace])
+    return Equilibrium(z, rows[-1], torch.full_like(status, len(rows)), status, rows)
 
 
 def _solve_with_tangent(
@@ -139,7 +167,8 @@ def _solve_with_tangent(
 ) -> Equilibrium:
     """For forward mode: the tangent w of the solution obeys w = J w + t, t the tangent of f at
     fixed z."""
-    primal = F.with_map(lambda z: _primal(F.f(z)))
+    refuse_nested_forward_mode()
+    primal = F.with_map(_primal_map(F.f))
     with torch.no_grad():
         result = run(primal, forward_ad.unpack_dual(start).primal, solver, stop).result
         z = result.value
@@ -155,7 +184,12 @@ def _solve_with_tangent(
     return result
 
 
-def _primal(state: State) -> State:
-    """The state without the tangents of forward-mode differentiation."""
-    parts = [forward_ad.unpack_dual(part).primal for part in as_tuple(state)]
-    return tuple(parts) if isinstance(state, tuple) else parts[0]
+def _primal_map(f: Map) -> Map:
+    """f without the tangents of forward-mode differentiation."""
+
+    def primal(z: State) -> State:
+        out = f(z)
+        parts = [forward_ad.unpack_dual(part).primal for part in as_tuple(out)]
+        return tuple(parts) if isinstance(out, tuple) else parts[0]
+
+    return primal

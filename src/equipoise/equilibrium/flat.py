@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import reduce
 from typing import Any
 
@@ -44,6 +45,12 @@ class FlatMap:
         self.shapes = [part.shape[1:] for part in parts]
         self.dtypes = [part.dtype for part in parts]
         self.dtype = reduce(torch.promote_types, self.dtypes, torch.float32).to_real()
+        #: The rounding of a state, in its least precise tensor.
+        self.eps = max(torch.finfo(dtype).eps for dtype in self.dtypes)
+        self.rounds = any(dtype.to_real() != self.dtype for dtype in self.dtypes)
+        self.device = parts[0].device
+        #: The autocast that f is meant to run under, wherever it is called from.
+        self.autocast_dtype = autocast_dtype(self.device)
 
     def with_map(self, f: Map) -> FlatMap:
         """Another map on states of the same kind."""
@@ -75,10 +82,22 @@ class FlatMap:
             parts.append(rows.reshape(len(z), *shape).to(dtype))
         return parts[0] if self.single else tuple(parts)
 
+    def representable(self, z: Tensor) -> Tensor:
+        """z (B, N), rounded to what a state can hold."""
+        return self.pack(self.unpack(z)) if self.rounds else z
+
     def __call__(self, z: Tensor) -> Tensor:
-        out = self.f(self.unpack(z))
+        # Copies, since f may work in place, on its argument or on a buffer that it returns.
+        state = self.unpack(z.clone())
+        if self.autocast_dtype is None:
+            out = self.f(state)
+        else:
+            # Without autocast's cache: it keeps the weights that it converted on an earlier call,
+            # without their graph if that call had none.
+            with torch.autocast(self.device.type, self.autocast_dtype, cache_enabled=False):
+                out = self.f(state)
         self._check(out, len(z))
-        return self.pack(out)
+        return self.pack(out).clone()
 
     def _check(self, out: Any, batch: int) -> None:
         parts = as_tuple(out)
@@ -92,13 +111,13 @@ class FlatMap:
                 raise ValueError(
                     f"f must keep the shape of z: got {tuple(part.shape)} for {(batch, *shape)}"
                 )
-            if part.dtype != dtype and not torch.is_autocast_enabled(part.device.type):
+            if part.dtype != dtype and self.autocast_dtype is None:
                 raise TypeError(
                     f"f must keep the dtype of z: got {part.dtype} for {dtype}; convert z0 or "
                     "f's output"
                 )
 
-    def restrict(self, index: Tensor, values: Tensor) -> Callable[[Tensor], Tensor]:
+    def restrict(self, index: Tensor, values: Tensor) -> FlatMap | FilledIn:
         """The map on the samples ``index`` (A,) alone.
 
         If f cannot leave the others out, ``values`` (B, N) fills them in.
@@ -115,11 +134,30 @@ class FilledIn:
     def __init__(self, F: FlatMap, index: Tensor, values: Tensor):
         self.F = F
         self.index = index
-        self.values = values.clone()
+        self.whole_z = values.clone()  #: (B, N) where f was evaluated last
+        self.whole_fz = self.whole_z  #: (B, N) what it gave
 
     def __call__(self, z: Tensor) -> Tensor:
-        self.values[self.index] = z
-        return self.F(self.values)[self.index]
+        self.whole_z = self.whole_z.index_copy(0, self.index, z)
+        self.whole_fz = self.F(self.whole_z)
+        return self.whole_fz[self.index]
+
+
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """The precision of the active ``torch.autocast``; None if there is none."""
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return None
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """``torch.autocast`` is for f; the arithmetic of a solver needs the precision of the state."""
+    if autocast_dtype(device) is None:
+        yield
+    else:
+        with torch.autocast(device.type, enabled=False):
+            yield
 
 
 def _check_state(parts: tuple[Any, ...]) -> None:

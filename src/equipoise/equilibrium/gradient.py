@@ -14,8 +14,11 @@ from typing import Protocol
 
 from torch import Tensor
 
-from .result import Stop
-from .solvers import GMRES, Solver
+from .result import Stop, check_stop, whole_number
+from .solvers import GMRES, Solver, check_solver
+
+#: The loosest tolerance of an adjoint whose equilibrium was hardly found: u has one digit.
+LOOSEST = 0.1
 
 
 class AdjointEquation(Protocol):
@@ -46,8 +49,8 @@ class Implicit:
     product (about one evaluation of f) a step. The error of the gradient is that of the equilibrium
     plus that of u, both their residuals divided by one minus the contraction: an adjoint solved
     much more accurately than the equilibrium is work for nothing. ``inexact`` = c > 0 ties the two:
-    a sample's adjoint is solved to max(``stop.rtol``, c · its forward residual), at most 0.1
-    (Pedregosa, ICML 2016, solves both to one tolerance). What that saves is measured in
+    a sample's adjoint is solved to max(``stop.rtol``, c · its forward residual), at most
+    ``LOOSEST`` (Pedregosa, ICML 2016, solves both to one tolerance). What that saves is measured in
     ``benchmarks/inexactness.py``. Where the backward pass is itself differentiated, ``stop`` holds.
     """
 
@@ -56,6 +59,8 @@ class Implicit:
     inexact: float = 0.0  #: c; 0 leaves the adjoint's tolerance at ``stop.rtol``
 
     def __post_init__(self) -> None:
+        check_solver(self.solver)
+        check_stop(self.stop)
         if not (math.isfinite(self.inexact) and self.inexact >= 0):
             raise ValueError(
                 f"inexact must be a finite number >= 0, got {self.inexact}; 0 is exact, 1 to 10 "
@@ -87,8 +92,7 @@ class Neumann:
     terms: int = 5
 
     def __post_init__(self) -> None:
-        if self.terms < 0:
-            raise ValueError(f"terms must be >= 0, got {self.terms}")
+        object.__setattr__(self, "terms", whole_number("terms", self.terms, 0))
 
     def cotangent(self, adjoint: AdjointEquation, g: Tensor) -> Tensor:
         u = g
@@ -102,15 +106,15 @@ class Phantom:
     """The phantom gradient (Geng et al., NeurIPS 2021).
 
     From the equilibrium, ``steps`` damped applications z ← (1 − λ) z + λ f(z) are unrolled,
-    λ = ``damping``. Memory: ``steps`` applications of f.
+    λ = ``damping``. They give the derivative; the value is the equilibrium's. Memory: ``steps``
+    applications of f.
     """
 
     steps: int = 5
     damping: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be >= 1, got {self.steps}")
+        object.__setattr__(self, "steps", whole_number("steps", self.steps, 1))
         if not 0 < self.damping <= 1:
             raise ValueError(f"damping must be in (0, 1], got {self.damping}")
 
@@ -121,13 +125,25 @@ class Unrolled:
     asked for.
 
     Memory: ``steps`` applications of f, or about 2√steps with ``checkpointing`` (and one more
-    forward pass). ``solver`` and ``stop.max_steps`` have no effect; the record tells the residual
-    that the last iteration started from.
+    forward pass). ``solver`` and ``stop.max_steps`` have no effect. The record tells the residual
+    that the last iteration started from; if that meets the tolerance, f is evaluated once more, at
+    the value, which is what the record then tells.
     """
 
     steps: int = 10
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be >= 1, got {self.steps}")
+        object.__setattr__(self, "steps", whole_number("steps", self.steps, 1))
+
+
+def check_gradient(gradient: Gradient | Phantom | Unrolled) -> None:
+    """Raises:
+    TypeError: it is no way to differentiate, but a name or a class, say.
+    """
+    known = isinstance(gradient, (Phantom, Unrolled)) or hasattr(gradient, "cotangent")
+    if isinstance(gradient, type) or not known:
+        raise TypeError(
+            "gradient must be Implicit(…), JacobianFree(), Neumann(…), Phantom(…) or Unrolled(…), "
+            f"got {gradient!r}"
+        )

@@ -15,22 +15,44 @@ State = Tensor | tuple[Tensor, ...]
 OnFailure = Literal["warn", "raise", "ignore"]
 
 
+def whole_number(name: str, value: Any, at_least: int) -> int:
+    """The value as an ``int``: 100.0 is 100.
+
+    Raises:
+        ValueError: it is no whole number, or too small.
+    """
+    if not isinstance(value, bool):
+        try:
+            number = int(value)
+        except (TypeError, ValueError, OverflowError):
+            number = at_least - 1
+        if number == value and number >= at_least:
+            return number
+    raise ValueError(f"{name} must be an integer >= {at_least}, got {value!r}")
+
+
 @dataclass(frozen=True)
 class Stop:
-    """When a sample's solve ends: at a relative residual ``rtol``, or after ``max_steps``
-    evaluations of f."""
+    """When a sample's solve ends: where ‖f(z) − z‖ ≤ ``rtol`` ‖f(z)‖ or ‖f(z) − z‖ ≤ ``atol``, or
+    after ``max_steps`` evaluations of f.
+
+    The norms are Euclidean, over all numbers of a sample. ``atol`` is zero unless you know the unit
+    of your data: it is for solutions that are zero but for the rounding in f. One that is exactly
+    zero is found without: f is evaluated at zero once the state vanishes.
+    """
 
     rtol: float = 1e-4
     max_steps: int = 100
+    atol: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.rtol) and self.rtol >= 0):
-            raise ValueError(
-                f"rtol must be a finite number >= 0, got {self.rtol}; 1e-4 suits float32, 1e-10 "
-                "float64"
-            )
-        if isinstance(self.max_steps, bool) or self.max_steps % 1 != 0 or self.max_steps < 1:
-            raise ValueError(f"max_steps must be an integer >= 1, got {self.max_steps}")
+        for name, value in (("rtol", self.rtol), ("atol", self.atol)):
+            if isinstance(value, str) or not (math.isfinite(value) and value >= 0):
+                raise ValueError(
+                    f"{name} must be a finite number >= 0, got {value!r}; an rtol of 1e-4 suits "
+                    "float32, of 1e-10 float64"
+                )
+        object.__setattr__(self, "max_steps", whole_number("max_steps", self.max_steps, 1))
 
 
 class Status(IntEnum):
@@ -87,7 +109,18 @@ class Equilibrium:
         warnings.warn(message, EquilibriumWarning, stacklevel=4)
 
 
+def check_stop(stop: Stop) -> None:
+    """Raises:
+    TypeError: it is a number, say.
+    """
+    if not isinstance(stop, Stop):
+        raise TypeError(f"stop must be a Stop(rtol=…, max_steps=…), got {stop!r}")
+
+
 def check_on_failure(on_failure: str) -> None:
+    """Raises:
+    ValueError: it is none of the three.
+    """
     if on_failure not in ("warn", "raise", "ignore"):
         raise ValueError(f'on_failure must be "warn", "raise" or "ignore", got {on_failure!r}')
 

@@ -22,7 +22,7 @@ GROWTH = 2.0
 #    that bounds the waste to a fifth. Where the plain iteration makes the residual grow, it ends at
 #    once.
 WINDOW = 10
-PROGRESS = 0.9
+PROGRESS = 0.5
 PAUSE = 5
 
 

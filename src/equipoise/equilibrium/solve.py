@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .flat import FlatMap, Map
+from .convergence import Tolerance
+from .flat import FilledIn, FlatMap, Map, full_precision
 from .frozen import frozen_modules
 from .record import Record, Samples, take
-from .result import Equilibrium, OnFailure, State, Stop, check_on_failure
-from .solvers import Anderson, Solver
+from .result import Equilibrium, OnFailure, State, Stop, check_on_failure, check_stop
+from .solvers import Anderson, Solver, check_solver
+from .transforms import refuse_transforms
 
 
 class Solved(NamedTuple):
@@ -24,36 +25,61 @@ class Solved(NamedTuple):
     #: began converged.
     ahead: Tensor
     vouched: bool  #: the solver vouches that ``ahead`` is no worse than the value
-    largest: Tensor  #: (B,) ‖f(z)‖, the largest met: what rounding is relative to
 
 
-def run(F: FlatMap, z: Tensor, solver: Solver, stop: Stop, rtol: Tensor | None = None) -> Solved:
-    """The loop, on packed states (B, N). ``rtol`` (B,) replaces ``stop.rtol``."""
-    record = Record(z, stop.max_steps)
-    rtol = z.new_full((len(z),), stop.rtol) if rtol is None else rtol
-    samples = Samples.start(z, rtol)
+def run(
+    F: FlatMap, z: Tensor, solver: Solver, stop: Stop, tolerance: Tolerance | None = None
+) -> Solved:
+    """The loop, on packed states (B, N), without a graph. ``tolerance`` replaces that of ``stop``.
+
+    f is called first in the caller's grad mode: what it makes then and keeps for later calls has a
+    graph if it needs one.
+    """
+    with_graph = torch.is_grad_enabled()
+    with torch.no_grad(), full_precision(z.device):
+        z = F.representable(z.detach())
+        tolerance = Tolerance.from_stop(stop, z) if tolerance is None else tolerance
+        if len(z) == 0:
+            record = Record(z, stop.max_steps)
+            return Solved(record.result(), z, vouched=False)
+        with torch.set_grad_enabled(with_graph):
+            fz = F(z).detach()
+        return _loop(F, z, fz, solver, stop.max_steps, tolerance)
+
+
+def _loop(
+    F: FlatMap, z: Tensor, fz: Tensor, solver: Solver, max_steps: int, tolerance: Tolerance
+) -> Solved:
+    """From the first evaluation, fz = f(z)."""
+    record = Record(z, max_steps)
+    samples = Samples.start(z, tolerance, F.eps)
     state = solver.init(z)
-    f: Callable[[Tensor], Tensor] = F
-    for k in range(1, stop.max_steps + 1 if len(z) else 0):
-        fz = f(z)
+    f: FlatMap | FilledIn = F
+    for k in range(1, max_steps + 1):
+        if k > 1:
+            fz = f(z)
+        if isinstance(f, FilledIn):
+            record.check_finished(f, tolerance)
         samples = samples.observe(z, fz)
         record.evaluation(k, samples)
-        if k == stop.max_steps:
-            record.finish(samples, torch.ones_like(samples.finite), ahead=None)
+        if k == max_steps:
+            record.finish(samples, torch.ones_like(samples.converged), ahead=None)
             break
         over = samples.over
         z, state = solver.step(z, fz, state)
+        z = F.representable(z)
         if bool(over.any()):
             candidate = solver.candidate(state) if hasattr(solver, "candidate") else None
             record.vouched = candidate is not None
-            further = z if candidate is None else candidate
-            record.finish(samples, over, ahead=further if k > 1 else None)
-            going_on = (~over).nonzero()[:, 0]
-            if len(going_on) == 0:
+            ahead = z if candidate is None else F.representable(candidate)
+            record.finish(samples, over, ahead if k > 1 else None)
+            if bool(over.all()):
                 break
+            going_on = (~over).nonzero()[:, 0]
             z, samples, state = take((z, samples, state), going_on)
             f = F.restrict(samples.places, record.value)
-    return Solved(record.result(), record.ahead, record.vouched, record.largest)
+        z, samples = samples.try_zero(z)
+    return Solved(record.result(), record.ahead, record.vouched)
 
 
 def solve(
@@ -80,11 +106,14 @@ def solve(
         TypeError, ValueError: f does not keep the shape or dtype of z0.
     """
     check_on_failure(on_failure)
+    refuse_transforms({"Vmap"})
+    solver = Anderson() if solver is None else solver
     stop = Stop() if stop is None else stop
-    with torch.no_grad(), frozen_modules():
-        F = FlatMap(f, z0)
-        solver = Anderson() if solver is None else solver
+    check_solver(solver)
+    check_stop(stop)
+    F = FlatMap(f, z0)
+    with frozen_modules():
         result = run(F, F.pack(z0), solver, stop).result
-        result.value = F.unpack(result.value)
+    result.value = F.unpack(result.value)
     result.report(on_failure, stop)
     return result

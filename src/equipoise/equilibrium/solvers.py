@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .result import whole_number
 from .safeguard import Trust
 
 
@@ -30,7 +31,11 @@ class Solver:
 
     def step(self, z: Tensor, fz: Tensor, state: Any) -> tuple[Tensor, Any]:
         """Where to evaluate f next (B, N), and the next state, from one more evaluation
-        ``fz`` = f(z). It may keep ``z`` and ``fz`` but not write into them."""
+        ``fz`` = f(z).
+
+        ``z`` is where the last step went, but for rounding; once in a solve it may be zero instead,
+        where the states vanish. ``z`` and ``fz`` may be kept but not written into.
+        """
         raise NotImplementedError
 
     def candidate(self, state: Any) -> Tensor | None:
@@ -39,10 +44,14 @@ class Solver:
         return None
 
 
-def _check_memory(memory: int) -> None:
-    if isinstance(memory, bool) or int(memory) != memory or memory < 1:
-        raise ValueError(
-            f"memory must be an integer >= 1, got {memory}; each unit holds two copies of the state"
+def check_solver(solver: Solver) -> None:
+    """Raises:
+    TypeError: it is no solver, but a name or a class, say.
+    """
+    is_solver = hasattr(solver, "init") and hasattr(solver, "step")
+    if isinstance(solver, type) or not is_solver:
+        raise TypeError(
+            f"a solver is an object with init and step, such as Anderson(memory=5), got {solver!r}"
         )
 
 
@@ -103,11 +112,11 @@ class Anderson(Solver):
     the data's scale. Safeguarded (``safeguard.py``).
     """
 
-    memory: int = 10
+    memory: int = 10  #: each unit holds two copies of the state
     ridge: float | None = None  #: relative; None: a few roundings of the state's precision
 
     def __post_init__(self) -> None:
-        _check_memory(self.memory)
+        object.__setattr__(self, "memory", whole_number("memory", self.memory, 1))
         if self.ridge is not None and not 0 <= self.ridge < 1:
             raise ValueError(
                 f"ridge must be in [0, 1), got {self.ridge}; it is relative to the Gram matrix"
@@ -137,8 +146,7 @@ class Anderson(Solver):
         gram[:, slot] = row
         gram[:, :, slot] = row
         if back is not None:
-            for memory in (dF, dG, gram, rhs):
-                memory[back] = 0
+            dG[back] = 0  # so that they have no weight from here on
         new = _subtract(fz, dF, self._weights(gram, rhs))
         if plain is not None:
             new = torch.where(plain[:, None], after.fz, new)
@@ -182,7 +190,7 @@ class Broyden(Solver):
     memory: int = 10
 
     def __post_init__(self) -> None:
-        _check_memory(self.memory)
+        object.__setattr__(self, "memory", whole_number("memory", self.memory, 1))
 
     def init(self, z: Tensor) -> BroydenState:
         batch, n = z.shape
@@ -197,7 +205,6 @@ class Broyden(Solver):
         back, plain, after = trust.judge(k, z, fz)
         slot = (k - 1) % self.memory
         if slot == 0:
-            U.zero_()
             V.zero_()
         s = z - trust.z
         y = g - (trust.fz - trust.z)
@@ -209,7 +216,6 @@ class Broyden(Solver):
         U[:, slot] = (s - Hy) * factor[:, None]
         V[:, slot] = sH
         if back is not None:
-            U[back] = 0
             V[back] = 0
         new = z + _subtract(g, U, _products(V, g))
         if plain is not None:
@@ -239,7 +245,7 @@ class GMRES(Solver):
     memory: int = 20
 
     def __post_init__(self) -> None:
-        _check_memory(self.memory)
+        object.__setattr__(self, "memory", whole_number("memory", self.memory, 1))
 
     def init(self, z: Tensor) -> GMRESState:
         batch, n = z.shape
@@ -253,8 +259,6 @@ class GMRES(Solver):
             return fz, GMRESState(1, here, PQ, z)
         n = z.shape[1]
         slot = (k - 1) % self.memory
-        if slot == 0:
-            PQ.zero_()
         pq = here - last
         length = _norm(pq[:, n:])
         if slot:

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from deepinv.loss import Loss
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -22,48 +21,6 @@ def row_norms(v: Tensor) -> Tensor:
 def unit_rows(v: Tensor) -> Tensor:
     """The rows of (B, N), each of length one."""
     return v / row_norms(v).clamp_min(torch.finfo(v.dtype).tiny)[:, None]
-
-
-class JacobianPenalty(Loss):  # moves to learning/losses
-    """weight · mean relu(‖Jᵀv‖ − bound)², J = ∂f/∂x at the equilibrium, ‖v‖ = 1.
-
-    v is near the direction in which Jᵀ gains most. A hinge: it does nothing while f contracts by
-    ``bound`` or better along v, in which the adjoint equation converges most slowly. That direction
-    is much the same for all images, so v is remembered from call to call: one step of the power
-    method a call, which is the vector–Jacobian product that the penalty needs anyway, finds more
-    than three steps from a random start would (``results/training.md``).
-
-    Args:
-        weight: of the penalty in the loss.
-        bound: the gain that is free, in (0, 1).
-    """
-
-    def __init__(self, weight: float = 0.1, bound: float = 0.9):
-        super().__init__()
-        if not 0 < bound < 1:
-            raise ValueError(f"bound must be in (0, 1), got {bound}")
-        self.weight = weight
-        self.bound = bound
-        self.direction: Tensor | None = None  #: (1, N) v, for states of N numbers
-        self.gain: Tensor | None = None  #: (B,) of the last call, for the log
-
-    def forward(self, x_net: Tensor, y: Tensor, physics: Any, model: Any, **kwargs: Any) -> Tensor:
-        y = y.detach() if isinstance(y, Tensor) else y
-        state = model.step.lift(x_net.detach(), y, physics)
-        F = FlatMap(model.step.bind(y, physics), state)
-        z = F.pack(state).detach().requires_grad_()
-        v = self.direction
-        if v is None or v.shape[1] != z.shape[1]:
-            v = torch.randn(1, z.shape[1], generator=torch.Generator().manual_seed(0))
-        v = unit_rows(v.to(z))
-        with torch.enable_grad():
-            (Jv,) = torch.autograd.grad(F(z), z, v.expand_as(z), create_graph=True)
-        gain = row_norms(Jv)
-        self.gain = gain.detach()
-        usable = bool((self.gain.isfinite() & (self.gain > 0)).all())
-        # Never None after a call: processes that share a batch share the direction too.
-        self.direction = unit_rows(Jv.detach()[:1]) if usable else v
-        return self.weight * torch.relu(gain - self.bound).square().mean()
 
 
 class Jacobian:

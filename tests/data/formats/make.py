@@ -34,6 +34,12 @@ def complex_array(*shape: int) -> np.ndarray:
     return (rng.normal(size=shape) + 1j * rng.normal(size=shape)).astype(np.complex64)
 
 
+def transform(x: np.ndarray, axis: int) -> np.ndarray:
+    """The centred orthonormal Fourier transform."""
+    shifted = np.fft.ifftshift(x, axes=axis)
+    return np.fft.fftshift(np.fft.fft(shifted, axis=axis, norm="ortho"), axes=axis)
+
+
 def make_dicom(
     path: Path,
     pixels: np.ndarray,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -84,6 +87,17 @@ def test_what_is_cut_short_is_said(tmp_path):
     wanted = r"its header promises 8000 bytes of data, 372 are there\); the file is cut short"
     with pytest.raises(UserError, match=wanted):
         open_path(big)
+
+
+def test_an_archive_that_promises_too_much(tmp_path):
+    """Noticed before memory is set aside."""
+    stream = io.BytesIO()
+    promise = {"shape": (100, 100), "fortran_order": False, "descr": "<f8"}
+    np.lib.format.write_array_header_1_0(stream, promise)
+    with zipfile.ZipFile(tmp_path / "z.npz", "w") as archive:
+        archive.writestr("a.npy", stream.getvalue() + bytes(8 * 100 * 99))
+    with pytest.raises(UserError, match=r"a.npy promises 80000 bytes of data, 79328 are there"):
+        open_path(tmp_path)
 
 
 def test_objects_are_no_numbers(tmp_path):

@@ -27,6 +27,14 @@ def test_one_coil(tmp_path):
     assert np.array_equal(item.array(), k[0])
 
 
+def test_only_a_header_is_a_pair_of_files(tmp_path):
+    make_bart(tmp_path / "b", complex_array(3, 10, 12))
+    (tmp_path / "b.txt").write_text("notes on it")
+    with pytest.raises(UserError, match="unknown kind of file"):
+        open_path(tmp_path / "b.txt")
+    assert len(open_path(tmp_path)) == 1
+
+
 def test_bad_files(tmp_path):
     make_bart(tmp_path / "b", complex_array(3, 10, 12))
     data = (tmp_path / "b.cfl").read_bytes()
@@ -38,8 +46,9 @@ def test_bad_files(tmp_path):
     with pytest.raises(UserError, match=r"b.hdr: no line '# Dimensions' with positive numbers"):
         open_path(tmp_path / "b.cfl")
     (tmp_path / "b.hdr").write_text("# Dimensions\n2 3 5 12\n")
+    (tmp_path / "b.cfl").write_bytes(bytes(2880))
     with pytest.raises(UserError, match=r"dimensions \[2, 3, 5, 12\]: split it"):
-        open_path(tmp_path / "b.cfl") if (tmp_path / "b.cfl").write_bytes(bytes(2880)) else None
+        open_path(tmp_path / "b.cfl")
     (tmp_path / "b.hdr").unlink()
     with pytest.raises(UserError, match=r"has no b.hdr beside it"):
         open_path(tmp_path / "b.cfl")

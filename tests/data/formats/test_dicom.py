@@ -212,6 +212,19 @@ def test_a_field_that_is_missing_is_named(tmp_path):
         open_path(tmp_path)
 
 
+def test_headers_that_say_nonsense(tmp_path):
+    make_dicom(tmp_path / "a.dcm", hounsfield()[:1] + 1024)  # one row is an image
+    assert read(tmp_path).shape == (1, 1, 16)
+    for message, fields in {
+        "it has 0 rows and 16 columns": {"Rows": 0},
+        "its RescaleSlope is 0": {"RescaleSlope": 0},
+        "is not finite": {"RescaleIntercept": "nan"},
+    }.items():
+        make_dicom(tmp_path / "a.dcm", hounsfield() + 1024, **fields)
+        with pytest.raises(UserError, match=message):
+            open_path(tmp_path)
+
+
 def grouped(slope: float, intercept: float, frames: list[float]):
     """Functional groups: the rescaling of all frames, and the place of each."""
     from pydicom.dataset import Dataset

@@ -10,7 +10,7 @@ from equipoise.data.item import HOUNSFIELD
 from equipoise.data.pick import acquisitions_of, images_of
 from equipoise.errors import UserError
 
-from .make import DATA, arrays, complex_array, hounsfield, real_data
+from .make import DATA, arrays, complex_array, hounsfield, ismrmrd_header, real_data, transform
 
 h5py = pytest.importorskip("h5py")
 
@@ -67,6 +67,26 @@ def test_kspace_of_fastmri(tmp_path):
         images_of(open_path(tmp_path / "f.h5"))
     paths = write_images(items, np.ones((2, 10, 12)), tmp_path / "out")
     assert [path.name for path in paths] == ["f_000.npy", "f_001.npy"]
+
+
+@pytest.mark.parametrize("coils", [(), (3,)])
+def test_an_oversampled_readout_of_fastmri_is_cropped_and_said(tmp_path, coils):
+    """Its rows are the readout, over twice the field of view."""
+    image = complex_array(2, *coils, 32, 12)
+    header = ismrmrd_header(32, 12, encoded=(400, 200), recon=(200, 200))
+    samples = transform(transform(image, -1), -2).astype(np.complex64)
+    samples[..., 5] = 0  # a line that was not measured
+    write(tmp_path / "f.h5", kspace=samples, ismrmrd_header=header.encode())
+    items = acquisitions_of(open_path(tmp_path / "f.h5"))
+    wanted = transform(transform(image[..., 8:24, :], -1), -2)
+    wanted[..., 5] = 0
+    assert {item.shape for item in items} == {(*coils, 16, 12)}
+    assert np.abs(arrays(items) - wanted).max() < 1e-5 * np.abs(wanted).max()
+    assert "16 of 32 pixels" in items[0].notes[0]
+    write(tmp_path / "g.h5", kspace=samples[..., ::2, :], ismrmrd_header=header.encode())
+    items = acquisitions_of(open_path(tmp_path / "g.h5"))  # cropped before it was written
+    assert np.array_equal(arrays(items), samples[..., ::2, :])
+    assert items[0].notes == ()
 
 
 @pytest.mark.parametrize("fields", [("real", "imag"), ("r", "i"), ("Re", "Im"), ("imag", "real")])

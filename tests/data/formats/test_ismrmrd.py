@@ -9,7 +9,7 @@ from equipoise.data.formats import open_path
 from equipoise.data.pick import acquisitions_of
 from equipoise.errors import UserError
 
-from .make import DATA, complex_array, ismrmrd_header, make_ismrmrd, real_data
+from .make import DATA, complex_array, ismrmrd_header, make_ismrmrd, real_data, transform
 
 h5py = pytest.importorskip("h5py")
 ismrmrd = pytest.importorskip("ismrmrd")
@@ -25,12 +25,6 @@ CALIBRATION = {
 def only(path):
     (item,) = acquisitions_of(open_path(path))
     return item
-
-
-def transform(x, axis=1):
-    """The centred orthonormal Fourier transform."""
-    shifted = np.fft.ifftshift(x, axes=axis)
-    return np.fft.fftshift(np.fft.fft(shifted, axis=axis, norm="ortho"), axes=axis)
 
 
 def test_lines_stand_where_their_headers_say(tmp_path):
@@ -152,6 +146,58 @@ def test_true_reasons(tmp_path):
     make_ismrmrd(tmp_path / "d.h5", k, header=header[:200])
     with pytest.raises(UserError, match=r"ParseError.*the file is damaged"):
         open_path(tmp_path / "d.h5")
+
+
+def test_only_planes_are_read(tmp_path):
+    header = ismrmrd_header(8, 6).replace("<z>1</z>", "<z>2</z>", 1)
+    make_ismrmrd(tmp_path / "a.h5", complex_array(2, 6, 8), header=header)
+    with pytest.raises(UserError, match="trajectory cartesian, 2 partitions"):
+        open_path(tmp_path / "a.h5")
+
+
+def test_lines_are_counted_from_where_the_header_says(tmp_path):
+    """Line 2 is that of frequency zero, which belongs to row 3 of 6."""
+    limits = (
+        "<encodingLimits><kspace_encoding_step_1><minimum>0</minimum><maximum>4</maximum>"
+        "<center>2</center></kspace_encoding_step_1></encodingLimits>"
+    )
+    k = complex_array(2, 6, 8)
+    header = ismrmrd_header(8, 6).replace("<encodingLimits/>", limits)
+    make_ismrmrd(tmp_path / "a.h5", k, rows=(0, 1, 2, 3, 4), header=header)
+    found = only(tmp_path / "a.h5").array()
+    assert np.array_equal(found[:, :, 1:], k[:, :5].swapaxes(1, 2))
+    assert not found[:, :, 0].any()
+
+
+def test_samples_to_discard_are_discarded(tmp_path):
+    k = complex_array(2, 6, 8)
+    make_ismrmrd(tmp_path / "a.h5", k)
+    with h5py.File(tmp_path / "a.h5", "a") as stored:
+        lines = stored["dataset"]["data"][()]
+        lines["head"]["discard_pre"] = 2
+        lines["head"]["discard_post"] = 1
+        lines["head"]["encoding_space_ref"][4] = 1
+        stored["dataset"]["data"][...] = lines
+    item = only(tmp_path / "a.h5")
+    found = item.array().swapaxes(1, 2)
+    assert np.array_equal(found[:, :4, 2:7], k[:, :4, 2:7])
+    assert not found[:, :, :2].any()
+    assert not found[:, :, 7].any()
+    assert not found[:, 4].any()
+    assert item.notes == ("a.h5: 1 lines of another encoding are left out",)
+
+
+def test_lines_that_contradict_their_headers(tmp_path):
+    make_ismrmrd(tmp_path / "a.h5", complex_array(2, 6, 8))
+    make_ismrmrd(tmp_path / "a.h5", complex_array(3, 6, 8), rows=(5,))
+    with pytest.raises(UserError, match="lines of 2 coils and of 3 in one slice"):
+        open_path(tmp_path / "a.h5")
+    with h5py.File(tmp_path / "a.h5", "a") as stored:
+        lines = stored["dataset"]["data"][()]
+        lines["head"]["active_channels"] = 1
+        stored["dataset"]["data"][...] = lines
+    with pytest.raises(UserError, match="32 numbers, where its header promises 1 coils × 8"):
+        open_path(tmp_path / "a.h5")
 
 
 @real_data

@@ -86,8 +86,9 @@ def test_files_are_known_by_their_content(tmp_path, kind):
     file = make_valid(tmp_path, kind)
     values = arrays(open_path(file))
     other = file.rename(file.with_suffix(".png" if kind != "png" else ".tif"))
-    assert {item.format for item in open_path(other)} == {kind}
-    assert np.array_equal(arrays(open_path(other)), values)
+    for path in (other, tmp_path):
+        assert {item.format for item in open_path(path)} == {kind}
+        assert np.array_equal(arrays(open_path(path)), values)
 
 
 class Raw(Format):

@@ -11,11 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ...errors import UserError
+from ...errors import LONGEST_MESSAGE, UserError, shortened
 from ..item import Item
 
-#: No message is longer than this.
-LONGEST_MESSAGE = 600
 #: How many times smaller than its contents a file can be: deflate's limit is 1,032.
 LARGEST_COMPRESSION = 1100
 
@@ -200,15 +198,6 @@ def write_npy(items: Sequence[Item], images: np.ndarray, folder: Path) -> list[P
 
 
 # ---------------------------------------------------------------------------------- messages
-
-
-def shortened(text: str, length: int = LONGEST_MESSAGE) -> str:
-    """The text on one line, its middle left out where it is longer than ``length``."""
-    line = " ".join(text.split())
-    if len(line) <= length:
-        return line
-    half = (length - 3) // 2
-    return f"{line[:half]} … {line[-half:]}"
 
 
 def shown_path(path: Path) -> str:

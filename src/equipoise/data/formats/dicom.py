@@ -72,7 +72,7 @@ class Dicom(Format):
             raise self.error(
                 one.file,
                 f"its modality is {one.modality}; only CT has Hounsfield units: convert other "
-                "images to NIfTI",
+                "images to NIfTI (dcm2niix)",
             )
 
     def _item(self, one: Slice) -> Item:

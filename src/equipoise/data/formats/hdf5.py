@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 
 from ...errors import UserError, need
 from ..item import HOUNSFIELD, Item, Units
 from .base import Format, check_promised_size, first_bytes, listed, write_npy
+from .encoding import Encoding, cropped_readout
 
 AXES = {"hu": "slices × rows × columns", "kspace": "slices × (coils ×) rows × columns"}
 #: The two fields by which complex numbers are written where HDF5 has no type for them.
@@ -19,7 +21,10 @@ COMPLEX_FIELDS = (("r", "i"), ("real", "imag"), ("re", "im"))
 
 
 class Hdf5(Format):
-    """Images under ``hu`` with their ``patient``, or measurements under ``kspace``."""
+    """Images under ``hu`` with their ``patient``, or measurements under ``kspace``.
+
+    A readout that measures more than the field of view, as fastMRI's header says, is cropped.
+    """
 
     name = "hdf5"
     suffixes = (".h5", ".hdf5")
@@ -63,18 +68,20 @@ class Hdf5(Format):
         if len(data):
             check_promised_size(file, data.nbytes // len(data), compressed=True)
         patients = self._patients(file, key, stored, len(data))
+        shape, kept, notes = _readout(file, key, stored)
         return [
             Item(
                 name=f"{file.stem}_{i:03d}",
                 file=file,
-                shape=data.shape[1:],
-                read=partial(self._read, file, key, i),
+                shape=shape,
+                read=partial(self._read, file, key, i, kept),
                 holds="image" if key == "hu" else "kspace",
                 complex=is_complex,
                 patient=patients[i],
                 index=i,
                 units=HOUNSFIELD if key == "hu" else Units(),
                 format=self.name,
+                notes=notes,
             )
             for i in range(len(data))
         ]
@@ -114,14 +121,17 @@ class Hdf5(Format):
             )
         return names
 
-    def _read(self, file: Path, key: str, i: int) -> np.ndarray:
+    def _read(self, file: Path, key: str, i: int, kept: int | None) -> np.ndarray:
         with self.reading(file), need("h5py", "hdf5").File(file) as stored:
             array: np.ndarray = stored[key][i]
         fields = _complex_fields(array.dtype)
-        if fields is None:
+        if fields is not None:
+            real, imaginary = fields
+            array = array[real] + 1j * array[imaginary]
+        if kept is None:
             return array
-        real, imaginary = fields
-        return array[real] + 1j * array[imaginary]
+        measured = (array != 0).reshape(-1, *array.shape[-2:]).any(0)
+        return cropped_readout(array, measured, kept)
 
     def write(self, items: Sequence[Item], images: np.ndarray, folder: Path) -> list[Path]:
         """One file with ``hu`` in int16 and ``patient``, which this format reads."""
@@ -133,6 +143,28 @@ class Hdf5(Format):
             stored["hu"] = np.clip(np.rint(images), -32768, 32767).astype(np.int16)
             stored["patient"] = [item.patient.encode() for item in items]
         return [path]
+
+
+def _readout(
+    file: Path, key: str, stored: Any
+) -> tuple[tuple[int, ...], int | None, tuple[str, ...]]:
+    """The shape of a slice, the pixels that are kept of an oversampled readout, and notes.
+
+    fastMRI's files have ISMRMRD's header; their rows are the readout.
+    """
+    shape = stored[key].shape[1:]
+    if key != "kspace" or "ismrmrd_header" not in stored:
+        return shape, None, ()
+    try:
+        encoding = Encoding.from_xml(stored["ismrmrd_header"][()])
+    except (KeyError, ValueError, ElementTree.ParseError):
+        return shape, None, (f"{file.name}: its ismrmrd_header says nothing of the field of view",)
+    if encoding.columns != shape[-2]:
+        return shape, None, ()  # cropped before it was written
+    notes = tuple(encoding.notes(file.name))
+    if encoding.readout_kept == encoding.columns:
+        return shape, None, notes
+    return (*shape[:-2], encoding.readout_kept, shape[-1]), encoding.readout_kept, notes
 
 
 def _complex_fields(dtype: np.dtype) -> tuple[str, str] | None:

@@ -68,7 +68,9 @@ class Png(_Pictures):
             check_promised_size(file, rows * columns // 8, compressed=True)
         if mode not in ("1", "L", "I", "I;16"):
             raise self.error(
-                file, f"a picture of mode {mode}, not grey values; convert it to greyscale"
+                file,
+                f"a picture of mode {mode}, not grey values; convert it to greyscale, with Pillow: "
+                "Image.open(name).convert('L').save(name)",
             )
         dtype = np.dtype({"1": bool, "L": np.uint8}.get(mode, np.uint16))
         item = self.item(file.stem, file, (rows, columns), dtype)
@@ -92,8 +94,8 @@ class Png(_Pictures):
 
         paths = []
         for item, image in zip(items, images, strict=True):
-            model = (image - item.units.offset) / item.units.scale
-            pixels = np.rint(np.clip(model, 0, 1) * 65535).astype(np.uint16)
+            model = np.clip(item.units.to_model(image), 0, 1)
+            pixels = np.rint(model * 65535).astype(np.uint16)
             paths.append(folder / f"{item.name}.png")
             Image.fromarray(pixels).save(paths[-1])
         return paths
@@ -147,7 +149,8 @@ class Tiff(_Pictures):
             raise self.error(
                 file,
                 f"a picture of kind {name} and shape {page.shape}, not grey values: expected grey "
-                "two-dimensional images; convert it to greyscale",
+                "two-dimensional images; convert it to greyscale, with Pillow: "
+                "Image.open(name).convert('L').save(name)",
             )
         check_promised_size(file, page.nbytes, compressed=page.compression != 1)
 

@@ -2,7 +2,7 @@
 
 from .base import BoundStep, Positive, Step
 from .gradient import RED, GradientStep, MirrorStep, PrimalDual
-from .proximal import ADMM, DouglasRachford, ProximalStep, proximal
+from .proximal import ADMM, DouglasRachford, ProximalStep
 
 __all__ = [
     "ADMM",
@@ -15,5 +15,4 @@ __all__ = [
     "PrimalDual",
     "ProximalStep",
     "Step",
-    "proximal",
 ]

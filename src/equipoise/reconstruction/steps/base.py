@@ -6,6 +6,8 @@ The state z of a step is the image x, or holds what else the step needs.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from ...equilibrium.result import State
 from ...imaging.linear import least_squares
-from ...imaging.operators import select
+from ...imaging.operators import select, selectable
 from ..denoisers import channels_last
 
 
@@ -41,14 +43,21 @@ class BoundStep:
         out: State = self.step(z, self.y, self.physics)
         return out
 
+    @cached_property
+    def restrict(self) -> Callable[[Tensor], BoundStep] | None:
+        """The same map for the samples ``index`` (int64) alone.
 
-class SelectableBoundStep(BoundStep):
-    """The same, where the operator is known for some of the samples alone."""
+        None where the operator has parameters for each sample and cannot be told for some of them:
+        then a solver lets those that are done ride along.
+        """
+        count = len(self.y)
+        if isinstance(self.y, Tensor) and selectable(self.physics, count, self.y):
+            return self._restricted
+        return None  # stacked operators, whose y is a list, take whole batches
 
-    def restrict(self, index: Tensor) -> SelectableBoundStep:
-        """The same map for the samples ``index`` (int64) alone."""
-        physics = select(self.physics, index, len(self.y))
-        return SelectableBoundStep(self.step, self.y[index], physics)
+    def _restricted(self, index: Tensor) -> BoundStep:
+        physics = select(self.physics, index, len(self.y), self.y)
+        return BoundStep(self.step, self.y[index], physics)
 
 
 class Step(nn.Module):
@@ -92,10 +101,8 @@ class Step(nn.Module):
         return self.denoiser(x, self.sigma)
 
     def bind(self, y: Tensor, physics: Physics) -> BoundStep:
-        """f(z) for these measurements; samples that are done can be left out of it, mostly."""
-        if isinstance(y, Tensor):
-            return SelectableBoundStep(self, y, physics)
-        return BoundStep(self, y, physics)  # stacked physics take whole batches
+        """f(z) for these measurements."""
+        return BoundStep(self, y, physics)
 
     def start(self, y: Tensor, physics: Any) -> Tensor:
         """The image from which a solve begins if nobody says.

@@ -76,7 +76,7 @@ class RED(Step):
 
     def forward(self, x: Tensor, y: Tensor, A: Any) -> Tensor:
         strength = self.strength()
-        step_size = self.ratio * 2 / (1 + strength.detach())
+        step_size = self.ratio * 2 / (1 + strength)
         gradient = A.A_adjoint(A.A(x) - y) + strength * (x - self.denoise(x))
         return x - step_size * gradient
 

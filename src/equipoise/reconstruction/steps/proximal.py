@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from deepinv.physics import LinearPhysics
 from torch import Tensor, nn
 
-from ...imaging.linear import proximal_l2
+from ...imaging.operators import proximal
 from .base import Positive, Step, check_strength
-
-
-def proximal(physics: Any, d: Tensor, y: Tensor, strength: Tensor, tol: float) -> Tensor:
-    """argmin_u ½‖A u − y‖² + ½λ‖u − d‖², by the physics' closed form if it has one."""
-    own = getattr(type(physics), "prox_l2", LinearPhysics.prox_l2)
-    if own is LinearPhysics.prox_l2:
-        return proximal_l2(physics.A, physics.A_adjoint, d, y, strength, tol)
-    return physics.prox_l2(d, y, gamma=1 / strength, tol=tol)
 
 
 class ProximalStep(Step):

@@ -1,0 +1,73 @@
+"""What the scripts in this folder share: the command line, the data, and how a trainer is made."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from equipoise import EquilibriumReconstructor, Stop
+from equipoise.assessment.metrics import psnr
+from equipoise.config import Config
+from equipoise.data.dataset import Dataset
+from equipoise.data.scan import Scan
+from equipoise.learning.trainer import Trainer
+
+ROOT = Path(__file__).parents[1]
+#: Real data, beside the repository: not everybody has them.
+DATA = ROOT.parent / "shared" / "data"
+
+
+def parser(text: str | None) -> argparse.ArgumentParser:
+    """A command line whose help is the script's docstring."""
+    raw = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=text, formatter_class=raw)
+
+
+def arguments(parser: argparse.ArgumentParser, **quick: Any) -> argparse.Namespace:
+    """The options that were given; ``quick`` are those of ``--quick``, which asks whether the
+    script runs at all."""
+    text = "the smallest form that runs, in a minute; its figures mean nothing"
+    parser.add_argument("--quick", action="store_true", help=text)
+    given = parser.parse_args()
+    if given.quick:
+        vars(given).update(quick)
+    return given
+
+
+def is_there(path: Path) -> bool:
+    """Whether the data are there; otherwise it is said that the script is skipped."""
+    if not path.exists():
+        print(f"skipped: {path} is not there")
+    return path.exists()
+
+
+def planned_scan(config: Config) -> Scan:
+    """The scan that a configuration describes."""
+    return Scan.planned(config.physics, config.data.size, config.seed)
+
+
+def start_model(config: Config, scan: Scan) -> EquilibriumReconstructor:
+    """The model of a configuration before training, for measurements of this scan."""
+    return config.model.make(scan.image_shape[0], scan.noise, config.seed)
+
+
+def start_trainer(config: Config, dataset: Dataset) -> Trainer:
+    """What `equipoise train` makes of a configuration and its data; the images are put aside."""
+    first = dataset.batch(torch.arange(1)).y
+    losses = config.objective.make(dataset.scan, first)
+    model = start_model(config, dataset.scan)
+    return Trainer(model, dataset.without_truth(), losses, config.learning, config.seed)
+
+
+def mean_psnr(model: EquilibriumReconstructor, dataset: Dataset, stop: Stop | None = None) -> float:
+    """In dB, over images whose truth is known; ``stop``: of these solves."""
+    usual = model.stop
+    model.stop = usual if stop is None else stop
+    y, physics, _ = dataset.batch(torch.arange(len(dataset)))
+    with torch.no_grad():
+        images = model(y, physics)
+    model.stop = usual
+    return float(psnr(images, dataset.require_truth()).mean())
