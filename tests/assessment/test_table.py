@@ -96,6 +96,7 @@ class TestRenderings:
         text = page_of(table, tmp_path)
         assert text.count("<tr") == 1 + len(table.rows)
         assert text.count('<tr class="failed"') == 1
+        assert "Network: seed 1: out of memory</small>" in text  # also where the table is wide
         assert "30.13 ± 0.50" in text
 
     @settings(max_examples=25, deadline=None)

@@ -104,8 +104,8 @@ class TestFailures:
         assert [m.reason for m in row.missing] == [where + reason]
         assert row.more["seeds"] == 2 - len(seeds)
         assert ("psnr" in row.cells) == (len(seeds) == 1)
-        shown = (task.out / "table.md").read_text() + (task.out / "report.html").read_text()
-        assert shown.count(where + reason) == 2
+        assert where + reason in (task.out / "table.md").read_text()
+        assert where + reason in (task.out / "report.html").read_text()
         saved = json.loads((task.out / "results.json").read_text())
         assert saved["table"]["bad"]["failed" if failed else "missing"] == [where + reason]
 

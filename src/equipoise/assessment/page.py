@@ -58,7 +58,7 @@ def page(
         table_title=table_title,
         head=table.head() if table else [],
         rows=[_row(table, k) for k in range(len(table.rows))] if table else [],
-        notes=table.notes() if table else [],
+        notes=[*table.reasons(), *table.notes()] if table else [],
         has_remarks=bool(table and table.remarks),
         conventions=conventions,
         config=config,

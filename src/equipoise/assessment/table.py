@@ -168,6 +168,14 @@ class Table:
             for reason, titles in where.items()
         ]
 
+    def reasons(self) -> list[str]:
+        """What is missing of whole rows, with their titles."""
+        return [
+            f"{row.title}: {'; '.join(missing.reason for missing in row.missing)}"
+            for row in self.rows
+            if row.missing
+        ]
+
     def terminal(self) -> str:
         """Aligned columns, and the notes below."""
         lines = [self.head(), *self.lines()]
