@@ -11,7 +11,6 @@ import equipoise as eq
 
 #: What waits for the operators' own derivatives: until they are merged, a derivative that passes
 #: through conjugate gradients is right once only, and never reaches what the operator is made of.
-WAITS = pytest.mark.xfail(strict=False, reason="waits for imaging.operators.proximal")
 
 
 class Dense(deepinv.physics.LinearPhysics):
@@ -116,9 +115,7 @@ class TestOneStep:
         call, inputs = function
         assert torch.autograd.gradcheck(call, inputs, atol=1e-7)
 
-    def test_second(self, function, step, operator, request):
-        if step in PROXIMAL and operator == "conjugate_gradients":
-            request.applymarker(WAITS)
+    def test_second(self, function, step, operator):
         call, inputs = function
         assert torch.autograd.gradgradcheck(call, inputs, atol=1e-6)
 
@@ -126,10 +123,8 @@ class TestOneStep:
 @pytest.mark.parametrize("operator", ["closed", "conjugate_gradients"])
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("order", [1, 2])
-def test_one_step_in_the_operator(step, operator, order, request):
+def test_one_step_in_the_operator(step, operator, order):
     """With respect to what the operator is made of, as well as y."""
-    if step in PROXIMAL and operator == "conjugate_gradients":
-        request.applymarker(WAITS)
     f, physics, x, y = problem(step, operator)
     with torch.no_grad():
         z = f.lift(x, y, physics)
@@ -168,18 +163,14 @@ def equilibrium_of(step, operator):
 
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("step", STEPS)
-def test_equilibria(step, operator, request):
+def test_equilibria(step, operator):
     """y, θ, λ or η, and the operator, through the implicit function theorem."""
-    if step in PROXIMAL and operator == "conjugate_gradients":
-        request.applymarker(WAITS)
     call, inputs = equilibrium_of(step, operator)
     assert torch.autograd.gradcheck(call, inputs, atol=1e-6, fast_mode=True)
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize("step", STEPS)
-def test_equilibria_differentiated_twice(step, operator, request):
-    if step in PROXIMAL and operator == "conjugate_gradients":
-        request.applymarker(WAITS)
+def test_equilibria_differentiated_twice(step, operator):
     call, inputs = equilibrium_of(step, operator)
     assert torch.autograd.gradgradcheck(call, inputs, atol=1e-5, fast_mode=True)

@@ -120,7 +120,6 @@ def test_samples_with_operators_of_their_own(step, make, learnt):
         assert (result.value[i] - alone[0]).norm() < 1e-9 * alone.norm()
 
 
-@pytest.mark.xfail(strict=False, reason="waits for imaging.operators.selectable")
 def test_an_operator_whose_parameters_cannot_be_found_rides_along():
     """The weights are in a closure: nobody can see that each sample has its own."""
     weights = 0.2 + 0.8 * uniform(COUNT, 1, 8, 8, seed=3)
