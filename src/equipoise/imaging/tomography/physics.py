@@ -267,12 +267,12 @@ class Tomography(LinearPhysics):
         Q, s = self.matrix.spectrum(z.dtype, z.device)
         if isinstance(strength, Tensor):
             strength = strength.reshape(-1, 1)
-        inverse = 1 / (self.scale**2 * s + strength)  # (rows,) or (B, rows)
+        weights = self.scale**2 * s + strength  # (rows,) or (B, rows)
         r = y - self.A(z)
         if self.matrix.fewer_pixels:
             b = self.A_adjoint(r).flatten(1)
-            return z + ((b @ Q * inverse) @ Q.t()).reshape(z.shape)
-        return z + self.A_adjoint(((r.flatten(1) @ Q * inverse) @ Q.t()).reshape(y.shape))
+            return z + ((b @ Q / weights) @ Q.t()).reshape(z.shape)
+        return z + self.A_adjoint(((r.flatten(1) @ Q / weights) @ Q.t()).reshape(y.shape))
 
     def prox_account(
         self,
