@@ -7,10 +7,10 @@ import json
 import pytest
 import torch
 
+from equipoise.errors import TrainingGaveUp
 from equipoise.learning import checkpoint
 from equipoise.learning.loggers import open_loggers
 from equipoise.learning.loop import train
-from equipoise.errors import TrainingGaveUp
 from equipoise.learning.trainer import PATIENCE
 
 from .examples import small_trainer
@@ -50,7 +50,9 @@ def test_validation_is_logged_and_ends_what_makes_no_progress(tmp_path):
     scores = iter([0.5, 0.3, 0.4, 0.35, 0.2])
     options = {"steps": 50, "validate_every": 2, "patience": 2}
     trainer = small_trainer(**options)
-    assert train(trainer, tmp_path, {}, nothing, validate=lambda weights, fabric: {"held_out": next(scores)})
+    assert train(
+        trainer, tmp_path, {}, nothing, validate=lambda weights, fabric: {"held_out": next(scores)}
+    )
     log = lines(tmp_path)
     assert [r.get("validation") for r in log] == [
         None,
@@ -70,7 +72,13 @@ def test_validation_is_logged_and_ends_what_makes_no_progress(tmp_path):
 
 def test_the_last_step_is_validated_and_misfit_will_do(tmp_path):
     trainer = small_trainer(steps=3, validate_every=2)
-    assert train(trainer, tmp_path, {}, nothing, validate=lambda weights, fabric: {"misfit": 1.0, "psnr": 2.0})
+    assert train(
+        trainer,
+        tmp_path,
+        {},
+        nothing,
+        validate=lambda weights, fabric: {"misfit": 1.0, "psnr": 2.0},
+    )
     assert ["validation" in r for r in lines(tmp_path)] == [False, True, True]
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .checkpoint import save_latest
-from .processes import any_of
 from .log import Report, append_to_log
+from .processes import any_of
 from .trainer import Trainer
 
 if TYPE_CHECKING:
@@ -66,4 +66,3 @@ def train(
             if stop:
                 return False
     return True
-

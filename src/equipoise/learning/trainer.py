@@ -15,9 +15,9 @@ from ..imaging.draws import seeded
 from ..reconstruction.model import EquilibriumReconstructor
 from .batching import Batches, Part
 from .checkpoint import Checkpoint, flatten_optimizer, restore_optimizer
+from .log import Report
 from .losses import Example, evaluate
 from .processes import from_first, processes, share_gradient
-from .log import Report
 from .settings import LearningSettings
 from .tally import Tally
 
