@@ -5,9 +5,11 @@ from .consistency import MeasurementConsistency, Supervised, Weighted
 from .contraction import JacobianPenalty
 from .equivariance import Equivariance, MultiOperator
 from .recorrupted import Recorrupted
+from .second_solve import Accuracy, SecondSolveLoss
 from .splitting import Splitting
 
 __all__ = [
+    "Accuracy",
     "Equivariance",
     "Example",
     "JacobianPenalty",
@@ -16,6 +18,7 @@ __all__ = [
     "MultiOperator",
     "RecordedLoss",
     "Recorrupted",
+    "SecondSolveLoss",
     "Splitting",
     "Supervised",
     "Weighted",
