@@ -40,9 +40,23 @@ if TYPE_CHECKING:
         Supervised,
     )
     from .reconstruction.contraction import bounded
-    from .reconstruction.denoisers import ConvDenoiser, Invariant, ProximalNetwork, UNet, load_denoiser
+    from .reconstruction.denoisers import (
+        ConvDenoiser,
+        Invariant,
+        ProximalNetwork,
+        UNet,
+        load_denoiser,
+    )
     from .reconstruction.model import EquilibriumReconstructor
-    from .reconstruction.steps import ADMM, RED, DouglasRachford, GradientStep, MirrorStep, PrimalDual, ProximalStep
+    from .reconstruction.steps import (
+        ADMM,
+        RED,
+        DouglasRachford,
+        GradientStep,
+        MirrorStep,
+        PrimalDual,
+        ProximalStep,
+    )
     from .run import load_run
 
 __version__ = "0.1.0"

@@ -92,19 +92,19 @@ def demo(
     )
     progress = TrainingProgress(config.learning.steps)
     try:
-        table = run_demo(config, typer.echo, progress)
+        evaluation = run_demo(config, typer.echo, progress)
     finally:
         progress.close()
     typer.echo(
-        f"\n{len(table.images)} phantoms that training did not see (classical methods tuned on the "
-        "first eight of them):"
+        f"\n{len(evaluation.names)} phantoms that training did not see (classical methods tuned on "
+        "the first eight of them):"
     )
-    typer.echo(table.terminal())
+    typer.echo(evaluation.table.terminal())
     typer.echo(
         f"\nPictures and page: {config.folder}/report.html, grid.png, curves.html; scores: "
         f"{config.folder}/results.json"
     )
-    _exit_if_failed(table)
+    _exit_if_failed(evaluation.table)
 
 
 @app.command()
@@ -198,13 +198,13 @@ def evaluate(
     from .comparison.evaluation import evaluate as run_evaluate
     from .run import load_run
 
-    table = run_evaluate(load_run(run), data)
-    typer.echo(table.terminal_per_image())
+    evaluation = run_evaluate(load_run(run), data)
+    typer.echo(evaluation.per_image().terminal())
     typer.echo("")
-    typer.echo(table.terminal())
-    typer.echo(f"\n{table.about['contraction']['words']}")
-    typer.echo(f"saved: {table.folder}/results.json, grid.png, report.html")
-    _exit_if_failed(table)
+    typer.echo(evaluation.table.terminal())
+    typer.echo(f"\n{evaluation.problem['contraction']['words']}")
+    typer.echo(f"saved: {evaluation.folder}/results.json, grid.png, report.html")
+    _exit_if_failed(evaluation.table)
 
 
 @app.command()
@@ -238,7 +238,7 @@ def compare(
 
     Example: equipoise compare configs/ct64.yaml learning.steps=150 --jobs 2
     """
-    from .comparison.sweep import compare as run_compare
+    from .comparison.outcome import compare as run_compare
     from .comparison.sweep import plan
     from .config import load_config
 
@@ -247,10 +247,10 @@ def compare(
     if not files:
         raise UserError("compare: name a configuration file")
     configs = [load_config(Path(file), overrides) for file in files]
-    task = plan(configs, out, seeds, only.split(",") if only else None)
-    table = run_compare(task, jobs, typer.echo, elsewhere)
-    typer.echo((task.out / "table.md").read_text())
-    typer.echo(f"saved: {task.out}/report.html, table.md, results.json")
+    comparison = plan(configs, out, seeds, only.split(",") if only else None, typer.echo)
+    table = run_compare(comparison, jobs, elsewhere)
+    typer.echo((comparison.out / "table.md").read_text())
+    typer.echo(f"saved: {comparison.out}/report.html, table.md, results.json")
     _exit_if_failed(table)
 
 
@@ -279,9 +279,10 @@ def diagnose(
     from .run import load_run
 
     beside = [load_run(folder) for folder in others or ()]
-    table = run_diagnose(load_run(run), beside, data, out, typer.echo)
-    typer.echo((table.folder / "table.md").read_text())
-    typer.echo(f"saved: {table.folder}/report.html, diagnosis.json, table.md")
+    found = run_diagnose(load_run(run), beside, data, out, typer.echo)
+    typer.echo((found.folder / "table.md").read_text())
+    typer.echo(f"saved: {found.folder}/report.html, diagnosis.json, table.md")
+    _exit_if_failed(found.table)
 
 
 def _exit_if_failed(table: Table) -> None:

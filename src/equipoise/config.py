@@ -156,10 +156,12 @@ def _set(tree: dict[str, Any], path: list[str], value: Any) -> None:
     annotation: Any = Config
     for section in sections:
         annotation = _annotation(annotation, section)
-        tree[section] = _written_out(tree.get(section))
-        tree = tree[section]
-        if not isinstance(tree, dict):
+        inner = _written_out(tree.get(section))
+        is_value = annotation is not None and not sections_of(annotation)
+        if is_value or not isinstance(inner, dict):
             raise TypeError(f"{section} is a value, not a section")
+        tree[section] = inner
+        tree = inner
     former, kinds = tree.get(last), sections_of(_annotation(annotation, last))
     if isinstance(value, str) and value in kinds and isinstance(former, dict):
         tree[last] = _of_another_kind(former, value, kinds)

@@ -88,7 +88,7 @@ def operator_config(folder: Path, physics: dict, data: dict | None = None, **mod
         "compressed_sensing",
     ],
 )
-def test_double_precision_in_every_command(name, stream, tmp_path, monkeypatch):
+def test_double_precision_in_every_command(name, stream, tmp_path):
     physics = {"kind": name, **OPERATORS[name]}
     config = operator_config(tmp_path, physics, {"stream": stream}, precision="64")
     for finding in examine(config):
@@ -99,9 +99,8 @@ def test_double_precision_in_every_command(name, stream, tmp_path, monkeypatch):
     evaluate(run, count=2)
     # The fan is too short for a filtered backprojection, which is left out.
     if name in ("fan_beam", "mri") and not stream:
-        monkeypatch.setattr(diagnosis, "IMAGES", 1)
-        monkeypatch.setattr(diagnosis, "Stop", lambda rtol, max_steps: Stop(rtol, 5))
-        diagnosis.diagnose(run, [])
+        stop = Stop(1e-4, 5)
+        diagnosis.diagnose(run, [], say=quiet, images=1, forward=stop, adjoint=stop)
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -130,9 +129,9 @@ def test_every_operator_in_every_command(name, tmp_path):
     truth = tmp_path / "truth.npy"
     np.save(truth, phantoms(3, 16).numpy()[:, 0])
     run.config = changed(run.config, {"data": {"kind": "images", "path": str(truth), "size": 16}})
-    table = evaluate(run, truth)
+    evaluation = evaluate(run, truth)
     images = 1 if name == "dynamic_mri" else 3
-    assert len(table.scores["equipoise"]["psnr"]) == images
+    assert len(evaluation.scores["equipoise"]["psnr"]) == images
 
 
 def test_simulated_measurements_are_those_that_training_would_make(tmp_path):

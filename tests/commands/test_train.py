@@ -259,9 +259,9 @@ class TestValidation:
         said = []
         assert train_run(config, said.append)
         assert any("holding out 2 of 8 measurements: patients " in line for line in said)
-        table = evaluate(load_run(config.folder))
+        evaluation = evaluate(load_run(config.folder))
         patient = said[0].split()[-1]
-        assert table.images == [f"d_{i:03d}" for i in range(8) if "ABCD"[i // 2] == patient]
+        assert evaluation.names == [f"d_{i:03d}" for i in range(8) if "ABCD"[i // 2] == patient]
         with pytest.raises(UserError, match=r"leave out data.validation and data.stream"):
             parse({**tree, "data": {**data, "stream": True}}, "test")
 

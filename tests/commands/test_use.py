@@ -49,12 +49,12 @@ class TestUse:
         assert (tmp_path / "out" / "preview.png").stat().st_size > 1000
 
     def test_evaluate_scores_every_image(self, folder):
-        table = evaluate(load_run(folder))
+        evaluation = evaluate(load_run(folder))
         saved = json.loads((folder / "evaluation-phantoms" / "results.json").read_text())
         for method in ("fbp", "least_squares", "tv", "untrained", "equipoise"):
             entry = saved["methods"][method]
-            assert len(entry["psnr_per_image"]) == len(table.images)
-            assert entry["psnr"] == pytest.approx(sum(entry["psnr_per_image"]) / len(table.images))
+            assert len(entry["psnr_per_image"]) == len(evaluation.names)
+            assert entry["psnr"] == pytest.approx(sum(entry["psnr_per_image"]) / len(evaluation.names))
             assert 5 < entry["psnr"] < 60
         page = (folder / "evaluation-phantoms" / "report.html").read_text()
         assert 'src="data:image/png;base64' in page

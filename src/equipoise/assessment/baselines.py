@@ -1,87 +1,78 @@
-"""The classical methods that a learned one must beat, each as good as it gets."""
+"""Classical reconstructions: what a learned one must beat."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from functools import partial
+import inspect
 from typing import Any
 
 import torch
 from deepinv.models import TVDenoiser
 from torch import Tensor
 
+from ..errors import UserError
 from ..imaging.linear import least_squares
-from ..imaging.operators import select
-from ..imaging.tomography import WINDOWS
-from .metrics import psnr
-
-FAMILIES = "fbp", "zero_filled", "least_squares", "tv"
-TV_WEIGHTS = (1e-4, 3e-5, 3e-4, 1e-3, 3e-3)
 
 
-def total_variation(y: Tensor, physics: Any, weight: float, iterations: int = 120, inner: int = 15) -> Tensor:
-    """argmin ½‖A x − y‖² + weight · TV(x), ‖A‖ = 1: FISTA (Beck and Teboulle 2009) around deepinv's TV proximal map."""
-    prox = TVDenoiser(n_it_max=inner, tau=0.1)  # it keeps its dual variable from call to call
-    with torch.no_grad():
-        x = z = physics.A_adjoint(y)
-        t = 1.0
-        for _ in range(iterations):
-            v = z - physics.A_adjoint(physics.A(z) - y)
-            new = prox(v.reshape(-1, 1, *v.shape[-2:]), weight).reshape(v.shape)  # each channel an image of its own
-            t_new = (1 + (1 + 4 * t * t) ** 0.5) / 2
-            z = new + (t - 1) / t_new * (new - x)
-            x, t = new, t_new
-        return x
-
-
-def _fbp(y: Tensor, physics: Any, window: str) -> Tensor:
-    x: Tensor = physics.fbp(y, window=window)
+def zero_filled(y: Tensor, physics: Any) -> Tensor:
+    """Aᵀ y: what was not measured counts as zero. (B, …) → (B, C, …, H, W)."""
+    x: Tensor = physics.A_adjoint(y)
     return x
 
 
-def _least_squares(y: Tensor, physics: Any, iterations: int) -> Tensor:
+def truncated_least_squares(y: Tensor, physics: Any, iterations: int) -> Tensor:
+    """argmin ‖A x − y‖² by conjugate gradients, stopped early, which regularises."""
     return least_squares(physics.A, physics.A_adjoint, y, tol=0.0, max_iter=iterations).value
 
 
-def has_fbp(y: Tensor, physics: Any) -> bool:
-    """Whether there is a filtered backprojection."""
-    if not hasattr(physics, "fbp"):
-        return False
-    try:
-        physics.fbp(y[:1])
-    except ValueError:  # a fan that is not even, or too short
-        return False
-    return True
+def total_variation(
+    y: Tensor, physics: Any, weight: float, iterations: int = 120, inner: int = 15
+) -> Tensor:
+    """argmin ½‖A x − y‖² + weight · TV(x), ‖A‖ = 1: FISTA (Beck and Teboulle 2009) around deepinv's
+    proximal map of the total variation.
 
-
-def classical(
-    y: Tensor, physics: Any, truth: Tensor | None, tune: tuple[Tensor, Tensor, Any] | None = None
-) -> dict[str, tuple[Tensor, str, float]]:
-    """Name → (reconstruction, setting, seconds it took): FBP or zero-filled, least squares, TV.
-
-    Window, iterations and weight are the best for ``tune``: measurements, true images, and the operator between them; if there
-    are none, for the first eight *of these very images*, which favours the baselines; without ``truth``, they are the middle of
-    the range.
+    Args:
+        y: (B, …) measurements.
+        physics: what measured them.
+        weight: of the total variation.
+        iterations: of FISTA.
+        inner: iterations of the proximal map, which goes on from its last dual variable.
     """
-    if tune is None and truth is not None:
-        some = torch.arange(min(8, len(y)))
-        tune = y[some], truth[some], select(physics, some, len(y))
-    families: dict[str, dict[str, Callable[[Tensor, Any], Tensor]]] = {}
-    if has_fbp(y, physics):
-        families["fbp"] = {f"window {w}": partial(_fbp, window=w) for w in WINDOWS}
-    else:
-        families["zero_filled"] = {"": lambda y, physics: physics.A_adjoint(y)}
-    families["least_squares"] = {f"{n} iterations": partial(_least_squares, iterations=n) for n in (20, 10, 50, 100)}
-    families["tv"] = {f"weight {w:g}": partial(total_variation, weight=w) for w in TV_WEIGHTS}
-    out: dict[str, tuple[Tensor, str, float]] = {}
+    prox = TVDenoiser(n_it_max=inner, tau=0.1)
     with torch.no_grad():
-        for name, settings in families.items():
-            setting = next(iter(settings))
-            if tune is not None and len(settings) > 1:
-                few, true, operator = tune
-                setting = max(settings, key=lambda s: float(psnr(settings[s](few, operator), true).mean()))
-            started = time.perf_counter()
-            x = settings[setting](y, physics)
-            out[name] = x, setting, time.perf_counter() - started
-    return out
+        x = physics.A_adjoint(y)
+        z = x
+        t = 1.0
+        for _ in range(iterations):
+            v = z - physics.A_adjoint(physics.A(z) - y)
+            # Each channel is an image of its own.
+            next_x = prox(v.reshape(-1, 1, *v.shape[-2:]), weight).reshape(v.shape)
+            next_t = (1 + (1 + 4 * t * t) ** 0.5) / 2
+            z = next_x + (t - 1) / next_t * (next_x - x)
+            x, t = next_x, next_t
+        return x
+
+
+class NoBackprojection(UserError):
+    """There is no filtered backprojection of these measurements; the message says why."""
+
+
+def filtered_backprojection(y: Tensor, physics: Any, window: str = "ramp") -> Tensor:
+    """The operator's own filtered backprojection, (B, …) → (B, 1, H, W).
+
+    Args:
+        y: measurements.
+        physics: what measured them.
+        window: of the ramp filter, where the operator knows windows.
+
+    Raises:
+        NoBackprojection: the operator has none, or its geometry is one that it is not made for.
+    """
+    if not hasattr(physics, "fbp"):
+        kind = type(physics).__name__
+        raise NoBackprojection(f"no filtered backprojection: {kind} has no method fbp")
+    known = "window" in inspect.signature(physics.fbp).parameters
+    try:
+        x: Tensor = physics.fbp(y, window=window) if known else physics.fbp(y)
+    except ValueError as error:
+        raise NoBackprojection(f"no filtered backprojection: {error}") from error
+    return x

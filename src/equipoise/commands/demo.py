@@ -7,8 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..assessment.table import Table
-from ..comparison.evaluation import evaluate
+from ..comparison.evaluation import Evaluation, evaluate
 from ..config import Config, parse
 from ..errors import UserError
 from ..learning.log import Report
@@ -71,7 +70,7 @@ def demo(
     config: Config,
     say: Callable[[str], None] = print,
     on_report: Callable[[Report], None] = lambda report: None,
-) -> Table:
+) -> Evaluation:
     """Trains on measured phantoms, reconstructs unseen ones, and writes tables, pictures and the
     page to the run folder.
 

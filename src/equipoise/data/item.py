@@ -15,6 +15,10 @@ from ..errors import UserError
 #: What an item's array is: pixels, what a scanner measured, or complex k-space samples.
 Holds = Literal["image", "measurement", "kspace"]
 
+#: What an item's units were taken from: what its file says, what its values look like, or nothing
+#: yet, so that they have to be settled before they are used (units.py).
+UnitsFrom = Literal["file", "values", "nothing"]
+
 
 @dataclass(frozen=True)
 class Units:
@@ -44,10 +48,13 @@ class Item:
     holds: Holds = "image"
     complex: bool = False
     patient: str = ""
-    series: str = ""  #: what shares one volume: slices of a series are neighbours
+    series: str = ""  #: of which slices are neighbours: a scan, or one reconstruction of it
+    volume: str = ""  #: whose series share their positions; empty where each series has its own
     position: float | None = None  #: along the series' axis, in millimetres
+    index: int | None = None  #: of the slice or frame, where the file holds several
     spacing: tuple[float, float] | None = None  #: of rows and of columns, in millimetres
     units: Units = Units()
+    units_from: UnitsFrom = "file"
     format: str = "npy"  #: the name of the format that reads it, and writes what is made of it
     notes: tuple[str, ...] = ()  #: what its reader noticed
 
@@ -66,6 +73,7 @@ class Item:
                 self,
                 name=f"{self.name}_{k:03d}",
                 shape=self.shape[1:],
+                index=k,
                 read=partial(_read_one, self.read, k),
             )
             for k in range(self.shape[0])

@@ -17,14 +17,14 @@ RESERVED_NAMES = ("preview", "report")
 
 
 def images_of(items: Sequence[Item], size: int | None = None) -> list[Item]:
-    """One item an image, of at least ``size`` pixels each way.
+    """One item an image, of at least ``size`` pixels each way; real or complex.
 
     Raises:
         UserError: an item holds k-space or no grey image, or the images differ in size.
     """
     images: list[Item] = []
     for item in items:
-        if item.holds == "kspace" or item.complex:
+        if item.holds == "kspace":
             raise UserError(
                 f"{item.file}: holds complex k-space, not images; set physics.kind=mri and "
                 "data.kind=measurements"

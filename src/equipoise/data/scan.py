@@ -22,7 +22,7 @@ from .item import Item, Units
 
 @dataclass(frozen=True)
 class KspaceUnits:
-    """How the k-space of a scanner becomes that of the model: whitened, and divided by ``scale``."""
+    """How the k-space of a scanner becomes the model's: whitened, and divided by ``scale``."""
 
     covariance: Tensor  #: (coils, coils) of the noise in a complex sample
     scale: float  #: of the whitened image whose brightest parts shall be near 1

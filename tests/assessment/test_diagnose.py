@@ -9,7 +9,6 @@ import torch
 
 import equipoise as eq
 from equipoise.assessment import diagnose as d
-from equipoise.assessment.metrics import bootstrap
 from equipoise.reconstruction.denoisers import Invariant, ProximalNetwork
 
 N = 6
@@ -25,7 +24,9 @@ def x():
 
 
 def matrix(seed=0):
-    return torch.randn(N * N, N * N, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(
+        N * N, N * N, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def symmetric(low, high):
@@ -56,6 +57,21 @@ class TestJacobian:
         assert ((found.largest.value - 1.2).abs() <= found.largest.error + 1e-12).all()
         assert float(found.smallest.error.max()) > 1e-6  # the bound says something
 
+    @pytest.mark.parametrize("eigenvalues", [[0.8], [0.8, 0.3], [0.5, -0.2, 0.9]])
+    def test_few_eigenvalues(self, x, eigenvalues):
+        """Far more steps than there are eigenvalues find these, and no others."""
+        diagonal = torch.tensor(eigenvalues, dtype=torch.float64)
+        weights = diagonal.repeat(N * N)[: N * N].reshape(N, N)
+        found = d.spectrum(d.Jacobian(lambda u: weights * u, x), steps=30)
+        assert found.smallest.value == pytest.approx([min(eigenvalues)] * 3)
+        assert found.largest.value == pytest.approx([max(eigenvalues)] * 3)
+        assert found.norm.value == pytest.approx([max(abs(e) for e in eigenvalues)] * 3)
+        assert float(found.smallest.error.max()) < 1e-9
+
+    def test_the_zero_map(self, x):
+        found = d.spectrum(d.Jacobian(lambda u: 0 * u, x), steps=5)
+        assert found.smallest.value.tolist() == found.norm.value.tolist() == [0.0] * 3
+
     def test_soft_thresholding(self, x):
         J = d.Jacobian(lambda u: u.sign() * (u.abs() - 0.3).clamp_min(0), x)
         found = d.spectrum(J, steps=4)
@@ -66,13 +82,17 @@ class TestJacobian:
     def test_rows(self):
         found = d.Estimate(torch.tensor([1.0, -2.0, 4.0]), torch.tensor([0.1, 0.2, 0.6]))
         assert found.row()["value"] == pytest.approx(1)
-        assert found.row("lowest") == pytest.approx({"value": -2, "error": 0.2, "spread": 2.449}, rel=1e-3)
+        assert found.row("lowest") == pytest.approx(
+            {"value": -2, "error": 0.2, "spread": 2.449}, rel=1e-3
+        )
         assert found.row("highest")["error"] == pytest.approx(0.6)
 
     def test_rotation_of_the_plane(self, x):
         """By an angle t: symmetric part cos t, skew part sin t, norm 1."""
         t = 0.4
-        turn = torch.tensor([[math.cos(t), -math.sin(t)], [math.sin(t), math.cos(t)]], dtype=torch.float64)
+        turn = torch.tensor(
+            [[math.cos(t), -math.sin(t)], [math.sin(t), math.cos(t)]], dtype=torch.float64
+        )
         J = d.Jacobian(linear(torch.block_diag(*[turn] * (N * N // 2))), x)
         assert d.asymmetry(J).value == pytest.approx([math.tan(t)] * 3, rel=1e-9)
         found = d.spectrum(J, steps=3)
@@ -93,7 +113,10 @@ class TestPrior:
         D = lambda u: u.sign() * (u.abs() - 0.3).clamp_min(0)  # noqa: E731
         found = d.prior(D, torch.zeros_like(x), x, points=4001)
         assert torch.allclose(found, 0.3 * D(x).abs().flatten(1).sum(1), rtol=1e-4)
-        assert float(d.path_dependence(D, torch.zeros_like(x), x, x.roll(1, 0), points=2001).max()) < 1e-4
+        assert (
+            float(d.path_dependence(D, torch.zeros_like(x), x, x.roll(1, 0), points=2001).max())
+            < 1e-4
+        )
 
     def test_of_a_linear_prox(self, x):
         M = symmetric(0.2, 0.8)
@@ -114,7 +137,9 @@ class TestPrior:
 
     def test_a_map_without_one_is_found_out(self, x):
         M = matrix() / 10
-        assert float(d.path_dependence(linear(M), torch.zeros_like(x), x, x.roll(1, 0)).min()) > 1e-3
+        assert (
+            float(d.path_dependence(linear(M), torch.zeros_like(x), x, x.roll(1, 0)).min()) > 1e-3
+        )
 
 
 class TestInvariance:
@@ -129,13 +154,26 @@ class TestInvariance:
 
     def test_gap_of_an_exact_inverse_is_zero(self, x):
         physics = eq.ParallelBeam(N, 30, normalize=True).double()
-        A = torch.stack([physics.A(e.reshape(1, 1, N, N))[0].flatten() for e in torch.eye(N * N, dtype=torch.float64)], 1)
+        A = torch.stack(
+            [
+                physics.A(e.reshape(1, 1, N, N))[0].flatten()
+                for e in torch.eye(N * N, dtype=torch.float64)
+            ],
+            1,
+        )
         pinv = torch.linalg.pinv(A)
         for moves in d.moves(x.shape).values():
             for _, move in moves:
-                gap = d.equivariance_gap(lambda y: (y.flatten(1) @ pinv.T).reshape(-1, 1, N, N), physics, x, move)
+                gap = d.equivariance_gap(
+                    lambda y: (y.flatten(1) @ pinv.T).reshape(-1, 1, N, N), physics, x, move
+                )
                 assert float(gap.max()) < 1e-6
-        twice = d.equivariance_gap(lambda y: 2 * (y.flatten(1) @ pinv.T).reshape(-1, 1, N, N), physics, x, lambda u: u.flip(-1))
+        twice = d.equivariance_gap(
+            lambda y: 2 * (y.flatten(1) @ pinv.T).reshape(-1, 1, N, N),
+            physics,
+            x,
+            lambda u: u.flip(-1),
+        )
         assert twice == pytest.approx([1.0] * len(x), abs=1e-6)
 
 
@@ -147,38 +185,3 @@ def test_range_and_null(x):
     parts = d.error_parts(physics, torch.zeros_like(x), x)
     assert parts["null_missing"] == pytest.approx(1)
     assert parts["range"] + parts["null"] == pytest.approx(float(x.square().mean()), rel=1e-3)
-
-
-class TestBootstrap:
-    def test_interval_covers(self):
-        """Of 200 experiments with a true difference of 0.3, about 95 % hold it."""
-        inside = 0
-        for k in range(200):
-            rng = torch.Generator().manual_seed(k)
-            low, high = bootstrap(0.3 + torch.randn(1, 30, generator=rng), [str(i) for i in range(30)], draws=300)[1:]
-            inside += low <= 0.3 <= high
-        assert 176 <= inside <= 198
-
-    def test_few_patients_and_seeds(self):
-        """Ten patients and three seeds, whichever of the two varies more: not the 80 to 90 % of plain draws."""
-        for of_seeds, of_patients in ((0.02, 0.2), (0.4, 0.2)):
-            inside = 0
-            for k in range(200):
-                rng = torch.Generator().manual_seed(k)
-                values = 0.3 + of_seeds * torch.randn(3, 1, generator=rng) + of_patients * torch.randn(1, 10, generator=rng)
-                low, high = bootstrap(values, [str(i) for i in range(10)], draws=200)[1:]
-                inside += low <= 0.3 <= high
-            assert 180 <= inside <= 199
-
-    def test_one_volume_is_resampled_by_its_images(self):
-        values = torch.randn(2, 20, generator=torch.Generator().manual_seed(1))
-        assert bootstrap(values, ["head"] * 20) == bootstrap(values, [str(i) for i in range(20)])
-
-    def test_images_of_a_patient_count_as_one(self):
-        rng = torch.Generator().manual_seed(0)
-        each = torch.randn(1, 10, generator=rng)
-        values = each.repeat_interleave(5, 1)
-        wide = bootstrap(values, [str(i // 5) for i in range(50)])
-        narrow = bootstrap(values, [str(i) for i in range(50)])
-        assert wide[0] == narrow[0]
-        assert wide[2] - wide[1] > 1.8 * (narrow[2] - narrow[1])

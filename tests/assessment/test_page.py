@@ -1,4 +1,5 @@
-"""The report page, opened in headless Chromium: the slider moves, the table sorts, the pictures hold something."""
+"""The report page, opened in headless Chromium: the slider moves, the table sorts, the pictures
+hold something."""
 
 from __future__ import annotations
 
@@ -11,29 +12,41 @@ import torch
 from PIL import Image
 
 import equipoise as eq
-from equipoise.assessment import report
+from equipoise.assessment.figures import grid, save_png
+from equipoise.assessment.page import page, pictures
+from equipoise.assessment.table import Column, Missing, Row, Table, Value
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="headless Chromium is not installed (apt-get install chromium)")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="headless Chromium is not installed (apt-get install chromium)"
+)
 
 
 @pytest.fixture(scope="module")
 def page_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
     truth = eq.phantoms(2, 32)
-    methods = {"fbp": truth + 0.1 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(0)), "equipoise": 0.9 * truth}
-    table = ["method", "PSNR (dB)"], [["FBP", "9.50 ± 0.10"], ["Equipoise", "33.10 ± 0.20"], ["TV", "21.00 ± 0.30"]]
-    png = report.save_png(report.grid(truth, methods, truth, ["a", "b"]), path.with_suffix(".png"))
-    report.page(
+    rng = torch.Generator().manual_seed(0)
+    images = {
+        "FBP": truth + 0.1 * torch.randn(truth.shape, generator=rng),
+        "Equipoise": 0.9 * truth,
+    }
+    columns = [Column("psnr", "PSNR (dB)", ".2f", ".2f")]
+    scores = {"FBP": Value(9.5, 0.1), "Equipoise": Value(33.1, 0.2), "TV": Value(21.0, 0.3)}
+    rows = [Row(title, title, {"psnr": score}) for title, score in scores.items()]
+    rows.append(Row("lost", "Lost", missing=[Missing("it fell over " * 20, failed=True)]))
+    table = Table("method", columns, rows)
+    png = save_png(grid(truth, images, truth, ["a", "b"]), path.with_suffix(".png"))
+    page(
         path,
         "A <test>",
         ["In words."],
         [(png, "every method")],
-        table,
-        "range 1",
-        "seed: 0",
-        report.pictures(methods, truth, ["a", "b"]),
+        table=table,
+        conventions="range 1",
+        config="seed: 0",
+        viewer=pictures(images, truth, ["a", "b"]),
     )
     return path
 
@@ -52,7 +65,10 @@ def opened(browser, page_file):
     page = browser.new_page(viewport={"width": 1200, "height": 900})
     page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
     page.on("pageerror", lambda e: errors.append(str(e)))
-    page.on("request", lambda r: errors.append(r.url) if not r.url.startswith(("file:", "data:")) else None)
+    page.on(
+        "request",
+        lambda r: errors.append(r.url) if not r.url.startswith(("file:", "data:")) else None,
+    )
     page.goto(page_file.as_uri())
     page.wait_for_function("document.getElementById('says').textContent !== ''")
     yield page
@@ -71,9 +87,9 @@ def column(page, k: int) -> list[str]:
 def test_the_table_sorts_by_number(opened):
     button = opened.locator("#scores th:nth-child(2) button")
     button.click()
-    assert column(opened, 1) == ["Equipoise", "TV", "FBP"]
+    assert column(opened, 1) == ["Equipoise", "TV", "FBP", "Lost"]
     button.click()
-    assert column(opened, 1) == ["FBP", "TV", "Equipoise"]
+    assert column(opened, 1) == ["FBP", "TV", "Equipoise", "Lost"]
     assert opened.locator("#scores th:nth-child(2)").get_attribute("aria-sort") == "ascending"
 
 

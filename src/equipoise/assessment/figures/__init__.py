@@ -1,0 +1,19 @@
+"""Figures: what a run did, seen at a glance."""
+
+from .canvas import save_png
+from .comparison import Cost, boxes, cost, elsewhere
+from .diagnosis import gaps, residuals
+from .images import grid
+from .training import curves
+
+__all__ = [
+    "Cost",
+    "boxes",
+    "cost",
+    "curves",
+    "elsewhere",
+    "gaps",
+    "grid",
+    "residuals",
+    "save_png",
+]

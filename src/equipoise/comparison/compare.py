@@ -1,0 +1,49 @@
+"""Every method on the same data, from the configuration to the page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..assessment.table import Table
+from .elsewhere import generalise
+from .outcome import Outcome
+from .sweep import Comparison, Sweep, check_folder, collect
+
+
+def compare(
+    comparison: Comparison,
+    jobs: int = 1,
+    say: Callable[[str], None] = print,
+    elsewhere: bool = False,
+) -> Table:
+    """Trains, tunes and scores what is missing, and writes results, table and page.
+
+    Args:
+        comparison: from :func:`equipoise.comparison.sweep.plan`.
+        jobs: trainings at once, each with its share of the threads.
+        say: takes a line for the user.
+        elsewhere: try the trained models on other problems too.
+
+    Returns:
+        The table; a method that could not be had or failed, for one seed or all, has a row that
+        says why, and ``failed`` tells whether something should have worked and did not.
+
+    Raises:
+        UserError: the folder holds another comparison; the data have no truth.
+        Interrupted: a training was stopped; the same call goes on from there.
+    """
+    check_folder(comparison)
+    dataset, what = comparison.unseen(comparison.config.seed)
+    out = comparison.out
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.yaml").write_text(comparison.text())
+    say(
+        f"{len(comparison.asked())} methods, {comparison.seeds} seeds; scored on {len(dataset)} "
+        f"images ({what})"
+    )
+    Sweep(comparison, jobs, say).run()
+    found = collect(comparison)
+    others = generalise(comparison, say) if elsewhere else {}
+    outcome = Outcome(comparison, found, dataset, what, others)
+    outcome.write()
+    return outcome.table

@@ -1,0 +1,279 @@
+"""One run, scored beside its start and the classical methods on the same measurements."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..assessment import figures
+from ..assessment.metrics import CONVENTIONS, misfit, psnr, ssim
+from ..assessment.page import page, pictures
+from ..assessment.solves import residual_in_words, solve_in_words, solve_rows, unfinished
+from ..assessment.table import (
+    Cell,
+    Column,
+    Missing,
+    Row,
+    Table,
+    Value,
+    reason_of,
+    value_over_images,
+)
+from ..assessment.words import (
+    command_line,
+    how_far_it_was_trained,
+    how_it_was_trained,
+    unfinished_in_words,
+)
+from ..config import dump
+from ..data.dataset import Dataset
+from ..equilibrium import Equilibrium
+from ..errors import UserError
+from ..learning.log import read_log
+from ..learning.validation import solve_dataset
+from ..run import Run, unseen
+from .classical import Classical
+from .method import Problem, Unavailable
+from .methods import classical_methods
+from .plugged import untrained
+from .tuning import Tuner
+
+#: Images whose truth the classical methods are tuned on, in their favour.
+TUNED_ON = 8
+COLUMNS = [
+    Column("psnr", "PSNR (dB)", ".2f", ".2f"),
+    Column("ssim", "SSIM", ".4f", ".4f"),
+    Column("misfit", "misfit", ".2e", ".0e"),
+]
+NO_TRUTH = "the data are measurements, so there is no truth to compare with"
+
+
+@dataclass
+class Evaluation:
+    """Scores of every method on every image.
+
+    Args:
+        problem: what was scored on, and how.
+        dataset: the measurements.
+        folder: where it is kept.
+        table: a row for each method: mean ± deviation over images.
+        images: key of a row → (N, C, …, H, W).
+        scores: key of a row → ``psnr``, ``ssim`` (where there is truth), ``misfit`` → a value for
+            each image.
+        solved: the equilibria of the run, once it has been scored.
+    """
+
+    problem: dict[str, Any]
+    dataset: Dataset
+    folder: Path
+    table: Table = field(default_factory=lambda: Table("method", COLUMNS))
+    images: dict[str, Tensor] = field(default_factory=dict)
+    scores: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    solved: Equilibrium | None = None
+    words: list[str] = field(default_factory=list)  #: of the page
+
+    @property
+    def names(self) -> list[str]:
+        """Of the images."""
+        return self.dataset.names
+
+    def add(self, key: str, title: str, images: Tensor, setting: str) -> None:
+        """Scores a method's images."""
+        y, physics, truth = self.dataset.batch(torch.arange(len(self.dataset)))
+        scores = {"misfit": misfit(images, y, physics).tolist()}
+        cells: dict[str, Cell] = {"psnr": Missing(NO_TRUTH), "ssim": Missing(NO_TRUTH)}
+        if truth is not None:
+            scores = {
+                "psnr": psnr(images, truth).tolist(),
+                "ssim": ssim(images, truth).tolist(),
+                **scores,
+            }
+        cells |= {name: value_over_images(values) for name, values in scores.items()}
+        misfits = cells["misfit"]
+        if isinstance(misfits, Value):
+            cells["misfit"] = Value(misfits.mean)
+        more = {f"{name}_per_image": values for name, values in scores.items()}
+        self.images[key], self.scores[key] = images.detach(), scores
+        self.table.rows.append(Row(key, title, cells, setting, more=more))
+
+    def add_missing(self, key: str, title: str, missing: Missing) -> None:
+        """A row that says why there are no images."""
+        self.table.rows.append(Row(key, title, missing=[missing]))
+
+    def titled_images(self) -> dict[str, Tensor]:
+        """The images, by what readers call their method."""
+        return {
+            row.title: self.images[row.key] for row in self.table.rows if row.key in self.images
+        }
+
+    def per_image(self) -> Table:
+        """A row for each image: the score of every method, and the solve of the run."""
+        score = "psnr" if self.dataset.truth is not None else "misfit"
+        form = ".2f" if score == "psnr" else ".2e"
+        columns = [Column(key, key, form) for key in self.scores]
+        columns += [Column("residual", "residual"), Column("status", "status")]
+        heading = "PSNR (dB)" if score == "psnr" else "misfit"
+        table = Table(heading, columns, remarks="")
+        assert self.solved is not None
+        for i, solve in enumerate(solve_rows(self.solved, self.names)):
+            cells: dict[str, Cell] = {k: Value(s[score][i]) for k, s in self.scores.items()}
+            cells["residual"], cells["status"] = residual_in_words(solve), solve["status"]
+            table.rows.append(Row(solve["name"], solve["name"], cells))
+        return table
+
+    def as_json(self) -> dict[str, Any]:
+        """What results.json holds."""
+        tree: dict[str, Any] = {
+            "problem": self.problem,
+            "methods": self.table.as_json(),
+            "images": self.names,
+            "conventions": CONVENTIONS,
+        }
+        if self.solved is not None:
+            tree["solve"] = solve_rows(self.solved, self.names)
+        return tree
+
+
+def evaluate(
+    run: Run, data: str | Path | None = None, folder: Path | None = None, count: int = 24
+) -> Evaluation:
+    """Scores a run, its start and the classical methods on the same measurements, and writes
+    results.json, grid.png and report.html.
+
+    Args:
+        run: that is scored.
+        data: images (measured here) or measurements. None: the configuration's ``data.validation``
+            or held-out patients, or, for a run on phantoms, ``count`` of another seed.
+        folder: where to; default: a folder in the run's, named after the data.
+        count: of phantoms.
+
+    Raises:
+        UserError: there is no data to score on, or it cannot be read.
+    """
+    dataset, what = unseen(run.config, run.scan, data, count)
+    folder = _folder(run.folder, what) if folder is None else folder
+    evaluation = Evaluation(_problem(run, dataset, what), dataset, folder)
+    for method in classical_methods(run.config):
+        _add_classical(evaluation, method, run, folder)
+    start = untrained(run.config, dataset.scan)
+    start.stop = run.model.stop
+    before = solve_dataset(start, dataset)
+    denoiser = f"denoiser: {run.config.model.denoiser.kind}"
+    setting = f"{denoiser}; {solve_in_words(before)}"
+    evaluation.add("untrained", "Equipoise, before training", before.value, setting)
+    solved = run.solve(dataset)
+    evaluation.add("equipoise", "Equipoise", solved.value, solve_in_words(solved))
+    evaluation.solved = solved
+    evaluation.problem["contraction"] = run.contraction(dataset, solved.value)
+    late = {"Equipoise, before training": unfinished(before), "Equipoise": unfinished(solved)}
+    evaluation.words = _words(evaluation, run, late)
+    _write(evaluation, run, what)
+    return evaluation
+
+
+def _problem(run: Run, dataset: Dataset, what: str) -> dict[str, Any]:
+    tuned_on = min(TUNED_ON, len(dataset))
+    tuning = (
+        "window, iterations and weight of the classical methods are the best for the first "
+        f"{tuned_on} of these very images"
+    )
+    return {
+        "data": what,
+        "images": len(dataset),
+        "size": run.config.data.size,
+        "physics": run.config.physics.model_dump(mode="json", exclude_none=True),
+        "seed": run.config.seed,
+        "tuning": "defaults" if dataset.truth is None else tuning,
+    }
+
+
+def _add_classical(evaluation: Evaluation, method: Classical, run: Run, folder: Path) -> None:
+    """The method's row, with its scores, or with the reason why it has none."""
+    dataset = evaluation.dataset
+    first = torch.arange(min(TUNED_ON, len(dataset)))
+    load = None if dataset.truth is None else (lambda: dataset.some(first))
+    problem = Problem(run.config, dataset.scan, Tuner(load, say=_silent), folder)
+    try:
+        fitted = method.fit(problem)
+        found = fitted.reconstruct(dataset)
+        images = found.value if isinstance(found, Equilibrium) else found
+        evaluation.add(method.name, method.label, images, fitted.setting)
+    except Unavailable as error:
+        evaluation.add_missing(method.name, method.label, Missing(str(error)))
+    except Exception as error:  # a method may come to any; its row says which
+        missing = Missing(reason_of(error), failed=True)
+        evaluation.add_missing(method.name, method.label, missing)
+
+
+def _silent(_: str) -> None:
+    pass
+
+
+def _words(evaluation: Evaluation, run: Run, late: dict[str, float]) -> list[str]:
+    """What the page says: what the run did, what it reaches, and what is in whose favour."""
+    config = run.config
+    words = [how_it_was_trained(config.objective, config.model)]
+    words.append(how_far_it_was_trained(read_log(run.folder), config.learning.steps))
+    cells = {row.title: row.cells.get("psnr") for row in evaluation.table.rows}
+    means = {title: cell.mean for title, cell in cells.items() if isinstance(cell, Value)}
+    if "Equipoise" in means:
+        own = means.pop("Equipoise")
+        rest = ", ".join(f"{title} {mean:.2f}" for title, mean in means.items())
+        words.append(f"Equipoise reaches {own:.2f} dB on average; {rest} dB.")
+        words.append(f"In the classical methods' favour: {evaluation.problem['tuning']}.")
+    words.append(evaluation.problem["contraction"]["words"])
+    words.append(unfinished_in_words(late))
+    words.append(f"Command: {command_line()}")
+    return [text for text in words if text]
+
+
+def _write(evaluation: Evaluation, run: Run, what: str) -> None:
+    folder, dataset = evaluation.folder, evaluation.dataset
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "results.json").write_text(json.dumps(evaluation.as_json(), indent=1))
+    y, _, truth = dataset.batch(torch.arange(len(dataset)))
+    images = evaluation.titled_images()
+    grid = figures.save_png(figures.grid(y, images, truth, dataset.names), folder / "grid.png")
+    shown = [
+        (grid, "Measurement, every method and the truth; error maps on one scale under each row")
+    ]
+    curves = run.folder / "curves.png"
+    if curves.exists():
+        text = "Training: loss parts, solver steps, residuals, validation"
+        shown.append((curves.read_bytes(), text))
+    on = f"{len(dataset)} phantoms that training did not see" if what == "phantoms" else what
+    page(
+        folder / "report.html",
+        f"{run.config.name} on {on}",
+        evaluation.words,
+        shown,
+        table=evaluation.table,
+        conventions=CONVENTIONS,
+        config=dump(run.config),
+        viewer=pictures(images, truth, dataset.names),
+    )
+
+
+def _folder(run: Path, data: str) -> Path:
+    """Named after the data; other data of the same name gets a number."""
+    stem = Path(data).resolve().name.split(".")[0]
+    for k in range(1, 1000):
+        folder = run / (f"evaluation-{stem}" if k == 1 else f"evaluation-{stem}-{k}")
+        results = folder / "results.json"
+        if not results.exists() or json.loads(results.read_text())["problem"]["data"] == data:
+            return folder
+    raise UserError(f"{run}: a thousand evaluations named {stem}; remove some")
+
+
+def evaluations(run: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """(folder, results) of every evaluation against the truth that a run's folder holds."""
+    for path in sorted([*run.glob("evaluation-*/results.json"), *run.glob("results.json")]):
+        results = json.loads(path.read_text())
+        if results["methods"]["equipoise"].get("psnr") is not None:
+            yield path.parent, results

@@ -1,0 +1,146 @@
+"""NumPy's files: ``.npy`` holds one array, ``.npz`` several."""
+
+from __future__ import annotations
+
+import math
+import zipfile
+from dataclasses import replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from ..item import Item
+from .base import Format, first_bytes
+
+#: The kinds of numbers: truth values, unsigned, signed, floating and complex ones.
+NUMBERS = "buifc"
+
+
+class _Arrays(Format):
+    """What both have in common: nothing says whether an array is an image or a measurement."""
+
+    may_hold_either = True
+
+    @property
+    def title(self) -> str:
+        return f".{self.name}"
+
+    def remedy(self, error: Exception) -> str:
+        save = "numpy.save" if self.name == "npy" else "numpy.savez"
+        if isinstance(error, (ValueError, zipfile.BadZipFile)):
+            return f"save it again with {save}"
+        return super().remedy(error)
+
+    def item(self, name: str, file: Path, header: tuple[tuple[int, ...], np.dtype]) -> Item:
+        """An item that has no ``read`` of its own yet."""
+        shape, dtype = header
+        if dtype.kind not in NUMBERS:
+            raise self.error(file, f"holds {dtype}, not numbers")
+        is_complex = dtype.kind == "c"
+        return Item(
+            name=name,
+            file=file,
+            shape=shape,
+            read=partial(np.empty, shape, dtype),
+            holds="kspace" if is_complex else "measurement",
+            complex=is_complex,
+            patient=file.stem,
+            format=self.name,
+        )
+
+
+class Npy(_Arrays):
+    """One array a file. It is mapped, so that only what is used is read."""
+
+    name = "npy"
+    suffixes = (".npy",)
+    needs = "A .npy file holds one array of numbers, as numpy.save writes it."
+
+    def sniff(self, path: Path) -> bool:
+        return first_bytes(path, 6) == b"\x93NUMPY"
+
+    def open(self, path: Path) -> list[Item]:
+        return [self._item(file) for file in self.files(path)]
+
+    def _item(self, file: Path) -> Item:
+        with self.reading(file), file.open("rb") as stream:
+            shape, dtype = _header(stream)
+            promised = math.prod(shape) * dtype.itemsize
+            there = file.stat().st_size - stream.tell()
+            if there < promised and not dtype.hasobject:
+                raise EOFError(f"its header promises {promised} bytes of data, {there} are there")
+        item = self.item(file.stem, file, (shape, dtype))
+        # An array without any element cannot be mapped, and need not be.
+        return replace(item, read=partial(self._map, file)) if promised else item
+
+    def _map(self, file: Path) -> np.ndarray:
+        with self.reading(file):
+            array: np.ndarray = np.load(file, allow_pickle=False, mmap_mode="r")
+        return array
+
+
+class Npz(_Arrays):
+    """Several named arrays a file."""
+
+    name = "npz"
+    suffixes = (".npz",)
+    needs = "An .npz file holds arrays of numbers, as numpy.savez writes them."
+
+    def sniff(self, path: Path) -> bool:
+        start = first_bytes(path, 30 + 256)
+        length = int.from_bytes(start[26:28], "little")
+        return start.startswith(b"PK\x03\x04") and start[30 : 30 + length].endswith(b".npy")
+
+    def open(self, path: Path) -> list[Item]:
+        items = []
+        for file in self.files(path):
+            changed = file.stat().st_mtime
+            for name, header in self._headers(file).items():
+                item = self.item(f"{file.stem}_{name}", file, header)
+                items.append(replace(item, read=partial(self._load, file, changed, name)))
+        return items
+
+    def _headers(self, file: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+        headers = {}
+        with self.reading(file), zipfile.ZipFile(file) as archive:
+            for member in archive.infolist():
+                with archive.open(member) as stream:
+                    shape, dtype = _header(stream)
+                promised = math.prod(shape) * dtype.itemsize
+                if promised > member.file_size and not dtype.hasobject:
+                    raise EOFError(
+                        f"{member.filename} promises {promised} bytes of data, "
+                        f"{member.file_size} are there"
+                    )
+                headers[member.filename.removesuffix(".npy")] = (shape, dtype)
+        return headers
+
+    def _load(self, file: Path, changed: float, name: str) -> np.ndarray:
+        with self.reading(file):
+            return _npz_array(file, changed, name)
+
+
+@lru_cache(maxsize=1)
+def _npz_array(file: Path, changed: float, name: str) -> np.ndarray:
+    """One array, remembered while its slices are asked for and the file does not change."""
+    with np.load(file, allow_pickle=False) as arrays:
+        array: np.ndarray = arrays[name]
+    return array
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+    """The shape and the type of what follows.
+
+    Raises:
+        ValueError: this is no header of NumPy's.
+    """
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_2_0
+    if version == (1, 0):
+        read = np.lib.format.read_array_header_1_0
+    shape, _, dtype = read(stream)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its header promises the shape {shape}")
+    return shape, dtype

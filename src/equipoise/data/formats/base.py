@@ -1,0 +1,225 @@
+"""What a format is, and what all of them share: listing files, saying what is wrong, writing."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from ...errors import UserError
+from ..item import Item
+
+#: No message is longer than this.
+LONGEST_MESSAGE = 600
+#: How many times smaller than its contents a file can be: deflate's limit is 1,032.
+LARGEST_COMPRESSION = 1100
+
+CUT_SHORT = "the file is cut short: copy it again, or leave it out"
+DAMAGED = "the file is damaged: copy or export it again, or leave it out"
+LACKS_A_FIELD = "a field that it needs is missing or empty: export it again with its whole header"
+
+
+class Format(ABC):
+    """One family of files: how to know them, what they hold, and how to write them.
+
+    A format of your own is a subclass and one line that registers it::
+
+        class Raw(Format):
+            name = "raw"
+            suffixes = (".raw",)
+            needs = "A .raw file holds 256 × 256 numbers of type float32."
+
+            def open(self, path):
+                return [self._item(file) for file in self.files(path)]
+
+            def _item(self, file):
+                return Item(file.stem, file, (256, 256), partial(self._read, file), format="raw")
+
+            def _read(self, file):
+                with self.reading(file):
+                    return np.fromfile(file, np.float32).reshape(256, 256)
+
+        register(Raw())
+    """
+
+    name: str  #: of the format, in messages and in :attr:`Item.format`
+    suffixes: tuple[str, ...]  #: of its files, in small letters
+    needs: str  #: one sentence: what its files must hold; all its errors end in it
+    #: Whether its arrays may be images as well as measurements, so that ``data.kind`` decides.
+    may_hold_either: bool = False
+    #: Whether its files are known by their content in a folder, whatever their suffix.
+    any_suffix: bool = False
+
+    def sniff(self, path: Path) -> bool:
+        """Whether the file's first bytes are those of this format. It must be quick."""
+        return False
+
+    @abstractmethod
+    def open(self, path: Path) -> list[Item]:
+        """What a file, or a folder of such files, holds. It reads headers; arrays are read when
+        :attr:`Item.read` is called.
+
+        Raises:
+            UserError: a file cannot be read.
+        """
+
+    def write(self, items: Sequence[Item], images: np.ndarray, folder: Path) -> list[Path]:
+        """Writes images (N, H, W), float64 in the units of their items, to an empty folder; one
+        ``.npy`` each, unless a format knows better."""
+        return write_npy(items, images, folder)
+
+    # --------------------------------------------------------------------- for those who open
+
+    def files(self, path: Path) -> list[Path]:
+        """The file itself, or those files of a folder that are of this format, sorted."""
+        if path.is_file():
+            return [path]
+        return [file for file in visible_files(path) if self.owns(file)]
+
+    def owns(self, file: Path) -> bool:
+        """Whether a file of a folder is of this format, by its suffix or its content."""
+        has_suffix = file.name.lower().endswith(self.suffixes)
+        return has_suffix or ((self.any_suffix or has_known_suffix(file)) and self.sniff(file))
+
+    def error(self, file: Path, problem: str) -> UserError:
+        """An error of one paragraph, which ends in what this format needs."""
+        where = shown_path(file)
+        room = LONGEST_MESSAGE - len(where) - len(self.needs) - len(": . ")
+        return UserError(f"{where}: {shortened(problem, room)}. {self.needs}")
+
+    @contextmanager
+    def reading(self, file: Path) -> Iterator[None]:
+        """What goes wrong in here is the file's fault; the error's own kind says what mends it."""
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            detail = f"{type(error).__name__}: {shortened(str(error) or 'no detail', 150)}"
+            problem = f"cannot be read as {self.title} ({detail}); {self.remedy(error)}"
+            raise self.error(file, problem) from error
+
+    @property
+    def title(self) -> str:
+        """What the format is called in a sentence."""
+        return self.name.upper()
+
+    def remedy(self, error: Exception) -> str:
+        """What mends this kind of error."""
+        return remedy_by_kind(error)
+
+
+def remedy_by_kind(error: Exception) -> str:
+    """What mends an error of this kind, whatever the format. Its text is never looked at."""
+    for kinds, remedy in _REMEDIES:
+        if isinstance(error, kinds):
+            return remedy
+    return DAMAGED
+
+
+_REMEDIES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
+    ((PermissionError,), "it may not be read by you: change its permissions"),
+    (
+        (FileNotFoundError,),
+        "it was there before and is gone: leave it where it is while it is read",
+    ),
+    ((MemoryError,), "it does not fit into memory: split it into smaller files"),
+    ((EOFError,), CUT_SHORT),
+    ((zlib.error, struct.error), DAMAGED),
+    ((KeyError, AttributeError), LACKS_A_FIELD),
+    ((NotImplementedError,), "it uses a variant that cannot be read: export it uncompressed"),
+    ((OSError,), "the file may be cut short or damaged: copy it again, or leave it out"),
+)
+
+
+# ------------------------------------------------------------------------------------- files
+
+_KNOWN_SUFFIXES: set[str] = set()
+
+
+def know_suffixes(suffixes: Iterable[str]) -> None:
+    """Files that end in these are looked at; called when a format is registered."""
+    _KNOWN_SUFFIXES.update(suffixes)
+
+
+def has_known_suffix(file: Path) -> bool:
+    return file.name.lower().endswith(tuple(_KNOWN_SUFFIXES))
+
+
+def visible_files(folder: Path) -> list[Path]:
+    """The files of a folder whose names do not begin with a dot, sorted."""
+    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+
+
+def first_bytes(path: Path, count: int) -> bytes:
+    """The beginning of a file; nothing, where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(count)
+    except OSError:
+        return b""
+
+
+def check_promised_size(file: Path, promised: int, compressed: bool = False) -> None:
+    """Notices a header that promises more than the file can hold, before memory is set aside.
+
+    Raises:
+        EOFError: it does.
+    """
+    size = file.stat().st_size
+    if promised > size * (LARGEST_COMPRESSION if compressed else 1):
+        raise EOFError(f"its header promises {promised} bytes of data, the file has {size} in all")
+
+
+def new_folder(out: str | Path) -> Path:
+    """The path, if nothing can be lost there.
+
+    Raises:
+        UserError: it exists and is not empty.
+    """
+    out = Path(out)
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        raise UserError(
+            f"{out}: exists and is not empty; nothing was written. Name a new folder, or empty "
+            "this one"
+        )
+    return out
+
+
+def write_npy(items: Sequence[Item], images: np.ndarray, folder: Path) -> list[Path]:
+    """One ``.npy`` an image, in float32."""
+    paths = [folder / f"{item.name}.npy" for item in items]
+    for path, image in zip(paths, images, strict=True):
+        np.save(path, image.astype(np.float32))
+    return paths
+
+
+# ---------------------------------------------------------------------------------- messages
+
+
+def shortened(text: str, length: int = LONGEST_MESSAGE) -> str:
+    """The text on one line, its middle left out where it is longer than ``length``."""
+    line = " ".join(text.split())
+    if len(line) <= length:
+        return line
+    half = (length - 3) // 2
+    return f"{line[:half]} … {line[-half:]}"
+
+
+def shown_path(path: Path) -> str:
+    """The path as it stands in messages: its end alone, where it is very long."""
+    text = str(path)
+    return text if len(text) <= 160 else f"…{text[-159:]}"
+
+
+def listed(names: Iterable[object], most: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    texts = [shortened(str(name), 60) for name in names]
+    if len(texts) <= most:
+        return ", ".join(texts)
+    return f"{', '.join(texts[:most])} and {len(texts) - most} more"

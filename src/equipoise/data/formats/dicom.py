@@ -1,0 +1,199 @@
+"""DICOM: slices of CT in Hounsfield units, one a file or several (enhanced CT)."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import need
+from ..item import HOUNSFIELD, Item, UnitsFrom
+from .base import Format, first_bytes, listed
+from .dicom_header import Slice, read_slices
+from .dicom_writer import write_slices
+
+#: Files of these names are no images.
+NO_IMAGES = ("DICOMDIR", "LOCKFILE", "VERSION")
+#: A gap between slices is noted from this many times the usual distance on.
+GAP = 1.5
+
+
+class Dicom(Format):
+    """Slices sorted by patient, series and position along their normal.
+
+    What is no slice of a scan (localizers, maps, reports) is left out, and noted.
+    """
+
+    name = "dicom"
+    suffixes = (".dcm", ".ima")
+    needs = "A DICOM file holds grey slices of CT, with the size, the position and the rescaling."
+    any_suffix = True
+
+    def sniff(self, path: Path) -> bool:
+        return path.name not in NO_IMAGES and first_bytes(path, 132)[128:] == b"DICM"
+
+    def remedy(self, error: Exception) -> str:
+        if isinstance(error, (EOFError, NotImplementedError, AttributeError, KeyError, OSError)):
+            return f"{super().remedy(error)}; repair it or take it out of the folder"
+        return "the file is damaged: repair it or take it out of the folder"
+
+    def open(self, path: Path) -> list[Item]:
+        slices: list[Slice] = []
+        left_out: list[str] = []
+        for file in self.files(path):
+            with self.reading(file), _quietly():
+                found = read_slices(file)
+            if not found:
+                left_out.append(f"{file.name} (no image)")
+            for one in found:
+                self._check_modality(one)
+            slices += found
+        slices, others = _of_a_scan(slices)
+        left_out += [f"{one.name} ({'/'.join(one.image_type)})" for one in others]
+        if not slices and left_out:
+            raise self.error(path, f"holds no slice of a scan: {listed(left_out, 3)}; leave it out")
+        slices.sort(key=lambda one: (one.patient, one.series, one.position or 0.0, one.name))
+        items = [self._item(one) for one in slices]
+        for i, note in _missing_slices(slices):
+            items[i] = replace(items[i], notes=(*items[i].notes, note))
+        if left_out:
+            note = f"{len(left_out)} DICOM images are left out, as no slices of a scan: "
+            items[0] = replace(items[0], notes=(note + listed(left_out, 3), *items[0].notes))
+        return items
+
+    def _check_modality(self, one: Slice) -> None:
+        if one.modality not in ("CT", ""):
+            raise self.error(
+                one.file,
+                f"its modality is {one.modality}; only CT has Hounsfield units: convert other "
+                "images to NIfTI",
+            )
+
+    def _item(self, one: Slice) -> Item:
+        units_from: UnitsFrom = "file" if one.says_hounsfield else "nothing"
+        return Item(
+            name=one.name,
+            file=one.file,
+            shape=(one.rows, one.columns),
+            read=partial(self._read, one),
+            patient=one.patient,
+            series=one.series,
+            volume=one.volume,
+            position=one.position,
+            index=one.frame,
+            spacing=one.spacing,
+            units=HOUNSFIELD,
+            units_from=units_from,
+            format=self.name,
+        )
+
+    def _read(self, one: Slice) -> np.ndarray:
+        """(rows, columns) in Hounsfield units; padding is air."""
+        pydicom = need("pydicom", "dicom")
+        with self.reading(one.file), _quietly():
+            data = pydicom.dcmread(one.file, force=True)
+            self._check_codec(one.file, data)
+            _check_length(data)
+            index = one.frame if one.frame is not None else 0
+            stored = pydicom.pixels.pixel_array(data, index=index)
+            if stored.shape != (one.rows, one.columns):
+                raise ValueError(f"its pixels have the shape {stored.shape}")
+            stored = _significant_bits(stored, data)
+            hounsfield = stored.astype(np.float32) * one.slope + one.intercept
+            return np.where(_is_padding(stored, data), HOUNSFIELD.offset, hounsfield)
+
+    def _check_codec(self, file: Path, data: Any) -> None:
+        syntax = data.file_meta.TransferSyntaxUID
+        if not syntax.is_encapsulated:
+            return
+        decoder = need("pydicom.pixels", "dicom").get_decoder(syntax)
+        if not decoder.is_available:
+            raise self.error(
+                file,
+                "is compressed with a codec that is not installed (pip install "
+                f"'pydicom[pixeldata]', pylibjpeg): {syntax.name}",
+            )
+
+    def write(self, items: Sequence[Item], images: np.ndarray, folder: Path) -> list[Path]:
+        """One file a slice, in HU, its geometry adapted to the new size, marked as derived."""
+        return write_slices(items, images, folder, self.suffixes)
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without pydicom's remarks on values that break the standard in ways that do not matter."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _of_a_scan(slices: list[Slice]) -> tuple[list[Slice], list[Slice]]:
+    """The slices of scans, and what is left out: overviews and maps; and derived slices, where the
+    study has those that they were derived from."""
+    kept = [one for one in slices if one.is_slice]
+    with_originals = {one.patient for one in kept if not one.is_derived}
+    used = [one for one in kept if not (one.is_derived and one.patient in with_originals)]
+    names = {id(one) for one in used}
+    return used, [one for one in slices if id(one) not in names]
+
+
+def _missing_slices(slices: Sequence[Slice]) -> list[tuple[int, str]]:
+    """A note for the slice after each gap in a series of sorted slices, and that slice's place."""
+    places: dict[tuple[str, str], list[int]] = {}
+    for i, one in enumerate(slices):
+        if one.position is not None:
+            places.setdefault((one.patient, one.series), []).append(i)
+    notes = []
+    for (patient, _), series in places.items():
+        gaps = np.diff([slices[i].position or 0.0 for i in series])
+        usual = float(np.median(gaps)) if len(gaps) > 2 else 0.0
+        if usual <= 0:
+            continue
+        wide = np.flatnonzero(gaps > GAP * usual)
+        note = (
+            f"patient {patient}: slices are missing at {len(wide)} place(s): gaps up to "
+            f"{float(gaps.max()):g} mm, where {usual:g} mm is usual"
+        )
+        notes += [(series[k + 1], note) for k in wide]
+    return notes
+
+
+def _check_length(data: Any) -> None:
+    """Notices pixels that are cut short.
+
+    Raises:
+        EOFError: they are.
+        KeyError: there are none.
+    """
+    if "PixelData" not in data:
+        return
+    frames = int(data.get("NumberOfFrames", 1) or 1)
+    bits = data.Rows * data.Columns * frames * data.BitsAllocated
+    there = len(data.PixelData)
+    if not data.file_meta.TransferSyntaxUID.is_encapsulated and there < bits // 8:
+        raise EOFError(f"its header promises {bits // 8} bytes of pixels, {there} are there")
+
+
+def _significant_bits(stored: np.ndarray, data: Any) -> np.ndarray:
+    """Pixels without what stands in the bits that are not theirs (PS3.5, 8.1.1)."""
+    if stored.dtype.kind not in "iu" or data.BitsStored >= data.BitsAllocated:
+        return stored
+    above = data.BitsAllocated - 1 - data.HighBit
+    below = data.HighBit + 1 - data.BitsStored
+    return (stored << above) >> (above + below)
+
+
+def _is_padding(stored: np.ndarray, data: Any) -> np.ndarray:
+    """Which pixels lie outside of what was reconstructed (PS3.3, C.7.5.1.1.2)."""
+    value = data.get("PixelPaddingValue")
+    if not isinstance(value, int):
+        return np.zeros(stored.shape, dtype=bool)
+    limit = data.get("PixelPaddingRangeLimit")
+    ends = (value, limit if isinstance(limit, int) else value)
+    return (stored >= min(ends)) & (stored <= max(ends))

@@ -1,0 +1,119 @@
+"""Reconstructed slices as DICOM: the original's header, with what changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import need
+from ..item import Item
+from .dicom_header import header_value
+
+#: Fields that would be wrong beside new pixels, or that belong to several frames.
+OUTDATED = (
+    "SmallestImagePixelValue",
+    "LargestImagePixelValue",
+    "PixelPaddingValue",
+    "PixelPaddingRangeLimit",
+    "NumberOfFrames",
+    "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+    "DimensionIndexSequence",
+    "DimensionOrganizationSequence",
+)
+CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+#: What a frame's functional groups say of its place, and the sequence that it stands in.
+GEOMETRY = {
+    "ImagePositionPatient": "PlanePositionSequence",
+    "ImageOrientationPatient": "PlaneOrientationSequence",
+    "PixelSpacing": "PixelMeasuresSequence",
+}
+
+
+def write_slices(
+    items: Sequence[Item], images: np.ndarray, folder: Path, suffixes: tuple[str, ...]
+) -> list[Path]:
+    """One file an image (N, H, W) in Hounsfield units, marked as derived."""
+    pydicom = need("pydicom", "dicom")
+    new_uid = pydicom.uid.generate_uid
+    new_series: dict[str, str] = {}
+    paths = []
+    for item, image in zip(items, images, strict=True):
+        data = pydicom.dcmread(item.file, force=True)
+        if item.index is not None:
+            _make_single(data, item.index)
+        factor = data.Rows / image.shape[0]
+        _set_pixels(data, image)
+        if factor != 1:
+            _set_geometry(data, factor)
+        kind = [str(value) for value in data.get("ImageType") or []]
+        data.ImageType = ["DERIVED", "SECONDARY", *kind[2:]]
+        data.DerivationDescription = "Reconstructed with Equipoise; not for clinical use"
+        series = str(data.get("SeriesInstanceUID", ""))
+        data.SeriesInstanceUID = new_series.setdefault(series, new_uid())
+        data.SOPInstanceUID = new_uid()
+        data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
+        has_suffix = item.name.lower().endswith(suffixes)
+        path = folder / (item.name if has_suffix else f"{item.name}.dcm")
+        data.save_as(path, enforce_file_format=True)
+        paths.append(path)
+    return paths
+
+
+def _make_single(data: Any, frame: int) -> None:
+    """Turns the header of several frames into that of one."""
+    found = {key: header_value(data, frame, group, key) for key, group in GEOMETRY.items()}
+    for key, value in found.items():
+        if value is not None:
+            setattr(data, key, value)
+    data.InstanceNumber = frame + 1
+    data.SOPClassUID = CT_IMAGE
+    data.file_meta.MediaStorageSOPClassUID = CT_IMAGE
+
+
+def _set_pixels(data: Any, image: np.ndarray) -> None:
+    """16 bits, signed, of which 1 is one Hounsfield unit."""
+    stored = np.clip(np.rint(image), -32768, 32767).astype("<i2")
+    data.file_meta.TransferSyntaxUID = need("pydicom.uid", "dicom").ExplicitVRLittleEndian
+    for key in OUTDATED:
+        if key in data:
+            delattr(data, key)
+    data.PixelData = stored.tobytes()
+    data["PixelData"].VR = "OW"
+    data.Rows, data.Columns = stored.shape
+    data.BitsAllocated = 16
+    data.BitsStored = 16
+    data.HighBit = 15
+    data.PixelRepresentation = 1
+    data.SamplesPerPixel = 1
+    data.PhotometricInterpretation = "MONOCHROME2"
+    data.RescaleSlope = 1
+    data.RescaleIntercept = 0
+    data.RescaleType = "HU"
+
+
+def _set_geometry(data: Any, factor: float) -> None:
+    """The geometry of pixels that grew by ``factor``."""
+    spacing = data.get("PixelSpacing")
+    if spacing is None:
+        return
+    rows, columns = (float(value) for value in spacing)
+    data.PixelSpacing = [_decimal(rows * factor), _decimal(columns * factor)]
+    position, axes = data.get("ImagePositionPatient"), data.get("ImageOrientationPatient")
+    if position is None or axes is None:
+        return
+    along_row = np.array(axes[:3], dtype=float)
+    along_column = np.array(axes[3:], dtype=float)
+    # The first pixel's centre moves inwards by half of what a pixel grew.
+    moved = (factor - 1) / 2 * (columns * along_row + rows * along_column)
+    data.ImagePositionPatient = [
+        _decimal(value) for value in np.array(position, dtype=float) + moved
+    ]
+
+
+def _decimal(value: float) -> str:
+    """A decimal string, which has at most 16 characters."""
+    return f"{value:.10g}"[:16]

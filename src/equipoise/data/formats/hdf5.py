@@ -1,0 +1,150 @@
+"""HDF5: stacks of slices in Hounsfield units (``hu``), and k-space as fastMRI writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ...errors import UserError, need
+from ..item import HOUNSFIELD, Item, Units
+from .base import Format, check_promised_size, first_bytes, listed, write_npy
+
+AXES = {"hu": "slices × rows × columns", "kspace": "slices × (coils ×) rows × columns"}
+#: The two fields by which complex numbers are written where HDF5 has no type for them.
+COMPLEX_FIELDS = (("r", "i"), ("real", "imag"), ("re", "im"))
+
+
+class Hdf5(Format):
+    """Images under ``hu`` with their ``patient``, or measurements under ``kspace``."""
+
+    name = "hdf5"
+    suffixes = (".h5", ".hdf5")
+    needs = (
+        "An HDF5 file holds 'hu' (Hounsfield units, slices × rows × columns), 'kspace' (fastMRI), "
+        "or ISMRMRD's 'dataset'."
+    )
+
+    def sniff(self, path: Path) -> bool:
+        return first_bytes(path, 8) == b"\x89HDF\r\n\x1a\n"
+
+    def open(self, path: Path) -> list[Item]:
+        h5py = need("h5py", "hdf5")
+        items: list[Item] = []
+        for file in self.files(path):
+            with self.reading(file), h5py.File(file) as stored:
+                items += self._slices(file, stored)
+        if len({item.holds for item in items}) > 1:
+            raise UserError(
+                f"{path}: holds images ('hu') beside k-space ('kspace'); put each in a folder of "
+                "its own"
+            )
+        return items
+
+    def _slices(self, file: Path, stored: Any) -> list[Item]:
+        key = next((key for key in AXES if key in stored), None)
+        if key is None:
+            names = [repr(str(name)) for name in sorted(stored)]
+            raise self.error(
+                file,
+                "no dataset 'hu' and no 'kspace', and no ISMRMRD 'dataset'; it has "
+                f"[{listed(names)}]",
+            )
+        data = stored[key]
+        if not hasattr(data, "ndim"):
+            raise self.error(file, f"'{key}' is a group, not a dataset of slices")
+        if data.ndim != 3 and (key, data.ndim) != ("kspace", 4):
+            raise self.error(file, f"'{key}' must be {AXES[key]}, got shape {data.shape}")
+        is_complex = self._check_type(file, key, data.dtype)
+        self._check_filters(file, key, data)
+        if len(data):
+            check_promised_size(file, data.nbytes // len(data), compressed=True)
+        patients = self._patients(file, key, stored, len(data))
+        return [
+            Item(
+                name=f"{file.stem}_{i:03d}",
+                file=file,
+                shape=data.shape[1:],
+                read=partial(self._read, file, key, i),
+                holds="image" if key == "hu" else "kspace",
+                complex=is_complex,
+                patient=patients[i],
+                index=i,
+                units=HOUNSFIELD if key == "hu" else Units(),
+                format=self.name,
+            )
+            for i in range(len(data))
+        ]
+
+    def _check_type(self, file: Path, key: str, dtype: np.dtype) -> bool:
+        """Whether the numbers are complex."""
+        is_complex = dtype.kind == "c" or _complex_fields(dtype) is not None
+        if not is_complex and dtype.kind not in "biuf":
+            raise self.error(file, f"'{key}' holds {dtype}, not numbers")
+        if key == "hu" and is_complex:
+            raise self.error(file, "'hu' holds complex numbers, which are no Hounsfield units")
+        return is_complex
+
+    def _check_filters(self, file: Path, key: str, data: Any) -> None:
+        h5z = need("h5py", "hdf5").h5z
+        properties = data.id.get_create_plist()
+        for number in range(properties.get_nfilters()):
+            code, _, _, name = properties.get_filter(number)
+            if not h5z.filter_avail(code):
+                raise self.error(
+                    file,
+                    f"'{key}' is compressed with {name.decode(errors='replace') or code}, which "
+                    "is not installed; write it again with gzip (h5repack -f GZIP=4)",
+                )
+
+    def _patients(self, file: Path, key: str, stored: Any, count: int) -> list[str]:
+        """Who each slice shows; the file's name, where it does not say."""
+        if key == "kspace":
+            return [_text(stored.attrs.get("patient_id", file.stem))] * count
+        if "patient" not in stored:
+            return [file.stem] * count
+        names = [_text(name) for name in np.atleast_1d(stored["patient"][()])]
+        if len(names) != count:
+            raise self.error(
+                file,
+                f"{count} slices, but 'patient' names {len(names)}; it needs one for each slice",
+            )
+        return names
+
+    def _read(self, file: Path, key: str, i: int) -> np.ndarray:
+        with self.reading(file), need("h5py", "hdf5").File(file) as stored:
+            array: np.ndarray = stored[key][i]
+        fields = _complex_fields(array.dtype)
+        if fields is None:
+            return array
+        real, imaginary = fields
+        return array[real] + 1j * array[imaginary]
+
+    def write(self, items: Sequence[Item], images: np.ndarray, folder: Path) -> list[Path]:
+        """One file with ``hu`` in int16 and ``patient``, which this format reads."""
+        if items[0].units != HOUNSFIELD:
+            return write_npy(items, images, folder)
+        files = {item.file for item in items}
+        path = folder / (files.pop().name if len(files) == 1 else "images.h5")
+        with need("h5py", "hdf5").File(path, "w") as stored:
+            stored["hu"] = np.clip(np.rint(images), -32768, 32767).astype(np.int16)
+            stored["patient"] = [item.patient.encode() for item in items]
+        return [path]
+
+
+def _complex_fields(dtype: np.dtype) -> tuple[str, str] | None:
+    """The names of the real and the imaginary part of a compound type."""
+    names = {name.lower(): name for name in dtype.names or ()}
+    if len(names) != 2:
+        return None
+    for real, imaginary in COMPLEX_FIELDS:
+        if real in names and imaginary in names:
+            return names[real], names[imaginary]
+    return None
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

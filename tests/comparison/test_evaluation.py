@@ -1,0 +1,191 @@
+"""Evaluations: every row is what its name says, or says why it is not there."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from support import tiny
+
+from equipoise.assessment.metrics import misfit, psnr
+from equipoise.comparison.classical import Classical
+from equipoise.comparison.evaluation import evaluate, evaluations
+from equipoise.comparison.methods import METHODS, register
+from equipoise.config import changed
+from equipoise.data.scan import Scan
+from equipoise.learning.log import FILE
+from equipoise.run import Run, unseen
+
+
+def untrained_run(folder, physics=None, **sections):
+    """A run that was not trained: its model is as it starts."""
+    config = tiny(folder, model={"test_max_steps": 20}, **sections)
+    if physics is not None:
+        config = changed(config, {"physics": physics})
+    scan = Scan.planned(config.physics, config.data.size, config.seed).with_noise(0.01)
+    model = config.model.make(scan.image_shape[0], scan.noise, seed=1)
+    model.stop = config.model.test_stop()
+    return Run(folder, config, scan, model.eval())
+
+
+@pytest.fixture
+def registry():
+    before = list(METHODS)
+    yield METHODS
+    METHODS[:] = before
+
+
+def page_of(evaluation):
+    return (evaluation.folder / "report.html").read_text()
+
+
+class TestRows:
+    def test_every_method_is_scored_on_the_same_images(self, tmp_path):
+        run = untrained_run(tmp_path)
+        found = evaluate(run, count=5)
+        dataset, _ = unseen(run.config, run.scan, count=5)
+        keys = ["fbp", "least_squares", "tv", "untrained", "equipoise"]
+        assert [row.key for row in found.table.rows] == keys
+        saved = json.loads((found.folder / "results.json").read_text())
+        for key in keys:
+            x, entry = found.images[key], saved["methods"][key]
+            y, physics = dataset.y, dataset.scan.physics
+            assert entry["psnr_per_image"] == pytest.approx(psnr(x, dataset.truth).tolist())
+            assert entry["misfit_per_image"] == pytest.approx(misfit(x, y, physics).tolist())
+            assert entry["psnr"] == pytest.approx(sum(entry["psnr_per_image"]) / 5)
+            assert entry["psnr_std"] == pytest.approx(np.std(entry["psnr_per_image"]))
+        assert saved.keys() == {"problem", "methods", "images", "conventions", "solve"}
+        assert saved["images"] == dataset.names
+        assert [row["name"] for row in saved["solve"]] == dataset.names
+        solved = run.solve(dataset)
+        assert torch.allclose(found.images["equipoise"], solved.value)
+        assert not torch.allclose(found.images["untrained"], solved.value)
+
+    def test_where_there_is_no_backprojection(self, tmp_path):
+        """Its row says why, and nothing stands in its place."""
+        physics = {"kind": "fan_beam", "angles": [0.0, 10.0, 20.0]}
+        physics |= {"source_distance": 40.0, "detector_distance": 20.0}
+        run = untrained_run(tmp_path, physics={**physics, "noise": 0.01})
+        found = evaluate(run, count=3)
+        row = found.table.row("fbp")
+        assert row.title == "FBP"
+        assert row.cells == {}
+        assert row.remarks().startswith("no filtered backprojection: ")
+        assert not found.table.failed
+        assert "zero_filled" not in [row.key for row in found.table.rows]
+        assert "no filtered backprojection" in page_of(found)
+        assert "no filtered backprojection" in found.table.terminal()
+        saved = json.loads((found.folder / "results.json").read_text())
+        assert saved["methods"]["fbp"]["psnr"] is None
+
+    def test_an_operator_of_ones_own(self, tmp_path):
+        """Without a backprojection: its row says so, beside Aᵀ y under its own name."""
+        file = tmp_path / "mine.py"
+        file.write_text(
+            "import torch, deepinv\n"
+            "def physics(size):\n"
+            "    mask = torch.ones(1, size, size)\n"
+            "    mask[:, ::3] = 0\n"
+            "    return deepinv.physics.Inpainting((1, size, size), mask=mask)\n"
+        )
+        run = untrained_run(tmp_path / "run", physics={"kind": "custom", "file": str(file)})
+        found = evaluate(run, count=3, folder=tmp_path / "out")
+        assert "Inpainting has no method fbp" in found.table.row("fbp").remarks()
+        assert found.table.row("zero_filled").remark == "Aᵀ y"
+
+    def test_a_method_that_fails_has_a_row(self, tmp_path, registry):
+        class Broken(Classical):
+            name = "broken"
+            label = "Broken"
+
+            def reconstruct(self, y, physics, setting):
+                raise RuntimeError("it fell over")
+
+        class NotFinite(Classical):
+            name = "not_finite"
+            label = "Not finite"
+
+            def reconstruct(self, y, physics, setting):
+                return physics.A_adjoint(y) / 0
+
+        register(Broken())
+        register(NotFinite())
+        found = evaluate(untrained_run(tmp_path), count=3)
+        assert found.table.failed
+        assert found.table.row("broken").remarks() == "RuntimeError: it fell over"
+        assert "RuntimeError: it fell over" in page_of(found)
+        assert found.table.row("not_finite").failed
+        assert "of 3 of 3 images: not finite" in " ".join(found.table.notes())
+        json.loads((found.folder / "results.json").read_text())
+
+    def test_measurements_have_no_truth(self, tmp_path):
+        run = untrained_run(tmp_path / "run")
+        rng = np.random.default_rng(0)
+        folder = tmp_path / "sinograms"
+        folder.mkdir()
+        for k in range(3):
+            shape = run.scan.measurement_shape[1:]
+            np.save(folder / f"s{k}.npy", rng.random(shape).astype(np.float32))
+        found = evaluate(run, folder)
+        saved = json.loads((found.folder / "results.json").read_text())
+        entry = saved["methods"]["equipoise"]
+        assert "psnr" not in entry
+        assert len(entry["misfit_per_image"]) == 3
+        assert "so there is no truth to compare with" in found.table.terminal()
+        assert found.table.row("tv").remark == "weight 0.0001"
+        assert saved["problem"]["tuning"] == "defaults"
+        assert list(evaluations(run.folder)) == []
+        assert not found.table.failed
+        assert found.per_image().head()[0] == "misfit"
+
+
+class TestWords:
+    def test_a_supervised_run_is_not_called_self_supervised(self, tmp_path):
+        off = {"consistency": 0.0, "splitting": 0.0, "equivariance": 0.0}
+        run = untrained_run(tmp_path, objective={**off, "supervised": 1.0})
+        text = page_of(evaluate(run, count=2))
+        assert "measurements alone" not in text
+        assert "Supervised: trained on measurements together with their true images." in text
+
+    def test_a_run_from_measurements_alone(self, tmp_path):
+        text = page_of(evaluate(untrained_run(tmp_path), count=2))
+        assert "Trained from measurements alone" in text
+
+    def test_solves_that_did_not_finish(self, tmp_path):
+        run = untrained_run(tmp_path)
+        run.model.stop = run.config.model.stop()  # six evaluations
+        found = evaluate(run, count=4)
+        assert "4 of 4 not converged" in found.table.row("equipoise").remark
+        assert "4 of 4 not converged" in found.table.row("untrained").remark
+        assert "100% of Equipoise" in " ".join(found.words)
+        assert "Solves that stopped before they reached their tolerance" in page_of(found)
+
+    def test_how_far_it_was_trained(self, tmp_path):
+        tmp_path.mkdir(exist_ok=True)
+        (tmp_path / FILE).write_text(json.dumps({"step": 2, "unsolved": 0.9}) + "\n")
+        words = " ".join(evaluate(untrained_run(tmp_path), count=2).words)
+        assert "Training took 2 of 4 steps" in words
+        assert "90% of its solves" in words
+
+    def test_what_the_classical_methods_were_tuned_on(self, tmp_path):
+        found = evaluate(untrained_run(tmp_path), count=3)
+        assert "the best for the first 3 of these very images" in found.problem["tuning"]
+
+
+class TestFolders:
+    def test_are_named_after_the_data(self, tmp_path):
+        run = untrained_run(tmp_path / "run")
+        assert evaluate(run, count=2).folder == run.folder / "evaluation-phantoms"
+        assert evaluate(run, count=3).folder == run.folder / "evaluation-phantoms"
+        for parent in ("one", "two"):
+            (tmp_path / parent).mkdir()
+            np.save(tmp_path / parent / "data.npy", np.random.rand(2, 16, 16).astype(np.float32))
+        images = {"kind": "images", "path": str(tmp_path / "one" / "data.npy"), "size": 16}
+        run.config = changed(run.config, {"data": images})
+        first = evaluate(run, tmp_path / "one" / "data.npy").folder
+        second = evaluate(run, tmp_path / "two" / "data.npy").folder
+        assert [first.name, second.name] == ["evaluation-data", "evaluation-data-2"]
+        found = [folder.name for folder, _ in evaluations(run.folder)]
+        assert found == ["evaluation-data", "evaluation-data-2", "evaluation-phantoms"]

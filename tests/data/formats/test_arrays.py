@@ -1,0 +1,125 @@
+"""NumPy's arrays: measurements and k-space, or images where ``data.kind`` says so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from equipoise.data.formats import holds_images, may_hold_either, open_path, write_images
+from equipoise.data.pick import acquisitions_of, images_of, measurements_of
+from equipoise.errors import UserError
+
+from .make import arrays, complex_array
+
+
+def test_measurements(tmp_path):
+    y = np.random.default_rng(0).normal(size=(3, 20, 91)).astype(np.float32)
+    np.save(tmp_path / "stack.npy", y)
+    np.save(tmp_path / "zone.npy", y[0])
+    items = measurements_of(open_path(tmp_path), (1, 20, 91), peak=1.0)
+    assert [item.name for item in items] == ["stack_000", "stack_001", "stack_002", "zone"]
+    assert np.array_equal(items[3].array(), items[0].array())
+    np.save(
+        tmp_path / "zone.npy", y[:, None]
+    )  # (B, 1, views, detectors), as the library makes them
+    items = measurements_of(open_path(tmp_path / "zone.npy"), (1, 20, 91), peak=1.0)
+    assert np.array_equal(arrays(items), y[:, None])
+    k = np.random.default_rng(0).normal(size=(4, 8)) + 1j
+    np.save(tmp_path / "k.npy", k)
+    (item,) = measurements_of(open_path(tmp_path / "k.npy"), (2, 4, 8), peak=1.0)
+    assert np.array_equal(item.array(), k)
+
+
+def test_bad_measurements(tmp_path):
+    def measurements():
+        return arrays(measurements_of(open_path(tmp_path), (1, 20, 91), peak=1.0))
+
+    np.save(tmp_path / "y.npy", np.zeros((20, 90)))
+    wanted = r"y.npy: shape \(20, 90\) does not fit the geometry, which measures \(20, 91\)"
+    with pytest.raises(UserError, match=wanted):
+        measurements()
+    bad = np.zeros((20, 91))
+    bad[3, 7] = np.nan
+    np.save(tmp_path / "y.npy", bad)
+    wanted = r"y.npy: 1 of 1820 values are NaN or infinite, the first at index \(3, 7\)"
+    with pytest.raises(UserError, match=wanted):
+        measurements()
+    np.save(tmp_path / "y.npy", np.zeros((20, 91), dtype=complex))
+    with pytest.raises(UserError, match="complex numbers, but this geometry measures real ones"):
+        measurements()
+    (tmp_path / "y.npy").write_bytes(b"not numpy at all")
+    with pytest.raises(UserError, match=r"y.npy: cannot be read as .npy"):
+        measurements()
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_kspace(tmp_path, suffix):
+    k = complex_array(3, 10, 12)
+    save = np.save if suffix == "npy" else np.savez
+    save(tmp_path / f"k.{suffix}", k)
+    items = open_path(tmp_path)
+    assert np.array_equal(acquisitions_of(items)[0].array(), k)
+    assert not holds_images(items)
+    assert may_hold_either(items)
+    with pytest.raises(UserError, match="holds complex k-space, not images"):
+        images_of(items)
+    save(tmp_path / f"k.{suffix}", np.zeros((4, 4)))
+    wanted = r"expected complex k-space.*got real numbers of shape \(4, 4\)"
+    with pytest.raises(UserError, match=wanted):
+        acquisitions_of(open_path(tmp_path))
+
+
+def test_several_arrays_in_one_file(tmp_path):
+    values = {"a": np.ones((4, 4)), "b": np.zeros((4, 4), np.uint8)}
+    np.savez_compressed(tmp_path / "z.npz", **values)
+    items = images_of(open_path(tmp_path))
+    assert [item.name for item in items] == ["z_a", "z_b"]
+    assert np.array_equal(arrays(items), np.stack(list(values.values())))
+
+
+def test_what_is_cut_short_is_said(tmp_path):
+    big = tmp_path / "big.npy"
+    np.save(big, np.zeros(1000))
+    big.write_bytes(big.read_bytes()[:500])
+    wanted = r"its header promises 8000 bytes of data, 372 are there\); the file is cut short"
+    with pytest.raises(UserError, match=wanted):
+        open_path(big)
+
+
+def test_objects_are_no_numbers(tmp_path):
+    np.save(tmp_path / "o.npy", np.array([{}, {}]), allow_pickle=True)
+    with pytest.raises(UserError, match="holds object, not numbers"):
+        open_path(tmp_path)
+    np.savez(tmp_path / "o.npz", np.array(["text"]))
+    with pytest.raises(UserError, match="holds <U4, not numbers"):
+        open_path(tmp_path / "o.npz")
+
+
+def test_nothing_is_read_before_it_is_asked_for(tmp_path):
+    np.save(tmp_path / "a.npy", np.full((1000, 8, 8), np.nan))
+    items = images_of(open_path(tmp_path))
+    assert len(items) == 1000
+    with pytest.raises(UserError, match="64 of 64 values are NaN"):
+        items[3].array()
+
+
+def test_images_are_not_distorted(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((12, 8)))
+    wanted = r"the image has 12×8 pixels, which data\.size=4 would distort"
+    with pytest.raises(UserError, match=wanted):
+        images_of(open_path(tmp_path), 4)
+
+
+def test_names_that_would_collide(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((2, 4, 4)))
+    np.save(tmp_path / "a_000.npy", np.zeros((4, 4)))
+    np.save(tmp_path / "preview.npy", np.zeros((4, 4)))
+    items = images_of(open_path(tmp_path))
+    assert [item.name for item in items] == ["a_000", "a_001", "a_000-2", "preview_"]
+    assert len(set(write_images(items, arrays(items), tmp_path / "out"))) == 4
+
+
+def test_empty_arrays_hold_no_image(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((0, 4, 4)))
+    with pytest.raises(UserError, match="nothing to read"):
+        images_of(open_path(tmp_path))

@@ -1,0 +1,210 @@
+"""Files that are cut short, changed, or of another kind: one paragraph, or what they hold."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from equipoise.data.formats import open_path
+from equipoise.data.formats.base import LONGEST_MESSAGE
+from equipoise.data.pick import acquisitions_of, images_of, measurements_of
+from equipoise.errors import UserError
+
+from .make import SUFFIX, arrays, complex_array, make_valid
+
+pydicom = pytest.importorskip("pydicom")
+h5py = pytest.importorskip("h5py")
+nibabel = pytest.importorskip("nibabel")
+tifffile = pytest.importorskip("tifffile")
+
+#: Each example takes a few milliseconds; one that takes a second hangs, as far as users go.
+CHECKS = {
+    "deadline": 1000,
+    "derandomize": True,
+    "suppress_health_check": [HealthCheck.function_scoped_fixture],
+}
+
+
+def read_all(file: Path) -> list[np.ndarray]:
+    """What a file holds; or the user's error, of one short paragraph."""
+    try:
+        items = open_path(file)
+        values = [item.array() for item in items]
+    except UserError as error:
+        message = str(error)
+        assert len(message) <= LONGEST_MESSAGE
+        assert "\n" not in message
+        assert file.stem in message
+        return []
+    for item, value in zip(items, values, strict=True):
+        assert value.shape == item.shape
+        assert np.iscomplexobj(value) == item.complex
+        assert np.isfinite(value).all()
+    return values
+
+
+@pytest.mark.parametrize("suffix", [*SUFFIX.values(), ".nii.gz", ".hdf5", ".ima", ".tiff"])
+@settings(max_examples=15, **CHECKS)
+@given(data=st.binary(max_size=400), header=st.booleans())
+def test_random_bytes_are_an_error_of_the_user(tmp_path, suffix, data, header):
+    """No reader crashes, hangs, or makes something of nothing."""
+    marks = {
+        ".npy": b"\x93NUMPY\x01\x00",
+        ".npz": b"PK\x03\x04",
+        ".h5": b"\x89HDF\r\n\x1a\n",
+        ".tif": b"II*\x00",
+        ".nii": b"\x5c\x01\0\0",
+        ".png": b"\x89PNG\r\n\x1a\n",
+        ".dcm": b"\0" * 128 + b"DICM",
+        ".nii.gz": b"\x1f\x8b\x08",
+    }
+    file = tmp_path / f"x{suffix}"
+    file.write_bytes((marks.get(suffix, b"") if header else b"") + data)
+    if suffix == ".cfl":
+        file.with_suffix(".hdr").write_bytes(b"# Dimensions\n" + data[:20])
+    reads = (images_of, acquisitions_of, lambda items: measurements_of(items, (1, 4, 4), 1.0))
+    for read in reads:
+        with pytest.raises(UserError) as error:
+            arrays(read(open_path(file)))
+        assert str(file.stem) in str(error.value)
+        assert len(str(error.value)) <= LONGEST_MESSAGE
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+@pytest.mark.parametrize("kind", SUFFIX)
+def test_files_that_are_cut_short(tmp_path, kind, share):
+    file = make_valid(tmp_path, kind)
+    assert len(arrays(open_path(file))) in (1, 3)
+    data = file.read_bytes()
+    file.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(UserError, match=r"x\.|x_0"):
+        arrays(open_path(file))
+
+
+def _dicom_rle(folder: Path) -> Path:
+    file = make_valid(folder, "dicom")
+    data = pydicom.dcmread(file)
+    data.compress(pydicom.uid.RLELossless)
+    data.save_as(file)
+    return file
+
+
+def _nifti_gz(folder: Path) -> Path:
+    file = make_valid(folder, "nifti")
+    nibabel.save(nibabel.load(file), file.with_suffix(".nii.gz"))
+    return file.with_suffix(".nii.gz")
+
+
+def _kspace_h5(folder: Path) -> Path:
+    file = folder / "x.h5"
+    with h5py.File(file, "w") as stored:
+        stored["kspace"] = complex_array(2, 3, 8, 8)
+    return file
+
+
+def _tiff_deflate(folder: Path) -> Path:
+    file = folder / "x.tif"
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 24, 24)).astype(np.uint8)
+    tifffile.imwrite(file, pixels, photometric="minisblack", compression="zlib", byteorder=">")
+    return file
+
+
+VARIANTS = {kind: (lambda folder, kind=kind: make_valid(folder, kind)) for kind in SUFFIX}
+VARIANTS |= {
+    "dicom, run lengths": _dicom_rle,
+    "nifti, zipped": _nifti_gz,
+    "hdf5, k-space": _kspace_h5,
+    "tiff, deflated": _tiff_deflate,
+}
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    """A readable file of each variant, beside what belongs to it."""
+    files = {}
+    for name, make in VARIANTS.items():
+        folder = tmp_path_factory.mktemp(name.replace(", ", "_").replace(" ", "_"))
+        files[name] = make(folder)
+    return files
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@settings(max_examples=120, **CHECKS)
+@given(
+    cut=st.one_of(st.just(1.0), st.floats(0, 1)),
+    flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7)), max_size=6),
+    at_the_start=st.booleans(),
+)
+def test_bits_that_flip_and_ends_that_are_missing(
+    tmp_path, originals, variant, cut, flips, at_the_start
+):
+    """Where headers stand, at the start, as well as anywhere."""
+    original = originals[variant]
+    for beside in original.parent.iterdir():
+        shutil.copy(beside, tmp_path / beside.name)
+    file = tmp_path / original.name
+    data = bytearray(original.read_bytes())
+    span = min(len(data), 600) if at_the_start else len(data)
+    for place, bit in flips:
+        data[int(place * span)] ^= 1 << bit
+    file.write_bytes(data[: round(cut * len(data))])
+    read_all(file)
+    if original.suffix == ".cfl":
+        file.write_bytes(original.read_bytes())
+        header = bytearray(original.with_suffix(".hdr").read_bytes())
+        for place, bit in flips:
+            header[int(place * len(header))] ^= 1 << bit
+        file.with_suffix(".hdr").write_bytes(header[: round(cut * len(header))])
+        read_all(file)
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_files_of_another_kind(tmp_path, originals, variant):
+    """Whatever the suffix says, the content counts; or it is an error."""
+    for suffix in (*SUFFIX.values(), ".nii.gz", ".txt"):
+        file = tmp_path / f"x{suffix}"
+        file.write_bytes(originals[variant].read_bytes())
+        read_all(file)
+        file.unlink()
+
+
+DTYPES = ["bool", "u1", "i2", ">i4", "u8", "f2", ">f8", "c8", "c16", "U3", "M8[s]", "O", "V4"]
+
+
+def _write(file: Path, values: np.ndarray) -> None:
+    """By the library of the suffix, which may refuse."""
+    if file.suffix == ".npy":
+        np.save(file, values)
+    elif file.suffix == ".npz":
+        np.savez(file, values)
+    elif file.suffix == ".h5":
+        with h5py.File(file, "w") as stored:
+            stored["kspace" if values.ndim == 4 else "hu"] = values
+    elif file.suffix == ".tif":
+        tifffile.imwrite(file, values, photometric="minisblack")
+    else:
+        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), file)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".h5", ".tif", ".nii"])
+@settings(max_examples=120, **CHECKS)
+@given(
+    shape=st.lists(st.sampled_from([0, 1, 2, 3, 8]), max_size=5),
+    dtype=st.sampled_from(DTYPES),
+)
+def test_other_shapes_and_types(tmp_path, suffix, shape, dtype):
+    file = tmp_path / f"x{suffix}"
+    values = np.ones(shape, dtype) if dtype[0] not in "UMOV" else np.zeros(shape, dtype)
+    try:
+        _write(file, values)
+    except Exception:
+        return  # the library writes no such file
+    read = read_all(file)
+    if read:
+        assert sum(array.size for array in read) == values.size
+        assert all((array == 1).all() for array in read)

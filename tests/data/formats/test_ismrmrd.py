@@ -1,0 +1,171 @@
+"""ISMRMRD: every line where its header says, and only what belongs to the image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from equipoise.data.formats import open_path
+from equipoise.data.pick import acquisitions_of
+from equipoise.errors import UserError
+
+from .make import DATA, complex_array, ismrmrd_header, make_ismrmrd, real_data
+
+h5py = pytest.importorskip("h5py")
+ismrmrd = pytest.importorskip("ismrmrd")
+
+CALIBRATION = {
+    mode: "<parallelImaging><accelerationFactor><kspace_encoding_step_1>2</kspace_encoding_step_1>"
+    "<kspace_encoding_step_2>1</kspace_encoding_step_2></accelerationFactor>"
+    f"<calibrationMode>{mode}</calibrationMode></parallelImaging>"
+    for mode in ("embedded", "separate")
+}
+
+
+def only(path):
+    (item,) = acquisitions_of(open_path(path))
+    return item
+
+
+def transform(x, axis=1):
+    """The centred orthonormal Fourier transform."""
+    shifted = np.fft.ifftshift(x, axes=axis)
+    return np.fft.fftshift(np.fft.fft(shifted, axis=axis, norm="ortho"), axes=axis)
+
+
+def test_lines_stand_where_their_headers_say(tmp_path):
+    k = complex_array(2, 6, 8)
+    make_ismrmrd(tmp_path / "scan.h5", k, rows=(0, 2, 5))
+    found = only(tmp_path / "scan.h5").array()  # coils × readout × phase
+    assert np.array_equal(found[:, :, [0, 2, 5]], k[:, [0, 2, 5]].swapaxes(1, 2))
+    assert not found[:, :, [1, 3, 4]].any()
+    make_ismrmrd(tmp_path / "scan.h5", k, rows=(0,), contrasts=(1,))
+    with pytest.raises(UserError, match="2 contrasts, phases or sets"):
+        open_path(tmp_path / "scan.h5")
+
+
+def test_averages_are_averaged(tmp_path):
+    k = complex_array(2, 6, 8)
+    make_ismrmrd(tmp_path / "scan.h5", k)
+    make_ismrmrd(tmp_path / "scan.h5", 3 * k, rows=(1,))
+    found = only(tmp_path / "scan.h5").array().swapaxes(1, 2)
+    assert np.allclose(found[:, 1], 2 * k[:, 1])
+    assert np.array_equal(found[:, 2:], k[:, 2:])
+
+
+def test_an_oversampled_readout_is_cropped_and_said(tmp_path):
+    """The readout measures twice the field of view; the image is in the middle half of it."""
+    image = complex_array(2, 32, 12)  # coils × readout × phase
+    k = transform(transform(image, 1), 2)
+    make_ismrmrd(
+        tmp_path / "scan.h5",
+        k.swapaxes(1, 2).astype(np.complex64),
+        header=ismrmrd_header(32, 12, encoded=(400, 200), recon=(200, 200)),
+    )
+    item = only(tmp_path / "scan.h5")
+    assert item.shape == (2, 16, 12)
+    wanted = transform(transform(image[:, 8:24], 1), 2)
+    assert np.abs(item.array() - wanted).max() < 1e-5 * np.abs(wanted).max()
+    assert item.notes == (
+        "scan.h5: the readout measures 400 mm, of which the middle 200 mm are kept (16 of 32 "
+        "pixels), as reconSpace says",
+    )
+
+
+def test_a_partial_echo_stays_partial(tmp_path):
+    image = complex_array(1, 32, 12)
+    k = transform(transform(image, 1), 2)
+    make_ismrmrd(
+        tmp_path / "scan.h5",
+        k[:, 8:].swapaxes(1, 2).astype(np.complex64),
+        center=8,
+        header=ismrmrd_header(32, 12, encoded=(400, 200), recon=(200, 200)),
+    )
+    found = only(tmp_path / "scan.h5").array()[0]
+    assert not found[:4].any()
+    assert (found[4:] != 0).any(1).all()
+
+
+def test_oversampled_phases_are_kept_and_said(tmp_path):
+    make_ismrmrd(
+        tmp_path / "scan.h5",
+        complex_array(2, 12, 16),
+        header=ismrmrd_header(16, 12, encoded=(200, 300), recon=(200, 200)),
+    )
+    item = only(tmp_path / "scan.h5")
+    assert item.shape == (2, 16, 12)
+    assert "300 mm are encoded along phase, of which reconSpace wants 200 mm" in item.notes[0]
+
+
+def test_without_recon_space_and_without_fields_of_view(tmp_path):
+    k = complex_array(2, 6, 8)
+    for name, recon, encoded in (("a", None, (2, 2)), ("b", (0, 0), (0, 0)), ("c", (1, 1), (0, 0))):
+        header = ismrmrd_header(8, 6, encoded=encoded, recon=recon)
+        make_ismrmrd(tmp_path / f"{name}.h5", k, header=header)
+        item = only(tmp_path / f"{name}.h5")
+        assert np.array_equal(item.array(), k.swapaxes(1, 2))
+        assert item.notes == ()
+
+
+def test_lines_that_are_not_of_the_image_are_left_out(tmp_path):
+    k = complex_array(2, 6, 8)
+    make_ismrmrd(tmp_path / "scan.h5", k, flags={0: ismrmrd.ACQ_IS_NOISE_MEASUREMENT})
+    item = only(tmp_path / "scan.h5")
+    assert not item.array()[:, :, 0].any()
+    assert item.notes == ("scan.h5: 1 lines of noise are left out",)
+    flags = {row: ismrmrd.ACQ_IS_NAVIGATION_DATA for row in range(6)}
+    make_ismrmrd(tmp_path / "no.h5", k, flags=flags)
+    with pytest.raises(UserError, match=r"6 acquisitions, none of them of an image \(navigators\)"):
+        open_path(tmp_path / "no.h5")
+    make_ismrmrd(tmp_path / "epi.h5", k, flags={3: ismrmrd.ACQ_IS_REVERSE})
+    with pytest.raises(UserError, match="lines that were read backwards"):
+        open_path(tmp_path / "epi.h5")
+
+
+@pytest.mark.parametrize(("mode", "used"), [("embedded", True), ("separate", False)])
+def test_calibration_lines_of_the_same_contrast_are_used(tmp_path, mode, used):
+    k = complex_array(2, 6, 8)
+    make_ismrmrd(
+        tmp_path / "scan.h5",
+        k,
+        header=ismrmrd_header(8, 6, more=CALIBRATION[mode]),
+        flags={3: ismrmrd.ACQ_IS_PARALLEL_CALIBRATION},
+    )
+    found = only(tmp_path / "scan.h5")
+    assert found.array()[:, :, 3].any() == used
+    assert bool(found.notes) != used
+
+
+def test_true_reasons(tmp_path):
+    k = complex_array(2, 6, 8)
+    header = ismrmrd_header(8, 6)
+    make_ismrmrd(tmp_path / "a.h5", k, header=header.replace("cartesian", "spiral"))
+    with pytest.raises(UserError, match="trajectory spiral, 1 partitions; two-dimensional Cartes"):
+        open_path(tmp_path / "a.h5")
+    broken = header.replace("encodedSpace", "encodedSpice")
+    make_ismrmrd(tmp_path / "b.h5", k, header=broken)
+    with pytest.raises(UserError, match=r"XML header has no encodedSpace.*a field that it needs"):
+        open_path(tmp_path / "b.h5")
+    make_ismrmrd(tmp_path / "c.h5", k, header=ismrmrd_header(8, 4))
+    with pytest.raises(UserError, match="a line at row 4, samples 0 to 8, lies outside the 4×8"):
+        open_path(tmp_path / "c.h5")
+    make_ismrmrd(tmp_path / "d.h5", k, header=header[:200])
+    with pytest.raises(UserError, match=r"ParseError.*the file is damaged"):
+        open_path(tmp_path / "d.h5")
+
+
+@real_data
+def test_real_scans():
+    item = only(DATA / "scanner" / "grappa2_1rep.h5")
+    k = item.array()
+    assert (k != 0).any((0, 1)).sum() == 142
+    image = np.fft.fftshift(
+        np.fft.ifft2(np.fft.ifftshift(k, axes=(1, 2)), norm="ortho"), axes=(1, 2)
+    )
+    assert np.sqrt((np.abs(image) ** 2).sum(0)).max() == pytest.approx(354.0, abs=0.1)
+    # As MRIReco.jl writes it: without reconSpace, and the fields of each line's header aligned.
+    item = only(DATA / "scanner" / "acqDataBrainSim100.h5")
+    assert item.shape == (1, 256, 256)
+    with h5py.File(DATA / "scanner" / "acqDataBrainSim100.h5") as stored:
+        line = stored["dataset"]["data"][100]["data"].view(np.complex64)
+    assert np.array_equal(item.array()[0, :, 100], line)

@@ -1,0 +1,128 @@
+"""TIFF and PNG: grey values, and what counts as white."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from equipoise.data.formats import open_path, write_images
+from equipoise.data.pick import images_of
+from equipoise.errors import UserError
+
+from .make import arrays
+
+tifffile = pytest.importorskip("tifffile")
+
+
+def sixteen_bits(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 65536, shape).astype(np.uint16)
+
+
+def test_png(tmp_path):
+    pixels = sixteen_bits(2, 10, 12)
+    (tmp_path / "in").mkdir()
+    for i, picture in enumerate(pixels):
+        Image.fromarray(picture).save(tmp_path / "in" / f"{i}.png")
+    items = images_of(open_path(tmp_path / "in"))
+    assert np.array_equal(arrays(items), pixels)
+    assert {item.units.scale for item in items} == {65535}
+    write_images(items, arrays(items).astype(float), tmp_path / "out")
+    assert np.array_equal(arrays(open_path(tmp_path / "out")), pixels)
+
+
+@pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (bool, 1)])
+def test_png_of_other_types(tmp_path, dtype, white):
+    pixels = np.random.default_rng(0).integers(0, white + 1, (10, 12)).astype(dtype)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    (item,) = open_path(tmp_path)
+    assert np.array_equal(item.array(), pixels)
+    assert (item.units.scale, item.units_from) == (white, "file")
+    write_images([item], white * np.linspace(0, 1, 120).reshape(1, 10, 12), tmp_path / "out")
+    (again,) = open_path(tmp_path / "out")
+    assert np.abs(again.array() / 65535 - np.linspace(0, 1, 120).reshape(10, 12)).max() < 1e-5
+
+
+def test_colours_are_refused(tmp_path):
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "colour.png")
+    with pytest.raises(UserError, match=r"colour.png: a picture of mode RGB, not grey values"):
+        open_path(tmp_path / "colour.png")
+    tifffile.imwrite(tmp_path / "c.tif", np.zeros((4, 4, 3), np.uint8), photometric="rgb")
+    with pytest.raises(
+        UserError, match=r"c.tif: a picture of kind RGB and shape \(4, 4, 3\), not g"
+    ):
+        open_path(tmp_path / "c.tif")
+    tifffile.imwrite(
+        tmp_path / "p.tif",
+        np.zeros((4, 4), np.uint8),
+        photometric="palette",
+        colormap=np.zeros((3, 256), np.uint16),
+    )
+    with pytest.raises(UserError, match="a picture of kind PALETTE"):
+        open_path(tmp_path / "p.tif")
+
+
+def test_tiff(tmp_path):
+    pixels = sixteen_bits(2, 10, 12)
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "stack.tif", pixels, photometric="minisblack")
+    items = images_of(open_path(tmp_path / "in"))
+    assert [item.name for item in items] == ["stack_000", "stack_001"]
+    assert np.array_equal(arrays(items), pixels)
+    assert {item.units.scale for item in items} == {65535}
+    write_images(items, arrays(items).astype(float), tmp_path / "out")
+    assert np.allclose(arrays(open_path(tmp_path / "out")), pixels, atol=1)
+    tifffile.imwrite(tmp_path / "float.tif", pixels[0].astype(np.float32) / 7)
+    (item,) = open_path(tmp_path / "float.tif")
+    assert np.allclose(item.array() * 7, pixels[0])
+
+
+@pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535), (bool, 1)])
+def test_white_may_be_zero(tmp_path, dtype, white):
+    pixels = np.random.default_rng(0).integers(0, white + 1, (10, 12)).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="miniswhite")
+    (item,) = open_path(tmp_path)
+    assert np.array_equal(item.array(), white - pixels.astype(int))
+    assert item.units.scale == white
+
+
+def test_white_that_is_zero_needs_a_black(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 4), np.float32), photometric="miniswhite")
+    with pytest.raises(UserError, match="white is zero, of numbers of type float32"):
+        open_path(tmp_path)
+
+
+def test_twelve_bits_in_sixteen(tmp_path):
+    pixels = sixteen_bits(10, 12) // 16
+    tag = [(281, "H", 1, 4095, True)]  # MaxSampleValue
+    tifffile.imwrite(tmp_path / "a.tif", pixels, extratags=tag)
+    (item,) = open_path(tmp_path)
+    assert (item.units.scale, item.units_from) == (4095, "file")
+    # The largest value that occurs is no white.
+    tifffile.imwrite(tmp_path / "a.tif", pixels, extratags=[(281, "H", 1, 4011, True)])
+    (item,) = open_path(tmp_path)
+    assert (item.units.scale, item.units_from) == (65535, "nothing")
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32, np.uint16])
+def test_what_the_file_does_not_say_is_left_open(tmp_path, dtype):
+    tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 4), dtype))
+    assert open_path(tmp_path)[0].units_from == "nothing"
+
+
+def test_thumbnails_are_left_out(tmp_path):
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(sixteen_bits(16, 16))
+        tiff.write(sixteen_bits(4, 4), subfiletype=1)
+    (item,) = open_path(tmp_path)
+    assert (item.name, item.shape) == ("a", (16, 16))
+    assert item.notes == ("a.tif: 1 thumbnails or masks are left out",)
+
+
+def test_a_codec_that_is_missing_is_named(tmp_path, monkeypatch):
+    tifffile.imwrite(tmp_path / "a.tif", sixteen_bits(16, 16), compression="zlib")
+    monkeypatch.setattr(type(tifffile.TIFF.DECOMPRESSORS), "__contains__", lambda self, key: False)
+    with pytest.raises(
+        UserError, match=r"compressed with ADOBE_DEFLATE, .*pip install imagecodecs"
+    ):
+        open_path(tmp_path)
