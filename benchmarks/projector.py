@@ -21,7 +21,7 @@ import torch
 from memory import memory
 
 import equipoise as eq
-from equipoise.imaging.tomography import system_matrix
+from equipoise.imaging.tomography.projector import forget_matrices
 
 
 def astra_projector(size: int, angles: np.ndarray, detectors: int):
@@ -75,7 +75,7 @@ def main() -> None:
     if a.peak:
         peak(a.size, a.views)
         return
-    system_matrix.cache_clear()
+    forget_matrices()
     start = time.perf_counter()
     ours = eq.ParallelBeam(a.size, a.views)
     matrix = ours.matrix.on(False, torch.float32, torch.device("cpu"))

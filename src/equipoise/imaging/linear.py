@@ -4,13 +4,19 @@ derivative."""
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.forward_ad import unpack_dual
 
 Operator = Callable[[Tensor], Tensor]
+
+
+class InexactSolveWarning(UserWarning):
+    """Conjugate gradients reached their last iteration before their tolerance."""
 
 
 class CGResult(NamedTuple):
@@ -21,13 +27,39 @@ class CGResult(NamedTuple):
     residual: Tensor  #: (B,)  ‖b − M x‖ / ‖b‖
 
 
-def variant(physics: Any, **buffers: Tensor) -> Any:
+def variant(module: Any, **buffers: Tensor) -> Any:
     """A shallow copy of an operator with other ``buffers``; what is set on it does not reach the
     original."""
-    part = copy.copy(physics)
-    part._modules = dict(physics._modules)
-    part._buffers = {**physics._buffers, **buffers}
+    part = copy.copy(module)
+    part._modules = dict(module._modules)
+    part._parameters = dict(module._parameters)
+    part._buffers = {**module._buffers, **buffers}
     return part
+
+
+def full_precision(like: Tensor) -> torch.autocast:
+    """A context in which ``torch.autocast`` is off: its inner products would be in bfloat16."""
+    return torch.autocast(like.device.type, enabled=False)
+
+
+def at_least_single(x: Tensor) -> Tensor:
+    """x, in float32 if it is in half precision."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def per_sample(value: Tensor | float, like: Tensor) -> Tensor | float:
+    """One number, or one for each sample in any of the shapes (B,), (B, 1), (B, 1, …), so shaped
+    that it multiplies ``like`` (B, …); what has as many axes as ``like`` stays as it is."""
+    if not isinstance(value, Tensor) or value.ndim == like.ndim:
+        return value
+    if value.numel() == 1:
+        return value.reshape(())
+    if value.numel() == len(like):
+        return value.reshape(-1, *[1] * (like.ndim - 1))
+    raise ValueError(
+        f"there must be one number, or one for each of {len(like)} samples, "
+        f"got shape {tuple(value.shape)}"
+    )
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
@@ -43,10 +75,9 @@ def conjugate_gradients(M: Operator, b: Tensor, tol: float = 1e-6, max_iter: int
     A sample that has reached its tolerance stays as it is while others go on. Nothing here is
     differentiated.
     """
-    with torch.no_grad():
+    with torch.no_grad(), full_precision(b):
         x, r = torch.zeros_like(b), b.clone()
-        # Below the rounding of b there is nothing to gain, and directions are noise.
-        goal = max(tol, 4 * torch.finfo(b.dtype).eps) ** 2 * _dot(b, b)
+        goal = _attainable(tol, b) ** 2 * _dot(b, b)
         p, rr = r.clone(), _dot(r, r)
         k = 0
         while k < max_iter and bool((rr > goal).any()):
@@ -66,6 +97,11 @@ def conjugate_gradients(M: Operator, b: Tensor, tol: float = 1e-6, max_iter: int
         return CGResult(x, k, (rr / norm).sqrt().flatten())
 
 
+def _attainable(tol: float, b: Tensor) -> float:
+    """Below the rounding of b there is nothing to gain, and directions are noise."""
+    return max(tol, 4 * torch.finfo(b.dtype).eps)
+
+
 def least_squares(
     A: Operator, At: Operator, y: Tensor, tol: float = 1e-4, max_iter: int = 50
 ) -> CGResult:
@@ -74,59 +110,129 @@ def least_squares(
     return conjugate_gradients(lambda u: At(A(u)), At(y), tol=tol, max_iter=max_iter)
 
 
-class _Solve(torch.autograd.Function):
-    """x = M⁻¹ b with M symmetric: backward is the same solve again, so it can be differentiated any
-    number of times."""
+Known = Callable[[Tensor], Tensor | None]
 
-    generate_vmap_rule = False
+
+def _nothing(b: Tensor) -> None:
+    """Nothing is known of C b beforehand."""
+
+
+class _Inverse(torch.autograd.Function):
+    """C b for C = M⁻¹ with a symmetric M that is held constant, so that C is its own transpose.
+
+    ``known(b)`` is the value of C b where it is known without ``solve``, and none elsewhere;
+    ``known_back`` is the same for the gradient that comes back.
+    """
 
     @staticmethod
-    def forward(b: Tensor, M: Operator, tol: float, max_iter: int) -> Tensor:
-        return conjugate_gradients(M, b, tol, max_iter).value
+    def forward(b: Tensor, solve: Operator, known: Known, known_back: Known) -> Tensor:
+        value = known(b)
+        return solve(b) if value is None else value
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        _, ctx.M, ctx.tol, ctx.max_iter = inputs
+        _, ctx.solve, _, ctx.known_back = inputs
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
-        return _Solve.apply(g, ctx.M, ctx.tol, ctx.max_iter), None, None, None
+        return _Inverse.apply(g, ctx.solve, ctx.known_back, _nothing), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, db: Tensor, *_: Any) -> Tensor:
-        return _Solve.apply(db, ctx.M, ctx.tol, ctx.max_iter)
+        return _Inverse.apply(db, ctx.solve, _nothing, _nothing)
+
+
+class _Corrections:
+    """What the two corrections of :func:`solve_spd` know of the gradients that come back.
+
+    With g from outside, the first correction gets g − M C g: what conjugate gradients have left of
+    g. Up to their tolerance that is zero, and need not be solved for.
+    """
+
+    def __init__(self, tol: float):
+        self.tol = tol
+        self.size: Tensor | None = None  # of g, (B, 1, …)
+
+    def of_the_second(self, g: Tensor) -> None:
+        self.size = _dot(g, g).sqrt()
+
+    def of_the_first(self, left: Tensor) -> Tensor | None:
+        size, self.size = self.size, None
+        if size is None:
+            return None
+        small = 10 * _attainable(self.tol, left) * size
+        return torch.zeros_like(left) if bool((_dot(left, left).sqrt() <= small).all()) else None
 
 
 def solve_spd(M: Operator, b: Tensor, tol: float = 1e-6, max_iter: int = 200) -> Tensor:
-    """M⁻¹ b for a constant symmetric positive definite M, differentiable in b (Blondel et al. 2022,
-    implicit)."""
-    return _Solve.apply(b, M, tol, max_iter)
+    """M⁻¹ b for symmetric positive definite M, by conjugate gradients, sample by sample.
+
+    Differentiable any number of times in b, and twice in whatever M is made of. With C = M⁻¹ held
+    constant, x₁ = x₀ + C (b − M x₀) has the first derivatives of M⁻¹ b and
+    x₂ = x₁ + C (b − M x₁) the second ones too, because each step multiplies the error by I − C M,
+    which is zero where the derivatives are taken. In value, all three are the same. What this
+    costs is a solve for each derivative, and two more applications of M if it can be
+    differentiated.
+
+    Warns:
+        InexactSolveWarning: the tolerance was not reached in ``max_iter`` iterations.
+    """
+
+    def solve(v: Tensor) -> Tensor:
+        account = conjugate_gradients(M, v, tol, max_iter)
+        _tell_if_inexact(account, v, tol, max_iter)
+        return account.value
+
+    x: Tensor = _Inverse.apply(b, solve, _nothing, _nothing)
+    if not torch.is_grad_enabled():
+        return x
+    with full_precision(b):
+        x0 = x.detach()
+        Mx0 = M(x0)
+        if not _has_derivative(Mx0):
+            return x
+        back = _Corrections(tol)
+        x1 = x0 + _Inverse.apply(b - Mx0, solve, torch.zeros_like, back.of_the_first)
+        x2: Tensor = x1 + _Inverse.apply(b - M(x1), solve, torch.zeros_like, back.of_the_second)
+        return x2
+
+
+def _has_derivative(x: Tensor) -> bool:
+    """In backward or in forward mode."""
+    return x.requires_grad or unpack_dual(x).tangent is not None
+
+
+def _tell_if_inexact(account: CGResult, b: Tensor, tol: float, max_iter: int) -> None:
+    if account.iterations == max_iter and bool((account.residual > _attainable(tol, b)).any()):
+        warnings.warn(
+            f"conjugate gradients stopped at max_iter={max_iter}, before tol={tol:g}: what was "
+            "solved for is inexact, and so are its derivatives; allow more iterations, or raise "
+            "what regularises the problem (strength, floor, 1/gamma)",
+            InexactSolveWarning,
+            stacklevel=2,  # the same place each time, so that it is shown once
+        )
 
 
 def proximal_l2(
     A: Operator,
     At: Operator,
     d: Tensor,
-    y: Tensor,
+    y: Any,
     strength: Tensor | float,
     tol: float = 1e-6,
     max_iter: int = 200,
 ) -> Tensor:
     """argmin_u ½‖A u − y‖² + ½λ‖u − d‖², λ = ``strength``: u = d + (AᵀA + λ)⁻¹ Aᵀ(y − A d).
 
-    Differentiable in d, y and λ: with λ₀ the value of λ, (AᵀA + λ)⁻¹ b solves
-    u = (AᵀA + λ₀)⁻¹ (b − (λ − λ₀) u), and one such step from the solution carries its derivative.
+    Differentiable twice in d (B, …), y, λ (one number, or one for each sample) and whatever A is
+    made of; see :func:`solve_spd`.
     """
-    b = At(y - A(d))
-    fixed = float(strength) if not isinstance(strength, Tensor) else strength.detach()
+    weight = per_sample(strength, d)
 
     def M(u: Tensor) -> Tensor:
-        return At(A(u)) + fixed * u
+        return At(A(u)) + weight * u
 
-    u = solve_spd(M, b, tol=tol, max_iter=max_iter)
-    if isinstance(strength, Tensor) and strength.requires_grad and torch.is_grad_enabled():
-        u = u - solve_spd(M, (strength - fixed) * u, tol=tol, max_iter=max_iter)
-    return d + u
+    return d + solve_spd(M, At(y - A(d)), tol, max_iter)
 
 
 def norm(A: Operator, At: Operator, like: Tensor, tol: float = 1e-5, max_iter: int = 500) -> float:
@@ -135,7 +241,7 @@ def norm(A: Operator, At: Operator, like: Tensor, tol: float = 1e-5, max_iter: i
     rng = torch.Generator().manual_seed(0)
     x = torch.randn(like.shape, generator=rng, dtype=torch.float64).to(like)
     value = 0.0
-    with torch.no_grad():
+    with torch.no_grad(), full_precision(like):
         for _ in range(max_iter):
             x = x / torch.linalg.vector_norm(x)
             x = At(A(x))

@@ -8,29 +8,28 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from deepinv.physics import MRI, LinearPhysics, MultiCoilMRI
+from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from ..errors import UserError
 from .linear import norm, variant
+from .scaled import Scaled, closed_form_prox, proximal
+from .selection import PER_SAMPLE, differs_per_sample, select, selectable
 from .tomography import Tomography
 
-
-class Scaled(LinearPhysics):
-    """factor · A for another operator A, which keeps its own proximal map."""
-
-    def __init__(self, physics: LinearPhysics, factor: float):
-        super().__init__()
-        self.physics, self.factor = physics, factor
-
-    def A(self, x: Tensor, **kwargs: Any) -> Tensor:
-        return self.factor * self.physics.A(x)
-
-    def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
-        return self.factor * self.physics.A_adjoint(y)
-
-    def prox_l2(self, z: Tensor, y: Tensor, gamma: Tensor | float, **kwargs: Any) -> Tensor:
-        return self.physics.prox_l2(z, y / self.factor, gamma=gamma * self.factor**2, **kwargs)
+__all__ = [
+    "PER_SAMPLE",
+    "Normalized",
+    "Scaled",
+    "closed_form_prox",
+    "differs_per_sample",
+    "from_file",
+    "normalized",
+    "prepared",
+    "proximal",
+    "select",
+    "selectable",
+]
 
 
 class Normalized(NamedTuple):
@@ -52,8 +51,6 @@ def normalized(physics: Any, size: int, frames: int | None = None) -> Normalized
             (2, size, size) images, or its norm is zero or infinite.
     """
     name = type(physics).__name__
-    if isinstance(physics, Tomography):
-        return Normalized(physics, physics.gain, physics.image_shape, physics.measurement_shape)
     if not isinstance(physics, LinearPhysics):
         raise UserError(
             f"physics: {name} is no deepinv.physics.LinearPhysics; only linear operators can be "
@@ -67,6 +64,9 @@ def normalized(physics: Any, size: int, frames: int | None = None) -> Normalized
     for shape in shapes:
         measurement, complaint = _try_shape(physics, shape)
         if measurement is not None:
+            if isinstance(physics, Tomography):
+                ours = physics if physics.gain != 1 else variant(physics).normalize()
+                return Normalized(ours, ours.gain, shape, measurement)
             gain = _gain(physics, shape)
             scaled = physics if gain == 1 else Scaled(physics, gain)
             return Normalized(scaled, gain, shape, measurement)
@@ -142,19 +142,3 @@ def from_file(path: Path, size: int) -> Any:
             "LinearPhysics"
         )
     return made
-
-
-PER_SAMPLE = ("mask", "coil_maps")
-
-
-def select(physics: Any, index: Tensor, count: int) -> Any:
-    """The operator of the samples ``index``, where some of its parameters (coil maps, masks) differ
-    among ``count`` samples."""
-    if not isinstance(physics, (MRI, MultiCoilMRI)):
-        return physics
-    own = {
-        name: b[index]
-        for name, b in physics.named_buffers(recurse=False)
-        if name in PER_SAMPLE and len(b) == count > 1
-    }
-    return variant(physics, **own) if own else physics

@@ -1,12 +1,13 @@
 """Computed tomography as one sparse matrix: exactly matched forward and backward projection.
 
 ``geometry`` says where the rays run, ``projector`` makes them a matrix, ``fbp`` inverts it by
-filtering, and ``physics`` puts deepinv's contract on top.
+filtering, ``physics`` puts deepinv's contract on top, and ``beams`` are what users make.
 """
 
+from .beams import FanBeam, ParallelBeam
 from .fbp import WINDOWS
 from .geometry import FanGeometry, ParallelGeometry
-from .physics import FanBeam, ParallelBeam, Tomography
+from .physics import Tomography
 from .projector import SystemMatrix, system_matrix
 
 __all__ = [

@@ -7,12 +7,14 @@ Notation as in Kak and Slaney, *Principles of Computerized Tomographic Imaging* 
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .geometry import FanGeometry, ParallelGeometry
+from .geometry import FanGeometry, ParallelGeometry, view_gaps, view_shares
 from .projector import SystemMatrix
 
 WINDOWS = ("ramp", "shepp-logan", "cosine", "hamming", "hann")
@@ -21,23 +23,28 @@ WINDOWS = ("ramp", "shepp-logan", "cosine", "hamming", "hann")
 def parallel_fbp(
     geometry: ParallelGeometry, matrix: SystemMatrix, y: Tensor, window: str
 ) -> Tensor:
-    """y (B, 1, views, detectors), in units of x times pixels → x (B, 1, H, W)."""
-    filtered = filter_rows(y, window)
+    """y (B, 1, views, detectors), in units of x times pixels → x (B, 1, H, W).
+
+    Every view counts by its own share of the half turn, so that views need not be evenly spread.
+    """
+    shares = torch.from_numpy(view_shares(geometry.angles, 180.0)).to(y)
+    filtered = filter_rows(y, window) * shares[:, None]
     image = matrix.product(filtered.flatten(1), True)
-    image = image.reshape(-1, 1, geometry.height, geometry.width)
-    return image * (math.pi / len(geometry.angles))
+    return image.reshape(-1, 1, geometry.height, geometry.width)
 
 
 def fan_fbp(g: FanGeometry, y: Tensor, window: str) -> Tensor:
     """y (B, 1, views, detectors), in units of x times pixels → x (B, 1, H, W).
 
-    Each view is weighted by the cosine of its rays' angles, filtered, and smeared back along the
-    fan with the inverse square of the distance to the source (Kak and Slaney, section 3.4).
+    Each view is weighted by its share of the turn and by the cosine of its rays' angles, filtered,
+    and smeared back along the fan with the inverse square of the distance to the source (Kak and
+    Slaney, section 3.4).
 
     Raises:
-        ValueError: the views are not evenly spread, or cover less than half a turn and the fan.
+        ValueError: some line through the image is not measured.
     """
-    weights, between = redundancy(g)
+    weights = fan_weights(g)
+    _tell_of_a_near_source(g)
     D = g.source_distance
     fan = torch.from_numpy(g.fan_angles()).to(y)
     weighted = y * torch.from_numpy(weights).to(y) * torch.cos(fan)
@@ -52,7 +59,24 @@ def fan_fbp(g: FanGeometry, y: Tensor, window: str) -> Tensor:
     out = y.new_zeros(len(y), 1, g.height, g.width)
     for view in range(len(g.angles)):
         out[:, 0] += _smear(g, filtered[:, 0, view], view, pitch)
-    return out * between
+    return out
+
+
+def _tell_of_a_near_source(g: FanGeometry) -> None:
+    """Warns where the source comes so near a corner that the inverse square is not resolved.
+
+    Measured on smooth images: there the error is about the arc between two views, or a pixel,
+    as a fraction of the source's distance from the corner.
+    """
+    nearest = g.source_distance - math.hypot(g.height, g.width) / 2
+    arc = float(np.median(view_shares(g.angles, 360.0))) * g.source_distance
+    error = max(arc, 1.0) / nearest
+    if error > 0.1 and nearest < g.source_distance / 4:
+        warnings.warn(
+            f"the source passes the image's corners at {nearest:.1f} pixels, where fbp is off by "
+            f"{min(error, 1):.0%} or so; use A_dagger, or a smaller image",
+            stacklevel=4,
+        )
 
 
 def _smear(g: FanGeometry, row: Tensor, view: int, pitch: float) -> Tensor:
@@ -76,23 +100,18 @@ def _smear(g: FanGeometry, row: Tensor, view: int, pitch: float) -> Tensor:
     return value / square
 
 
-def redundancy(g: FanGeometry) -> tuple[np.ndarray, float]:
-    """Weights (views, detectors) that count every line of a scan once, and the angle between views
-    in radians.
+def fan_weights(g: FanGeometry) -> np.ndarray:
+    """(views, detectors): each view's share of the turn, in radians, times a weight that counts
+    every line of the scan once.
 
     Source angle β and fan angle γ measure the same line as β + 180° + 2γ and −γ do. Each gets its
-    share c(β) / Σ c over the angles that measure it, c falling to zero over 10° at both ends of a
-    short scan (Noo, Defrise, Clackdoyle and Kudo, Phys. Med. Biol. 2002).
+    share c(β) / Σ c over the angles that measure it; c is 1, and falls to zero over 10° beside what
+    is missing of the turn (Noo, Defrise, Clackdoyle and Kudo, Phys. Med. Biol. 2002).
+
+    Raises:
+        ValueError: some line through the image is not measured.
     """
     fan = g.fan_angles()
-    angles = np.radians(np.sort(np.asarray(g.angles)))
-    n, turn = len(angles), 2 * math.pi
-    between = (angles[-1] - angles[0]) / max(n - 1, 1)
-    least = 180 + 2 * math.degrees(np.abs(fan).max())
-    remedy = f"fbp needs views spread evenly over 360°, or at least {least:.0f}° of it"
-    uneven = n < 2 or np.abs(np.diff(angles) - between).max() > 1e-4
-    if uneven or n * between > turn * (1 + 1e-4):
-        raise ValueError(f"{remedy}; the {n} views here are not; use A_dagger for other scans")
     sides = -fan.min(), fan.max()
     needed = math.asin(min(g.height, g.width) / 2 / g.source_distance)
     if min(sides) < min(needed, 0.95 * max(sides)):
@@ -100,23 +119,83 @@ def redundancy(g: FanGeometry) -> tuple[np.ndarray, float]:
             f"the detector's offset={g.offset:g} leaves one side of the image unseen; "
             "use A_dagger instead of fbp"
         )
-    if abs(n * between - turn) < 1e-4:
-        return np.full((n, g.detectors), 0.5), between
-    if n * between < math.pi + 2 * np.abs(fan).max() - between:
-        covered = math.degrees(n * between)
-        raise ValueError(
-            f"{remedy}; these {n} views cover {covered:.0f}°; use A_dagger for other scans"
-        )
-    start, end = angles[0] - between / 2, angles[-1] + between / 2
-
-    def c(beta: np.ndarray) -> np.ndarray:
-        edge = np.clip(np.minimum(beta - start, end - beta) / math.radians(10), 0, 1)
-        return np.sin(math.pi / 2 * edge) ** 2
-
+    shares, missing = _shares_and_missing(g.angles)
+    _check_coverage(g, shares, missing)
     beta = np.radians(np.asarray(g.angles))[:, None]
-    opposite = start + np.remainder(beta + math.pi + 2 * fan - start, turn)
-    total = c(beta) + c(opposite)
-    return c(beta) / np.maximum(total, 1e-12), between
+    opposite = beta + math.pi + 2 * fan
+    here = _confidence(beta, missing)
+    total = here + _confidence(opposite, missing)
+    return shares[:, None] * here / np.maximum(total, 1e-12)
+
+
+#: A gap this many times as wide as the ones that the views usually leave is missing from the scan.
+MISSING = 3.0
+
+
+def _shares_and_missing(angles: Sequence[float]) -> tuple[np.ndarray, list[tuple[float, float]]]:
+    """The share of every view, and what the views leave out of the turn as (start, length); all in
+    radians.
+
+    Missing are the widest gap, or the widest two or three, if all the others are far narrower. The
+    views beside it get as much on that side as they have on the other.
+    """
+    gaps, order = view_gaps(angles, 360.0)
+    widest = np.sort(gaps)[::-1]
+    edge = math.inf
+    for count in range(1, min(3, len(gaps) - 1) + 1):
+        if widest[count - 1] > MISSING * widest[count]:
+            edge = widest[count - 1]
+            break
+    if len(gaps) == 1:
+        edge = gaps[0]
+    is_missing = gaps >= edge
+    bridged = np.where(is_missing, 0.0, gaps)
+    before, after = np.roll(bridged, 1), bridged  # of each view, on this side and on that
+    before = np.where(np.roll(is_missing, 1), after, before)
+    after = np.where(is_missing, before, after)
+    shares = np.empty(len(gaps))
+    shares[order] = np.radians(before + after) / 2
+    missing = []
+    for i in np.flatnonzero(is_missing):
+        following = (i + 1) % len(gaps)
+        start = angles[order[i]] + after[i] / 2
+        length = gaps[i] - after[i] / 2 - before[following] / 2
+        missing.append((math.radians(start), math.radians(length)))
+    return shares, missing
+
+
+def _confidence(beta: np.ndarray, missing: list[tuple[float, float]]) -> np.ndarray:
+    """c(β): 0 in what is missing of the turn, 1 from 10° on beside it."""
+    c = np.ones_like(beta)
+    for start, length in missing:
+        past = np.remainder(beta - start, 2 * math.pi)
+        distance = np.where(past < length, 0, np.minimum(past - length, 2 * math.pi - past))
+        edge = np.clip(distance / math.radians(10), 0, 1)
+        c = np.minimum(c, np.sin(math.pi / 2 * edge) ** 2)
+    return c
+
+
+def _check_coverage(g: FanGeometry, shares: np.ndarray, missing: list[tuple[float, float]]) -> None:
+    """Raises a ValueError where a line through the image is measured from neither side, give or
+    take the angle between two views."""
+    widest = min(
+        float(np.abs(g.fan_angles()).max()),
+        math.asin(math.hypot(g.height, g.width) / 2 / g.source_distance),
+    )
+    usual = float(np.median(shares))
+    slack = [(start + usual / 2, max(length - usual, 0)) for start, length in missing if length > 0]
+    beta = np.linspace(0, 2 * math.pi, 721)[:, None]
+    gamma = np.linspace(-widest, widest, 41)
+    seen = _confidence(beta, slack) + _confidence(beta + math.pi + 2 * gamma, slack)
+    if seen.min() > 0:
+        return
+    covered = 360 - math.degrees(sum(length for _, length in missing))
+    least = 180 + 2 * math.degrees(widest)
+    raise ValueError(
+        "fbp needs every line through the image, from one side at least: views over 360°, or over "
+        f"at least {least:.0f}° of it in one piece; these {len(g.angles)} views cover "
+        f"{covered:.0f}°; use A_dagger for other scans"
+    )
 
 
 def filter_rows(

@@ -119,3 +119,26 @@ def detector_count(detectors: int | None, extent: float, offset: float) -> int:
     if isinstance(detectors, bool) or int(detectors) != detectors or detectors < 1:
         raise ValueError(f"detectors must be a whole number, at least 1, got {detectors}")
     return int(detectors)
+
+
+def view_shares(angles: Sequence[float], period: float) -> np.ndarray:
+    """(views,) the share of the circle that is nearest to each view, in radians; they sum to
+    ``period`` (in degrees: 180 for parallel rays, which come back after half a turn, 360 for fans).
+
+    This is the quadrature weight of a view (Voronoi). Views that are given twice, such as the ends
+    of 0°, …, 180°, share what one of them would have.
+    """
+    gaps, order = view_gaps(angles, period)
+    shares = np.empty(len(gaps))
+    shares[order] = (gaps + np.roll(gaps, 1)) / 2
+    return np.radians(shares)
+
+
+def view_gaps(angles: Sequence[float], period: float) -> tuple[np.ndarray, np.ndarray]:
+    """Degrees from each view to the next on a circle of ``period`` degrees, and the views' order
+    there."""
+    turned = np.mod(np.asarray(angles, dtype=np.float64), period)
+    order = np.argsort(turned, kind="stable")
+    ordered = turned[order]
+    gaps = np.diff(np.append(ordered, ordered[0] + period))
+    return gaps, order

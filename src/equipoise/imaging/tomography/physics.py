@@ -1,48 +1,69 @@
-"""Tomography in deepinv's contract: A, A_adjoint, A_dagger and prox_l2; and ``fbp``."""
+"""What all tomography shares, in deepinv's contract: A, A_adjoint, A_dagger and prox_l2."""
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
-from deepinv.physics import LinearPhysics
+from deepinv.physics import LinearPhysics, NoiseModel
 from torch import Tensor
 
 from ..linear import (
     CGResult,
+    Operator,
+    at_least_single,
     conjugate_gradients,
+    full_precision,
     least_squares,
     norm,
+    per_sample,
     proximal_l2,
-    solve_spd,
     variant,
 )
-from .fbp import fan_fbp, parallel_fbp
-from .geometry import (
-    FanGeometry,
-    Geometry,
-    ParallelGeometry,
-    detector_count,
-    image_size,
-    view_angles,
-)
+from .geometry import Geometry
 from .projector import system_matrix
 
 #: Up to here Q takes at most 64 MiB in float32, and costs less than conjugate gradients.
-DIRECT_RAYS = 4096
+DIRECT_SIZE = 4096
 
 
 class Tomography(LinearPhysics):
-    """What parallel and fan beam share: x (B, 1, H, W) → y (B, 1, views, detectors)."""
+    """What parallel and fan beam share: x (B, 1, H, W) → y (B, 1, views, detectors).
 
-    def __init__(self, geometry: Geometry, pixel: float, normalize: bool, **kwargs: Any):
+    All of it is computed in float32 at least, whatever ``torch.autocast`` says.
+    """
+
+    def __init__(
+        self,
+        geometry: Geometry,
+        pixel: float,
+        normalize: bool,
+        *,
+        noise_model: NoiseModel | None = None,
+        sensor_model: Callable[[Tensor], Tensor] | None = None,
+        max_iter: int | None = None,
+        tol: float | None = None,
+        solver: str = "CG",
+        implicit_backward_solver: bool = True,
+        device: torch.device | str = "cpu",
+    ):
         if not (math.isfinite(pixel) and pixel > 0):
             raise ValueError(f"pixel must be a positive length, got {pixel}")
-        super().__init__(img_size=(1, geometry.height, geometry.width), **kwargs)
+        given = {} if sensor_model is None else {"sensor_model": sensor_model}
+        super().__init__(
+            img_size=(1, geometry.height, geometry.width),
+            noise_model=noise_model,
+            implicit_backward_solver=implicit_backward_solver,
+            device=device,
+            **given,
+        )
+        # None: what suits the method, see A_dagger and prox_l2.
+        self.set_ls_solver(solver)
+        self.max_iter, self.tol = max_iter, tol
         self.geometry = geometry
         self.matrix = system_matrix(geometry)
         self.pixel = float(pixel)
@@ -66,7 +87,8 @@ class Tomography(LinearPhysics):
 
     def A(self, x: Tensor, **kwargs: Any) -> Tensor:
         """Line integrals of x (B, 1, H, W): (B, 1, views, detectors), in units of x times the unit
-        of ``pixel``."""
+        of ``pixel``. ``kwargs`` are for other operators, as in deepinv."""
+        self.update_parameters(**kwargs)
         if x.ndim != 4 or tuple(x.shape[1:]) != self.image_shape:
             wanted = ", ".join(map(str, self.image_shape))
             raise ValueError(f"x must have shape (B, {wanted}), got {tuple(x.shape)}")
@@ -75,6 +97,7 @@ class Tomography(LinearPhysics):
 
     def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
         """Aᵀ: the exact transpose. (B, 1, views, detectors) → (B, 1, H, W)."""
+        self.update_parameters(**kwargs)
         if y.ndim != 4 or tuple(y.shape[1:]) != self.measurement_shape:
             wanted = ", ".join(map(str, self.measurement_shape))
             raise ValueError(
@@ -83,6 +106,20 @@ class Tomography(LinearPhysics):
             )
         x = self.matrix.product(y.flatten(1), True)
         return self.scale * x.unflatten(1, self.image_shape)
+
+    def update_parameters(self, **kwargs: Any) -> None:
+        """deepinv's way to change an operator. Here nothing can be: the rays are a matrix.
+
+        Raises:
+            ValueError: one of the geometry's own parameters is given; what belongs to other
+                operators is ignored, as deepinv has it.
+        """
+        own = {"pixel", "pitch", *(field.name for field in fields(self.geometry))}
+        for name in own & kwargs.keys():
+            if kwargs[name] is not None:
+                raise ValueError(
+                    f"{name} of a {type(self).__name__} cannot be changed; make another one with it"
+                )
 
     def __getstate__(self) -> dict[str, Any]:
         """deepinv's defaults are lambdas, which do not pickle: they are left out here and made anew
@@ -126,63 +163,189 @@ class Tomography(LinearPhysics):
         """The same scan with the views ``index`` alone (and the same scaling): its y is
         ``y[:, :, index]``."""
         part: Tomography = variant(self)
-        angles = tuple(self.geometry.angles[i] for i in index)
-        part.geometry = replace(self.geometry, angles=angles)
-        part.matrix = system_matrix(part.geometry)
+        part.matrix = self.matrix.views(index)
+        part.geometry = part.matrix.geometry
         return part
 
-    def A_dagger(self, y: Tensor, tol: float = 1e-4, max_iter: int = 50, **kwargs: Any) -> Tensor:
-        """The least-squares solution of smallest norm, by conjugate gradients on AᵀA x = Aᵀy to the
-        relative residual ``tol``, or ``max_iter`` iterations: stopping early regularises.
-        Differentiable in y."""
-        return solve_spd(self.A_adjoint_A, self.A_adjoint(y), tol, max_iter)
+    def A_dagger(
+        self,
+        y: Tensor,
+        solver: str | None = None,
+        max_iter: int | None = None,
+        tol: float | None = None,
+        verbose: bool = False,
+        **kwargs: Any,
+    ) -> Tensor:
+        """The least-squares solution of smallest norm, differentiable in y.
+
+        By conjugate gradients on AᵀA x = Aᵀy from zero, to the relative residual ``tol`` or
+        ``max_iter`` iterations: stopping early regularises.
+
+        Args:
+            y: (B, 1, views, detectors).
+            solver: "CG", or one of deepinv's ("lsqr", "minres", "BiCGStab"). Default: what the
+                operator was made with.
+            max_iter: default: what the operator was made with, or else 50.
+            tol: default: what the operator was made with, or else 1e-4.
+            verbose: print the account of the solve.
+        """
+        self.update_parameters(**kwargs)
+        tol = _first(tol, self.tol, 1e-4)
+        max_iter = _first(max_iter, self.max_iter, 50)
+        solver = solver or self.solver
+        if solver != "CG":
+            options = {"solver": solver, "max_iter": max_iter, "tol": tol, "verbose": verbose}
+            return LinearPhysics.A_dagger(variant(self), y, **options)  # it stores what it is told
+        with full_precision(y):
+            x: Tensor = _PseudoInverse.apply(
+                at_least_single(y), self.A, self.A_adjoint, tol, max_iter, verbose
+            )
+        return x
 
     def least_squares(self, y: Tensor, tol: float = 1e-4, max_iter: int = 50) -> CGResult:
         """:meth:`A_dagger` with its account: value, iterations, residual (B,)."""
         return least_squares(self.A, self.A_adjoint, y, tol, max_iter)
 
+    @property
+    def has_closed_prox(self) -> bool:
+        """Whether :meth:`prox_l2` uses eigenvectors: there are at most ``DIRECT_SIZE`` rays, or at
+        most as many pixels."""
+        return self.matrix.smaller_side <= DIRECT_SIZE
+
     def prox_l2(
+        self,
+        z: Tensor | float | None,
+        y: Tensor,
+        gamma: Tensor | float,
+        solver: str | None = None,
+        max_iter: int | None = None,
+        tol: float | None = None,
+        verbose: bool = False,
+        **kwargs: Any,
+    ) -> Tensor:
+        """argmin_x γ/2 ‖A x − y‖² + ½‖x − z‖², with exact derivatives in z, y and γ.
+
+        x = z + (AᵀA + 1/γ)⁻¹ Aᵀ(y − A z) = z + Aᵀ(AAᵀ + 1/γ)⁻¹(y − A z). The inverse is applied
+        through the eigenvectors of the smaller of AᵀA and AAᵀ, found once per geometry, if it has
+        at most ``DIRECT_SIZE`` rows: two dense products instead of tens of projections. Beyond
+        that, by conjugate gradients, sample by sample.
+
+        Args:
+            z: (B, 1, H, W), or one number for all pixels; none is 0.
+            y: (B, 1, views, detectors).
+            gamma: γ > 0, one number or one for each sample (B,), (B, 1, 1, 1); or an image of them.
+            solver: as for :meth:`A_dagger`.
+            max_iter: default: what the operator was made with, or else 200.
+            tol: relative residual of conjugate gradients; default: what the operator was made
+                with, or else 1e-6.
+            verbose: print the account of the solve.
+        """
+        self.update_parameters(**kwargs)
+        tol = _first(tol, self.tol, 1e-6)
+        max_iter = _first(max_iter, self.max_iter, 200)
+        solver = solver or self.solver
+        with full_precision(y):
+            y = at_least_single(y)
+            z = self._image(z, y)
+            if solver != "CG":
+                options = {"solver": solver, "max_iter": max_iter, "tol": tol, "verbose": verbose}
+                return LinearPhysics.prox_l2(variant(self), z, y, gamma, **options)
+            strength = 1 / per_sample(gamma, z)
+            if verbose:
+                print(_line(self.prox_account(z, y, gamma, tol, max_iter)))
+            if self.has_closed_prox and _is_one_a_sample(strength):
+                return self._closed_prox(z, y, strength)
+            return proximal_l2(self.A, self.A_adjoint, z, y, strength, tol, max_iter)
+
+    def _image(self, z: Tensor | float | None, y: Tensor) -> Tensor:
+        if isinstance(z, Tensor) and z.ndim:
+            return at_least_single(z)
+        zero = y.new_zeros(len(y), *self.image_shape)
+        return zero if z is None else zero + z
+
+    def _closed_prox(self, z: Tensor, y: Tensor, strength: Tensor | float) -> Tensor:
+        Q, s = self.matrix.spectrum(z.dtype, z.device)
+        if isinstance(strength, Tensor):
+            strength = strength.reshape(-1, 1)
+        inverse = 1 / (self.scale**2 * s + strength)  # (rows,) or (B, rows)
+        r = y - self.A(z)
+        if self.matrix.fewer_pixels:
+            b = self.A_adjoint(r).flatten(1)
+            return z + ((b @ Q * inverse) @ Q.t()).reshape(z.shape)
+        return z + self.A_adjoint(((r.flatten(1) @ Q * inverse) @ Q.t()).reshape(y.shape))
+
+    def prox_account(
         self,
         z: Tensor,
         y: Tensor,
         gamma: Tensor | float,
         tol: float = 1e-6,
         max_iter: int = 200,
-        **kwargs: Any,
-    ) -> Tensor:
-        """argmin_x γ/2 ‖A x − y‖² + ½‖x − z‖², with exact derivatives in z, y and γ.
-
-        x = z + Aᵀ(AAᵀ + 1/γ)⁻¹(y − A z). With at most ``DIRECT_RAYS`` measurements the inverse is
-        applied through the eigenvectors of AAᵀ, found once per geometry: two dense products instead
-        of tens of projections. Beyond that, conjugate gradients to the relative residual ``tol``.
-        """
-        if y[0].numel() <= DIRECT_RAYS:
-            Q, s = self.matrix.spectrum(z.dtype, z.device)
-            r = (y - self.A(z)).flatten(1) @ Q
-            inverse = 1 / gamma.reshape(-1, 1) if isinstance(gamma, Tensor) else 1 / gamma
-            r = (r / (self.scale**2 * s + inverse)) @ Q.t()
-            return z + self.A_adjoint(r.reshape(y.shape))
-        return proximal_l2(self.A, self.A_adjoint, z, y, 1 / gamma, tol, max_iter)
-
-    def prox_account(
-        self, z: Tensor, y: Tensor, gamma: float, tol: float = 1e-6, max_iter: int = 200
     ) -> CGResult:
         """:meth:`prox_l2` with its account and without its derivative: value, iterations (0 where
         the inverse is applied directly), relative residual (B,) of
         (AᵀA + 1/γ)(x − z) = Aᵀ(y − A z)."""
+        strength = 1 / per_sample(gamma, z)
 
         def M(u: Tensor) -> Tensor:
-            return self.A_adjoint(self.A(u)) + u / gamma
+            return self.A_adjoint(self.A(u)) + strength * u
 
-        with torch.no_grad():
+        with torch.no_grad(), full_precision(y):
             b = self.A_adjoint(y - self.A(z))
-            if y[0].numel() <= DIRECT_RAYS:
-                step, iterations = self.prox_l2(z, y, gamma) - z, 0
+            if self.has_closed_prox and _is_one_a_sample(strength):
+                step, iterations = self._closed_prox(z, y, strength) - z, 0
             else:
                 step, iterations, _ = conjugate_gradients(M, b, tol=tol, max_iter=max_iter)
             left = (M(step) - b).flatten(1).norm(dim=1)
             size = b.flatten(1).norm(dim=1).clamp_min(torch.finfo(b.dtype).tiny)
             return CGResult(z + step, iterations, left / size)
+
+
+class _PseudoInverse(torch.autograd.Function):
+    """A⁺ y by conjugate gradients on AᵀA x = Aᵀy, for a constant A.
+
+    Its transpose is (Aᵀ)⁺, the same with A and Aᵀ in each other's place. (Backward through the
+    inverse of AᵀA instead would solve for gradients that are not in the range of Aᵀ, where
+    conjugate gradients go astray.)
+    """
+
+    @staticmethod
+    def forward(
+        y: Tensor, A: Operator, At: Operator, tol: float, max_iter: int, verbose: bool
+    ) -> Tensor:
+        account = least_squares(A, At, y, tol, max_iter)
+        if verbose:
+            print(_line(account))
+        return account.value
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, *ctx.how = inputs
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+        A, At, *limits = ctx.how
+        return _PseudoInverse.apply(g, At, A, *limits), None, None, None, None, None
+
+    @staticmethod
+    def jvp(ctx: Any, dy: Tensor, *_: Any) -> Tensor:
+        return _PseudoInverse.apply(dy, *ctx.how)
+
+
+def _first(*values: Any) -> Any:
+    """The first that is not None."""
+    return next(value for value in values if value is not None)
+
+
+def _line(account: CGResult) -> str:
+    largest = float(account.residual.max())
+    if account.iterations == 0:
+        return f"solved through eigenvectors: relative residual {largest:.1e}"
+    return f"conjugate gradients: {account.iterations} iterations, relative residual {largest:.1e}"
+
+
+def _is_one_a_sample(value: Tensor | float) -> bool:
+    return not isinstance(value, Tensor) or value.ndim == 0 or value[0].numel() == 1
 
 
 def _is_default_of_deepinv(value: Any) -> bool:
@@ -197,117 +360,3 @@ def _restore_defaults(module: torch.nn.Module, fresh: torch.nn.Module) -> None:
     for name, value in fresh.__dict__.items():
         if name not in module.__dict__ and _is_default_of_deepinv(value):
             module.__dict__[name] = value
-
-
-class ParallelBeam(Tomography):
-    """Parallel-beam tomography: y = A x, with A a sparse matrix (Joseph) stored with its exact
-    transpose.
-
-    Args:
-        size: height and width of the image in pixels, or one number for both.
-        angles: a number of views spread evenly over [0°, 180°), or the views in degrees. At 0° the
-            columns are summed; angles turn as in ``skimage.transform.radon`` and
-            ``deepinv.physics.Tomography``.
-        detectors: how many, each as wide as a pixel. Default: the diagonal.
-        pixel: the length of a pixel's side; y has units of x times this unit.
-        offset: of the detector's middle from the shadow of the centre of rotation, in detectors
-            (0.25: a quarter offset).
-        normalize: rescale to ‖A‖ = 1 (then y has no physical unit any more; see
-            :meth:`normalize`).
-        **kwargs: what ``deepinv.physics.LinearPhysics`` takes, such as ``noise_model``.
-    """
-
-    def __init__(
-        self,
-        size: int | Sequence[int],
-        angles: int | Tensor | Sequence[float],
-        detectors: int | None = None,
-        pixel: float = 1.0,
-        *,
-        offset: float = 0.0,
-        normalize: bool = False,
-        **kwargs: Any,
-    ):
-        h, w = image_size(size)
-        detectors = detector_count(detectors, math.hypot(h, w), offset)
-        geometry = ParallelGeometry(h, w, view_angles(angles, 180.0), detectors, float(offset))
-        super().__init__(geometry, pixel, normalize, **kwargs)
-
-    def fbp(self, y: Tensor, window: str = "ramp") -> Tensor:
-        """Filtered back-projection, with a window on the ramp: "ramp" (none), "shepp-logan",
-        "cosine", "hamming", "hann".
-
-        y (B, 1, views, detectors) → (B, 1, H, W), in the units of x.
-        """
-        assert isinstance(self.geometry, ParallelGeometry)
-        return parallel_fbp(self.geometry, self.matrix, y / self.scale, window)
-
-
-class FanBeam(Tomography):
-    """Fan-beam tomography, with a flat or a curved detector.
-
-    Args:
-        size: as for :class:`ParallelBeam`, and so are ``pixel``, ``offset`` and ``normalize``.
-        angles: a number of views spread evenly over [0°, 360°), or the views in degrees.
-        source_distance: from the source to the centre of rotation, in pixels; it must lie outside
-            the image.
-        detector_distance: from the centre of rotation to the detector, in pixels.
-        detectors: how many. Default: enough to see the whole image.
-        pitch: width of a detector, in pixels. Default: a pixel's shadow at the centre.
-        curved: the detector is an arc about the source, its pitch an arc length.
-    """
-
-    def __init__(
-        self,
-        size: int | Sequence[int],
-        angles: int | Tensor | Sequence[float],
-        source_distance: float,
-        detector_distance: float,
-        detectors: int | None = None,
-        pixel: float = 1.0,
-        *,
-        pitch: float | None = None,
-        curved: bool = False,
-        offset: float = 0.0,
-        normalize: bool = False,
-        **kwargs: Any,
-    ):
-        h, w = image_size(size)
-        radius = math.hypot(h, w) / 2
-        if not source_distance > radius:
-            raise ValueError(
-                f"source_distance must be larger than half the image's diagonal ({radius:.1f} "
-                f"pixels), got {source_distance}"
-            )
-        if not detector_distance >= 0:
-            raise ValueError(f"detector_distance must be >= 0, got {detector_distance}")
-        far = source_distance + detector_distance
-        pitch = far / source_distance if pitch is None else float(pitch)
-        if not (math.isfinite(pitch) and pitch > 0):
-            raise ValueError(f"pitch must be a positive number of pixels, got {pitch}")
-        half = math.asin(radius / source_distance)
-        extent = 2 * far * (half if curved else math.tan(half)) / pitch
-        geometry = FanGeometry(
-            height=h,
-            width=w,
-            angles=view_angles(angles, 360.0),
-            detectors=detector_count(detectors, extent, offset),
-            source_distance=float(source_distance),
-            detector_distance=float(detector_distance),
-            detector_pitch=pitch,
-            curved=bool(curved),
-            offset=float(offset),
-        )
-        super().__init__(geometry, pixel, normalize, **kwargs)
-
-    def fbp(self, y: Tensor, window: str = "ramp") -> Tensor:
-        """Filtered back-projection for views spread evenly over a full turn, or over half a turn
-        and the fan at least.
-
-        y (B, 1, views, detectors) → (B, 1, H, W), in the units of x.
-
-        Raises:
-            ValueError: the views are not evenly spread, or cover less; use ``A_dagger`` then.
-        """
-        assert isinstance(self.geometry, FanGeometry)
-        return fan_fbp(self.geometry, y / self.scale, window)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import warnings
-from functools import lru_cache
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from ..linear import at_least_single, full_precision
 from .geometry import Geometry
 
 
@@ -70,9 +73,10 @@ class SystemMatrix:
     """A sparse matrix and its transpose, made once per geometry and shared by all operators that
     have it."""
 
-    def __init__(self, geometry: Geometry):
+    def __init__(self, geometry: Geometry, forward: scipy.sparse.csr_matrix | None = None):
         self.geometry = geometry
-        forward = joseph_matrix(geometry)
+        if forward is None:
+            forward = joseph_matrix(geometry)
         self._host = (forward, forward.T.tocsr())
         self._ready: dict[tuple[bool, torch.dtype, torch.device], Tensor] = {}
         self._spectra: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
@@ -82,6 +86,30 @@ class SystemMatrix:
 
     def __reduce__(self) -> tuple:
         return system_matrix, (self.geometry,)
+
+    @property
+    def fewer_pixels(self) -> bool:
+        """Whether there are fewer pixels than rays."""
+        rays, pixels = self._host[0].shape
+        return bool(pixels < rays)
+
+    @property
+    def smaller_side(self) -> int:
+        """The number of rays, or that of pixels if there are fewer."""
+        return int(min(self._host[0].shape))
+
+    @property
+    def nbytes(self) -> int:
+        """What the matrix and all that was made of it take."""
+        parts = [part for m in self._host for part in (m.data, m.indices, m.indptr)]
+        own = ("cpu", torch.float32)  # of these, the tensors are the host's arrays
+        copies = [
+            m.values()
+            for (_, dtype, device), m in self._ready.items()
+            if (device.type, dtype) != own
+        ]
+        spectra = [part for spectrum in self._spectra.values() for part in spectrum]
+        return sum(part.nbytes for part in [*parts, *copies, *spectra])
 
     def on(self, transpose: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
         """The matrix (or its transpose) as a sparse tensor of this precision on this device."""
@@ -101,23 +129,60 @@ class SystemMatrix:
         return self._ready[key]
 
     def spectrum(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-        """M Mᵀ = Q diag(s) Qᵀ: Q (rays, rays) and s (rays,), found once, in float64."""
+        """The smaller of M Mᵀ and Mᵀ M as Q diag(s) Qᵀ: Q (n, n) and s (n,) for n =
+        :attr:`smaller_side`; found once per precision, in float64."""
         key = (dtype, device)
         if key not in self._spectra:
             m = self._host[0].astype(np.float64)
-            s, Q = torch.linalg.eigh(torch.from_numpy((m @ m.T).toarray()))
+            gram = m.T @ m if self.fewer_pixels else m @ m.T
+            s, Q = torch.linalg.eigh(torch.from_numpy(gram.toarray()))
             self._spectra[key] = Q.to(device, dtype), s.clamp_min(0).to(device, dtype)
         return self._spectra[key]
 
     def product(self, x: Tensor, transpose: bool) -> Tensor:
-        """(B, columns) → (B, rows), differentiable any number of times, forward and backward."""
+        """(B, columns) → (B, rows), differentiable any number of times, forward and backward.
+
+        In float32 at least; under ``torch.autocast`` the result is float32 too.
+        """
+        if torch.is_autocast_enabled(x.device.type):
+            x = at_least_single(x)
         return _Product.apply(x, self, transpose)
 
+    def views(self, index: Sequence[int]) -> SystemMatrix:
+        """The matrix of the views ``index`` alone, which is rows of this one."""
+        geometry = replace(self.geometry, angles=tuple(self.geometry.angles[i] for i in index))
+        count, detectors = len(self.geometry.angles), self.geometry.detectors
+        start = np.asarray([int(i) % count for i in index]) * detectors
+        rows = (start[:, None] + np.arange(detectors)).ravel()
+        return _remembered(geometry, lambda: SystemMatrix(geometry, self._host[0][rows]))
 
-@lru_cache(maxsize=32)
+
+#: How much the matrices may take that are remembered for geometries that nobody uses just now.
+MEMORY = 2 * 2**30
+_matrices: OrderedDict[Geometry, SystemMatrix] = OrderedDict()
+
+
 def system_matrix(geometry: Geometry) -> SystemMatrix:
     """The matrix of a geometry, made when it is first asked for."""
-    return SystemMatrix(geometry)
+    return _remembered(geometry, lambda: SystemMatrix(geometry))
+
+
+def _remembered(geometry: Geometry, make: Callable[[], SystemMatrix]) -> SystemMatrix:
+    """Forgets the matrices not asked for the longest when all of them take more than ``MEMORY``:
+    a number of entries would be too few for a scan split into many parts, or too many for large
+    ones."""
+    if geometry not in _matrices:
+        _matrices[geometry] = make()
+        taken = sum(matrix.nbytes for matrix in _matrices.values())
+        while taken > MEMORY and len(_matrices) > 1:
+            taken -= _matrices.popitem(last=False)[1].nbytes
+    _matrices.move_to_end(geometry)
+    return _matrices[geometry]
+
+
+def forget_matrices() -> None:
+    """Lets the next operator of any geometry make its matrix anew."""
+    _matrices.clear()
 
 
 class _Product(torch.autograd.Function):
@@ -126,7 +191,8 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, matrix: SystemMatrix, transpose: bool) -> Tensor:
         dtype = x.dtype if x.dtype == torch.float64 else torch.float32
-        out = matrix.on(transpose, dtype, x.device) @ x.to(dtype).t().contiguous()
+        with full_precision(x):  # sparse products are there for float32 and float64 alone
+            out = matrix.on(transpose, dtype, x.device) @ x.to(dtype).t().contiguous()
         return out.t().contiguous().to(x.dtype)
 
     @staticmethod

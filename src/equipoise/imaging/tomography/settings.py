@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ..noise import PhysicsSettings, SingleImage
-from .physics import FanBeam, ParallelBeam
+from .beams import FanBeam, ParallelBeam
 
 Views = Annotated[int, Field(ge=1)] | Annotated[list[float], Field(min_length=1)]
 
