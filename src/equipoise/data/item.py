@@ -57,6 +57,7 @@ class Item:
     units_from: UnitsFrom = "file"
     format: str = "npy"  #: the name of the format that reads it, and writes what is made of it
     notes: tuple[str, ...] = ()  #: what its reader noticed
+    frames: tuple[Item, ...] = ()  #: of which it is a sequence
 
     def array(self) -> np.ndarray:
         """The values, in the units of the file.

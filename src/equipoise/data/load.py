@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from ..imaging.phantoms import phantoms, smooth_phase
 from .acquired import acquired
 from .dataset import Dataset, Streamed, repeated
@@ -16,11 +17,20 @@ from .formats import holds_images, may_hold_either, open_path
 from .item import Item
 from .pick import acquisitions_of, images_of, measurements_of, sequences_of
 from .scan import Scan
-from .settings import Data, FileSettings, ImageSettings, MeasurementSettings, PhantomSettings
+from .seeds import seed_of
+from .settings import (
+    AutoSettings,
+    Data,
+    FileSettings,
+    ImageSettings,
+    MeasurementSettings,
+    PhantomSettings,
+)
+from .units import settled
 
 #: None of the phantoms that the shipped denoiser was trained on.
 PHANTOM_SEED = 77_000
-#: How many of a streamed data set tell the noise level.
+#: How many of a streamed data set tell the noise level, evenly spread over it.
 NOISE_SAMPLES = 32
 
 
@@ -46,7 +56,11 @@ def load_dataset(
     else:
         items = open_path(path)
     if _are_images(data, items, is_elsewhere=path is not None):
-        return _measured(images_of(items, data.size), scan, seed, stream)
+        _check_options(data, holds_images=True, is_elsewhere=path is not None)
+        images = images_of(items, data.size)
+        images = settled(images, data.units, override=path is None)
+        return _measured(images, scan, seed, stream)
+    _check_options(data, holds_images=False, is_elsewhere=path is not None)
     if scan.settings.kind == "mri" and all(item.complex for item in items):
         return acquired(acquisitions_of(items), scan, seed)
     peak = getattr(data, "peak", 1.0)
@@ -63,6 +77,22 @@ def _are_images(data: Data, items: Sequence[Item], is_elsewhere: bool) -> bool:
         if isinstance(data, MeasurementSettings):
             return False
     return holds_images(items)
+
+
+def _check_options(data: Data, holds_images: bool, is_elsewhere: bool) -> None:
+    """Refuses what would be ignored."""
+    if is_elsewhere or not isinstance(data, AutoSettings):
+        return
+    if holds_images and data.peak != 1:
+        raise UserError(
+            f"{data.path}: holds images, of which data.peak={data.peak:g} is not about; set "
+            f"data.units={data.peak:g} if that value of their pixels counts as 1"
+        )
+    if not holds_images and data.units != "auto" and data.validation is None:
+        raise UserError(
+            f"{data.path}: holds measurements, of which data.units={data.units} is not about; set "
+            "data.peak to the value of x that counts as 1, or data.kind=images"
+        )
 
 
 def phantom_items(count: int, size: int, seed: int, scan: Scan) -> list[Item]:
@@ -84,12 +114,11 @@ def phantom_items(count: int, size: int, seed: int, scan: Scan) -> list[Item]:
 def _read(items: list[Item], scan: Scan, stream: bool) -> Dataset:
     """Measurements as they are in their files."""
     notes = notes_of(items)
-    first = torch.stack([scan.to_model(item) for item in items[:NOISE_SAMPLES]])
     if stream:
+        some = torch.stack([scan.to_model(items[i]) for i in _noise_samples(len(items))])
         y = Streamed(len(items), lambda i: scan.to_model(items[i]))
-        return Dataset(items, scan.with_noise(scan.noise_level(first)), y, notes=notes)
-    rest = [scan.to_model(item) for item in items[NOISE_SAMPLES:]]
-    values = torch.cat([first, torch.stack(rest)]) if rest else first
+        return Dataset(items, scan.with_noise(scan.noise_level(some)), y, notes=notes)
+    values = torch.stack([scan.to_model(item) for item in items])
     notes += repeated(items, values)
     return Dataset(items, scan.with_noise(scan.noise_level(values)), values, notes=notes)
 
@@ -100,34 +129,57 @@ def _measured(images: list[Item], scan: Scan, seed: int, stream: bool) -> Datase
     if scan.settings.frames is not None:
         images, left_out = sequences_of(images, scan.settings.frames)
         notes += left_out
+    _check_all_complex_or_none(images)
     if stream:
         return _measured_one_by_one(images, scan, seed, notes)
     values = torch.stack([scan.to_model(item) for item in images])
     notes += repeated(images, values)
     truth = _as_the_scan_sees(values, scan, seed)
-    y, noise = scan.measure(truth, seed + 1)
+    y, noise = scan.measure(truth, seed)
     return Dataset(images, scan.with_noise(noise), y, truth, notes)
 
 
 def _measured_one_by_one(images: list[Item], scan: Scan, seed: int, notes: list[str]) -> Dataset:
-    def measure(i: int, noise: float | None) -> tuple[Tensor, float]:
-        truth = _as_the_scan_sees(scan.to_model(images[i])[None], scan, seed + i)
-        y, level = scan.measure(truth, seed + 1 + i, noise)
-        return y[0], level
+    """The same as in memory, to the bit, where the noise level is: it is that of some images."""
 
-    noise = max(measure(i, None)[1] for i in range(min(NOISE_SAMPLES, len(images))))
-    y = Streamed(len(images), lambda i: measure(i, noise)[0])
+    def image(i: int) -> Tensor:
+        return _as_the_scan_sees(scan.to_model(images[i])[None], scan, seed, first=i)
+
+    some = torch.cat([image(i) for i in _noise_samples(len(images))])
+    noise = scan.noise_level(scan.measure_clean(some))
+    y = Streamed(len(images), lambda i: scan.measure(image(i), seed, noise, first=i)[0][0])
     return Dataset(images, scan.with_noise(noise), y, notes=notes)
 
 
-def _as_the_scan_sees(images: Tensor, scan: Scan, seed: int) -> Tensor:
-    """Magnitudes (N, 1, …, H, W); for MRI with a smooth synthetic phase, (N, 2, …, H, W)."""
-    if scan.image_shape[0] != 2:
+def _noise_samples(count: int) -> list[int]:
+    last = count - 1
+    return [int(i) for i in torch.linspace(0, last, min(count, NOISE_SAMPLES)).round()]
+
+
+def _as_the_scan_sees(images: Tensor, scan: Scan, seed: int, first: int = 0) -> Tensor:
+    """Magnitudes (N, 1, …, H, W); for MRI with a smooth synthetic phase, (N, 2, …, H, W).
+
+    What is complex already stays as it is. The first image is at ``first`` in its data set.
+    """
+    if scan.image_shape[0] != 2 or images.shape[1] == 2:
         return images
     count, size = len(images), images.shape[-1]
-    phase = smooth_phase(count, size, seed)
+    seeds = [seed_of(seed, "phase", first + i) for i in range(count)]
+    phase = torch.cat([smooth_phase(1, size, own) for own in seeds])
     phase = phase.reshape(count, *[1] * (images.ndim - 3), *images.shape[-2:])
     return torch.cat([images * phase.cos(), images * phase.sin()], 1)
+
+
+def _check_all_complex_or_none(images: Sequence[Item]) -> None:
+    """Raises:
+    UserError: some are complex, others are not.
+    """
+    first = {item.complex: item for item in reversed(images)}
+    if len(first) > 1:
+        raise UserError(
+            f"{first[True].file}: holds complex images, and {first[False].file.name} real ones; "
+            "put each kind in a folder of its own"
+        )
 
 
 def notes_of(items: Sequence[Item]) -> list[str]:

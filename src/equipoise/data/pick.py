@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import UserError
+from .formats.base import listed
 from .item import Holds, Item, Units
 
 #: Names of what stands beside the reconstructions in a folder.
@@ -61,13 +63,13 @@ def _check_one_shape(items: Sequence[Item], what: str) -> None:
     for item in items:
         file_by_shape.setdefault(item.shape, item.file)
     if len(file_by_shape) > 1:
-        sizes = ", ".join(
+        sizes = [
             f"{file.name} is {'×'.join(map(str, shape))}"
             for shape, file in sorted(file_by_shape.items())
-        )
+        ]
         raise UserError(
-            f"{items[0].file.parent}: {what} of different sizes: {sizes}; put each size in a "
-            "folder of its own"
+            f"{items[0].file.parent}: {what} of different sizes: {listed(sizes)}; put each size in "
+            "a folder of its own"
         )
 
 
@@ -139,27 +141,32 @@ def acquisitions_of(items: Sequence[Item]) -> list[Item]:
 def sequences_of(images: Sequence[Item], frames: int) -> tuple[list[Item], list[str]]:
     """One item a sequence of ``frames`` images that follow each other, and what is left out.
 
+    A sequence is of one series, in the units of its images.
+
     Raises:
         UserError: there are fewer images than a sequence has frames.
     """
-    count = len(images) // frames
-    if count == 0:
+    sequences: list[Item] = []
+    for _, group in groupby(images, key=lambda item: (item.series, item.units)):
+        series = list(group)
+        for start in range(0, len(series) - frames + 1, frames):
+            sequences.append(_sequence(series[start : start + frames]))
+    if not sequences:
         raise UserError(
             f"{images[0].file}: {len(images)} images, but a sequence has {frames} frames; lower "
             "physics.frames"
         )
-    sequences = []
-    for start in range(0, count * frames, frames):
-        members = images[start : start + frames]
-        shape = (frames, *members[0].shape)
-        sequences.append(
-            replace(members[0], shape=shape, read=partial(_read_all, members), format="npy")
-        )
-    left_out = len(images) - count * frames
+    left_out = len(images) - len(sequences) * frames
     notes = []
     if left_out:
         notes = [f"{left_out} images at the end make no whole sequence and are left out"]
     return sequences, notes
+
+
+def _sequence(frames: list[Item]) -> Item:
+    shape = (len(frames), *frames[0].shape)
+    read = partial(_read_all, frames)
+    return replace(frames[0], shape=shape, read=read, frames=tuple(frames))
 
 
 def _read_all(items: Sequence[Item]) -> np.ndarray:

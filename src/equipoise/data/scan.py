@@ -18,6 +18,7 @@ from ..imaging.mri import prewhiten
 from ..imaging.operators import normalized, select
 from ..imaging.settings import Physics
 from .item import Item, Units
+from .seeds import seed_of
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,17 @@ class Scan:
     # ------------------------------------------------------------------------------ units
 
     def to_model(self, item: Item) -> Tensor:
-        """What an item holds, in the units of the model: an image (1, H, W) or (1, T, H, W), a
-        measurement of ``measurement_shape``, or k-space (2, coils, H, W), or (2, H, W) of one coil.
+        """What an item holds, in the units of the model: an image (1, H, W) or (1, T, H, W), with
+        two channels if it is complex, a measurement of ``measurement_shape``, or k-space (2, coils,
+        H, W), or (2, H, W) of one coil.
 
         Raises:
-            UserError: the file cannot be read, or holds NaN.
+            UserError: the file cannot be read, or holds NaN, or a complex image where A takes real
+                ones.
         """
         values = item.array()
         if item.holds == "image":
-            return self._image_to_model(values.astype(np.float32), item.units)
+            return self._image_to_model(item, values)
         if item.holds == "kspace":
             return self._kspace_to_model(values)
         if np.iscomplexobj(values):
@@ -81,11 +84,24 @@ class Scan:
         """A measurement of the model as the scanner would have written it, for images in [0, 1]."""
         return y / self.gain
 
-    def _image_to_model(self, image: np.ndarray, units: Units) -> Tensor:
-        values = (_averaged(image, self.image_shape[-1]) - units.offset) / units.scale
+    def _image_to_model(self, item: Item, image: np.ndarray) -> Tensor:
+        if not np.iscomplexobj(image):
+            return self._channel_to_model(image, item.units)[None]
+        if self.image_shape[0] != 2:
+            raise UserError(
+                f"{item.file}: holds complex images, but this operator takes real ones; save their "
+                "magnitude"
+            )
+        parts = (image.real, image.imag)
+        return torch.stack([self._channel_to_model(part, item.units) for part in parts])
+
+    def _channel_to_model(self, image: np.ndarray, units: Units) -> Tensor:
+        image = image.astype(np.float32)
         if units.clip:
-            values = np.clip(values, 0, 1)
-        return torch.from_numpy(values).float()[None]
+            # First: padding far below air must not be averaged into the tissue beside it.
+            image = np.clip(image, units.offset, units.offset + units.scale)
+        values = (_averaged(image, self.image_shape[-1]) - units.offset) / units.scale
+        return torch.from_numpy(values).float()
 
     def _kspace_to_model(self, kspace: np.ndarray) -> Tensor:
         assert self.kspace is not None
@@ -110,16 +126,33 @@ class Scan:
         """
         return self.settings.noise_level(measured, self.gain)
 
-    def measure(
-        self, images: Tensor, seed: int, noise: float | None = None
-    ) -> tuple[Tensor, float]:
-        """y = A x + noise of images (N, C, …), and the standard deviation of the noise."""
+    def measure_clean(self, images: Tensor) -> Tensor:
+        """A x of images (N, C, …). One by one: what is measured of an image is the same, to the
+        bit, whatever else is measured."""
+        clean = []
         with torch.no_grad():
-            clean = torch.cat([self.physics.A(x) for x in images.split(32)])
+            for i in range(len(images)):
+                part = self.select(torch.tensor([i]), len(images))
+                clean.append(part.physics.A(images[i : i + 1]))
+        return torch.cat(clean)
+
+    def measure(
+        self, images: Tensor, seed: int, noise: float | None = None, first: int = 0
+    ) -> tuple[Tensor, float]:
+        """y = A x + noise of images (N, C, …), and the standard deviation of the noise.
+
+        The noise of each depends on ``seed`` and its place in the data set, where the first of
+        these images is at ``first``.
+        """
+        clean = self.measure_clean(images)
         noise = self.noise_level(clean) if noise is None else noise
+        physics: Any = self.with_noise(noise).physics
+        measured = []
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return self.with_noise(noise).physics.noise(clean), noise
+            for i in range(len(clean)):
+                torch.manual_seed(seed_of(seed, "noise", first + i))
+                measured.append(physics.noise(clean[i : i + 1]))
+        return torch.cat(measured), noise
 
     # ------------------------------------------------------------------------------ parts
 

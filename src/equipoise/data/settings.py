@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, PositiveFloat, field_validator
 
 from ..settings import Settings
 
@@ -33,6 +33,11 @@ class DataSettings(Settings):
         ge=0,
         le=0.5,
         description="fraction (one half, third, quarter, …) of each measurement to validate on",
+    )
+    units: Literal["auto", "hounsfield", "magnitude"] | PositiveFloat = Field(
+        "auto",
+        description="what images in files are measured in: hounsfield, magnitude (the brightest "
+        "0.1% count as 1), or the value that counts as 1; auto: what the file says, or looks like",
     )
     stream: bool = Field(
         False, description="read and measure while training, for data that do not fit into memory"

@@ -129,11 +129,18 @@ def _settled_group(items: list[Item], asked: Asked) -> list[Item]:
             replace(item, units=HOUNSFIELD, units_from="values", notes=(*item.notes, note))
             for item in items
         ]
-    low, high = BRIGHTEST
-    fits = low <= values.brightest / first.units.scale <= high or values.highest == values.lowest
-    if not fits or first.units == HOUNSFIELD:
+    if not _fits(values, first.units):
         raise UserError(question(first, values))
     return [replace(item, units_from="values") for item in items]
+
+
+def _fits(values: Values, units: Units) -> bool:
+    """Whether values look like images in [0, 1], in the units that their type stands for."""
+    if units == HOUNSFIELD:
+        return False
+    low, high = BRIGHTEST
+    is_bright = low <= values.brightest / units.scale <= high
+    return values.looks_like_magnitude and (is_bright or values.brightest == 0)
 
 
 def _spread(items: list[Item]) -> list[Item]:
@@ -150,5 +157,5 @@ def question(item: Item, values: Values) -> str:
     example = 2**bits - 1 if values.highest > 1 else 1
     return (
         f"{item.file}: does not say its units, and its {values} look neither like Hounsfield units "
-        f"nor as if the brightest were near {item.units.scale:g}; {OPTIONS.format(example=example)}"
+        f"nor like brightness from 0 to {item.units.scale:g}; {OPTIONS.format(example=example)}"
     )

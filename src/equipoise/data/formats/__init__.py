@@ -119,15 +119,20 @@ def may_hold_either(items: Sequence[Item]) -> bool:
 
 
 def write_images(items: Sequence[Item], images: np.ndarray, out: str | Path) -> list[Path]:
-    """Writes images (N, H, W), in the units of their items, in the format they were read from.
+    """Writes images (N, H, W), or sequences (N, T, H, W), in the units of their items, in the
+    format that they were read from: sequences frame by frame, unless that is ``.npy``.
 
-    What was made of measurements, and sequences (N, T, H, W), is written as ``.npy``.
+    What was made of measurements is written as ``.npy``.
 
     Raises:
         UserError: ``out`` exists and is not empty; nothing is overwritten.
     """
     folder = new_folder(out)
     folder.mkdir(parents=True, exist_ok=True)
-    if items[0].holds != "image" or images.ndim != 3:
+    format = FORMATS[items[0].format]
+    if items[0].holds != "image" or isinstance(format, (Npy, Npz)):
         return write_npy(items, images, folder)
-    return FORMATS[items[0].format].write(items, images, folder)
+    if images.ndim == 4:
+        items = [frame for item in items for frame in item.frames]
+        images = images.reshape(-1, *images.shape[2:])
+    return format.write(items, images, folder)

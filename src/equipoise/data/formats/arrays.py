@@ -47,6 +47,7 @@ class _Arrays(Format):
             holds="kspace" if is_complex else "measurement",
             complex=is_complex,
             patient=file.stem,
+            units_from="nothing",
             format=self.name,
         )
 

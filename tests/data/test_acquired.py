@@ -1,0 +1,109 @@
+"""Real acquisitions: every line that was measured is used."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from equipoise.data.acquired import _is_fully_sampled
+from equipoise.data.load import load_dataset
+from equipoise.data.scan import Scan
+from equipoise.data.settings import AutoSettings
+from equipoise.errors import UserError
+from equipoise.imaging.mri import birdcage
+from equipoise.imaging.phantoms import phantoms
+from equipoise.imaging.settings import MRISettings
+
+from .formats.make import DATA, real_data
+
+pytest.importorskip("sigpy")
+
+SIZE = 64
+COLUMNS = torch.arange(SIZE)
+
+
+def kspace(coils: int = 4) -> torch.Tensor:
+    """(coils, rows, columns) of a head, with noise."""
+    rng = torch.Generator().manual_seed(0)
+    image = phantoms(1, SIZE, 5, ("brain",))[0, 0]
+    shares = birdcage(coils, SIZE, SIZE) * image
+    dims = (-2, -1)
+    centred = torch.fft.ifftshift(shares, dims)
+    samples = torch.fft.fftshift(torch.fft.fft2(centred, norm="ortho"), dims)
+    noise = torch.randn(2, *samples.shape, generator=rng)
+    return samples + 1e-3 * torch.complex(*noise)
+
+
+def load(tmp_path, samples: torch.Tensor, **settings):
+    np.save(tmp_path / "k.npy", samples.numpy())
+    scan = Scan.planned(MRISettings(**{"acceleration": 4.0, **settings}), SIZE)
+    return load_dataset(AutoSettings(path=tmp_path / "k.npy"), scan)
+
+
+def lines_used(dataset) -> int:
+    return int(dataset.y.flatten(0, -2).any(0).sum())
+
+
+def test_all_measured_lines_are_used(tmp_path):
+    """57 of 256 lines are 57 lines, not the 32 that a mask of ours would leave of them."""
+    keep = ((COLUMNS % 5 == 0) | ((COLUMNS - 32).abs() < 6)).float()
+    dataset = load(tmp_path, kspace() * keep)
+    assert lines_used(dataset) == int(keep.sum())
+    assert float(dataset.scan.physics.mask.mean()) == pytest.approx(float(keep.mean()))
+    assert not any("undersampled" in note for note in dataset.notes)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(
+    ("name", "keep", "full"),
+    [
+        ("all", COLUMNS >= 0, True),
+        ("padded", (COLUMNS >= 8) & (COLUMNS < 56), True),
+        ("padded, odd", (COLUMNS >= 8) & (COLUMNS < 57), True),
+        ("every second", COLUMNS % 2 == 0, False),
+        ("one line is missing", COLUMNS != 20, False),
+        ("two lines are missing", (COLUMNS != 20) & (COLUMNS != 50), False),
+        ("partial Fourier", COLUMNS >= 8, False),
+        ("partial Fourier, other side", COLUMNS < 44, False),
+        ("padded, and a line is missing", (COLUMNS >= 8) & (COLUMNS < 56) & (COLUMNS != 30), False),
+    ],
+)
+def test_padding_is_told_from_gaps(axis, name, keep, full):
+    plane = keep.float().expand(SIZE, SIZE)
+    assert _is_fully_sampled(plane if axis == 1 else plane.T) == full
+
+
+def test_some_zeros_are_no_gap():
+    plane = torch.ones(SIZE, SIZE)
+    plane[torch.rand(SIZE, SIZE, generator=torch.Generator().manual_seed(0)) < 0.02] = 0
+    assert _is_fully_sampled(plane)
+
+
+def test_full_kspace_is_undersampled_as_configured(tmp_path):
+    dataset = load(tmp_path, kspace())
+    assert lines_used(dataset) == SIZE // 4
+    assert "k-space is fully sampled; undersampled 4-fold by physics.mask" in dataset.notes
+
+
+def test_coils_that_add_nothing_are_named(tmp_path):
+    samples = kspace()
+    samples[2] = 0
+    with pytest.raises(
+        UserError, match=r"of 4 coils, number 2 \(counted from 0\) measured nothing"
+    ):
+        load(tmp_path, samples)
+    samples = kspace()
+    samples[3] = 2 * samples[1]
+    with pytest.raises(UserError, match=r"coils 1 and 3 \(counted from 0\) measured the same"):
+        load(tmp_path, samples)
+    with pytest.raises(UserError, match=r"k.npy, k: k-space is zero everywhere"):
+        load(tmp_path, 0 * samples)
+
+
+@real_data
+def test_a_real_undersampled_acquisition():
+    scan = Scan.planned(MRISettings(), SIZE)
+    dataset = load_dataset(AutoSettings(path=DATA / "mri" / "brain_8coil_kspace.npy"), scan)
+    assert dataset.notes[0].startswith("12.4% of k-space is measured")
+    assert float(dataset.scan.physics.mask.mean()) == pytest.approx(0.124, abs=1e-3)

@@ -1,0 +1,199 @@
+"""From files to a data set, in memory or streamed, and back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from equipoise.data.formats import open_path, write_images
+from equipoise.data.item import HOUNSFIELD
+from equipoise.data.load import load_dataset
+from equipoise.data.pick import images_of, sequences_of
+from equipoise.data.scan import Scan, native_images
+from equipoise.data.settings import (
+    AutoSettings,
+    ImageSettings,
+    MeasurementSettings,
+    PhantomSettings,
+)
+from equipoise.errors import UserError
+from equipoise.imaging.settings import DynamicMRISettings, MRISettings, ParallelBeamSettings
+
+from .formats.make import complex_array, hounsfield, make_dicom, make_nifti, read
+from .formats.test_nifti import head_in_hounsfield
+
+SIZE = 16
+
+
+@pytest.fixture(scope="module")
+def ct() -> Scan:
+    return Scan.planned(ParallelBeamSettings(angles=10, noise=0.05), SIZE)
+
+
+@pytest.fixture(scope="module")
+def mri() -> Scan:
+    return Scan.planned(MRISettings(acceleration=2, noise=0.05), SIZE)
+
+
+def in_memory(dataset) -> torch.Tensor:
+    return dataset.batch(torch.arange(len(dataset))).y
+
+
+def save_images(folder, count: int = 5) -> None:
+    np.save(folder / "images.npy", np.random.default_rng(0).random((count, SIZE, SIZE)))
+
+
+def test_identical_slices_are_noticed(tmp_path, ct):
+    for name in "ab":
+        make_dicom(tmp_path / f"{name}.dcm", hounsfield() + 1024)
+    dataset = load_dataset(ImageSettings(path=tmp_path, size=SIZE), ct)
+    assert dataset.truth.shape == (2, 1, SIZE, SIZE)
+    assert dataset.notes == ["b.dcm is identical to a.dcm"]
+
+
+@pytest.mark.parametrize("kind", ["ct", "mri", "photons", "sequences"])
+@pytest.mark.parametrize("seed", [0, 7])
+def test_streamed_data_are_those_in_memory(tmp_path, ct, mri, kind, seed):
+    """To the bit: phase, measurement and noise."""
+    scan = {
+        "ct": ct,
+        "mri": mri,
+        "photons": Scan.planned(ParallelBeamSettings(angles=10, photons=1e3), SIZE),
+        "sequences": Scan.planned(DynamicMRISettings(frames=2, acceleration=2), SIZE),
+    }[kind]
+    save_images(tmp_path)
+    data = ImageSettings(path=tmp_path, size=SIZE)
+    once = load_dataset(data, scan, seed)
+    streamed = load_dataset(data, scan, seed, stream=True)
+    assert streamed.streamed
+    assert streamed.scan.noise == once.scan.noise
+    assert torch.equal(in_memory(streamed), once.y)
+    assert torch.equal(streamed.some(torch.tensor([1, 0])).y, once.y[[1, 0]])
+
+
+@pytest.mark.parametrize("kind", ["ct", "mri"])
+def test_nothing_random_is_shared_by_items_or_seeds(tmp_path, ct, mri, kind):
+    """The same image everywhere, so that what differs is noise and phase."""
+    scan = {"ct": ct, "mri": mri}[kind]
+    image = np.random.default_rng(0).random((SIZE, SIZE))
+    np.save(tmp_path / "images.npy", np.stack([image] * 3))
+    data = ImageSettings(path=tmp_path, size=SIZE)
+    for stream in (False, True):
+        parts = [in_memory(load_dataset(data, scan, seed, stream=stream)) for seed in range(3)]
+        flat = torch.cat(parts).flatten(1)
+        distances = torch.cdist(flat, flat) + torch.eye(len(flat)) * 1e3
+        assert float(distances.min()) > 1e-3 * float(flat.norm(dim=1).mean())
+
+
+def test_complex_images_bring_their_phase(tmp_path, ct, mri):
+    volume = complex_array(SIZE, SIZE, 3)
+    make_nifti(tmp_path / "v.nii", volume)
+    dataset = load_dataset(AutoSettings(path=tmp_path, size=SIZE), mri)
+    scale = dataset.items[0].units.scale
+    wanted = np.moveaxis(volume, -1, 0) / scale
+    assert np.abs(dataset.truth.numpy() - np.stack([wanted.real, wanted.imag], 1)).max() < 1e-6
+    with pytest.raises(UserError, match="holds complex images, but this operator takes real ones"):
+        load_dataset(AutoSettings(path=tmp_path, size=SIZE), ct)
+    make_nifti(tmp_path / "w.nii", np.abs(volume))
+    with pytest.raises(UserError, match=r"v.nii: holds complex images, and w.nii real ones"):
+        load_dataset(AutoSettings(path=tmp_path, size=SIZE), mri)
+
+
+def test_nifti_in_hounsfield_units(tmp_path, ct):
+    make_nifti(tmp_path / "v.nii", head_in_hounsfield())
+    dataset = load_dataset(AutoSettings(path=tmp_path, size=SIZE), ct)
+    wanted = (np.clip(head_in_hounsfield(), -1000, 1000) + 1000) / 2000
+    found = dataset.truth[:, 0].numpy()
+    assert np.abs(found - np.moveaxis(wanted, -1, 0)).max() < 1e-6
+    assert "taken for Hounsfield units" in dataset.notes[0]
+
+
+def test_units_are_asked_for_where_nothing_says_them(tmp_path, ct):
+    np.save(tmp_path / "a.npy", 4000 * np.random.default_rng(0).random((2, SIZE, SIZE)))
+    with pytest.raises(UserError, match=r"data\.units=4095"):
+        load_dataset(ImageSettings(path=tmp_path, size=SIZE), ct)
+    data = ImageSettings(path=tmp_path, size=SIZE, units=4000)
+    assert 0.9 < float(load_dataset(data, ct).truth.max()) <= 1
+    # Of a run on measurements too: what is validated on.
+    measured = MeasurementSettings(path=tmp_path, size=SIZE, units="magnitude")
+    make_nifti(tmp_path / "v.nii", np.clip(head_in_hounsfield(), -160, 240) + 160)
+    validation = load_dataset(measured, ct, path=tmp_path / "v.nii")
+    assert validation.items[0].units.scale == pytest.approx(400)
+
+
+def test_options_that_would_be_ignored_are_refused(tmp_path, ct):
+    make_nifti(tmp_path / "v.nii", head_in_hounsfield())
+    with pytest.raises(UserError, match=r"holds images, of which data.peak=2 is not about"):
+        load_dataset(AutoSettings(path=tmp_path, size=SIZE, peak=2), ct)
+    np.save(tmp_path / "y.npy", np.zeros(ct.measurement_shape))
+    with pytest.raises(
+        UserError, match=r"holds measurements, of which data.units=hounsfield is no"
+    ):
+        load_dataset(AutoSettings(path=tmp_path / "y.npy", size=SIZE, units="hounsfield"), ct)
+
+
+def test_sequences_go_back_in_their_own_units_and_format(tmp_path):
+    scan = Scan.planned(DynamicMRISettings(frames=2, acceleration=2), SIZE)
+    (tmp_path / "in").mkdir()
+    for k in range(5):
+        make_dicom(tmp_path / "in" / f"{k}.dcm", hounsfield(k) + 1024, z=k)
+    dataset = load_dataset(ImageSettings(path=tmp_path / "in", size=SIZE), scan)
+    assert [item.name for item in dataset.items] == ["0.dcm", "2.dcm"]
+    assert dataset.notes == ["1 images at the end make no whole sequence and are left out"]
+    native = native_images(scan, dataset.truth, dataset.items)
+    assert native.shape == (2, 2, SIZE, SIZE)
+    wanted = np.stack([hounsfield(k) for k in range(4)])
+    assert np.abs(native.reshape(4, SIZE, SIZE) - wanted).max() < 1e-3 * 2000
+    paths = write_images(dataset.items, native, tmp_path / "out")
+    assert [path.name for path in paths] == [f"{k}.dcm" for k in range(4)]
+    assert np.abs(read(tmp_path / "out") - wanted).max() <= 0.5 + 1e-3 * 2000
+    assert dataset.items[0].units == HOUNSFIELD
+
+
+def test_sequences_of_arrays_are_arrays(tmp_path):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).random((4, SIZE, SIZE)))
+    sequences, notes = sequences_of(images_of(open_path(tmp_path)), 2)
+    assert notes == []
+    stacks = np.stack([item.array() for item in sequences])
+    paths = write_images(sequences, stacks, tmp_path / "out")
+    assert [np.load(path).shape for path in paths] == [(2, SIZE, SIZE)] * 2
+
+
+def test_sequences_are_of_one_series(tmp_path):
+    for k in range(3):
+        make_nifti(
+            tmp_path / f"{k}.nii", (k + 1) * np.random.default_rng(k).random((SIZE, SIZE, 3))
+        )
+    sequences, notes = sequences_of(images_of(open_path(tmp_path)), 2)
+    assert [item.patient for item in sequences] == ["0", "1", "2"]
+    assert notes == ["3 images at the end make no whole sequence and are left out"]
+    with pytest.raises(UserError, match="9 images, but a sequence has 4 frames"):
+        sequences_of(images_of(open_path(tmp_path)), 4)
+
+
+def test_two_kernels_of_one_scan_do_not_straddle_the_split(tmp_path, ct):
+    """None of the held-out places is trained on in the other series."""
+    for kernel in range(2):
+        for k in range(20):
+            make_dicom(
+                tmp_path / f"{kernel}-{k:02d}.dcm",
+                hounsfield(k) + 1024 + kernel,
+                z=2.0 * k,
+                StudyInstanceUID="1.2",
+                FrameOfReferenceUID="1.3",
+                SeriesInstanceUID=f"1.4.{kernel}",
+            )
+    dataset = load_dataset(ImageSettings(path=tmp_path, size=SIZE), ct)
+    training, held = dataset.hold_out(0.2)
+    assert len(held) == 8
+    places = {item.position for item in held.items}
+    assert len(places) == 4
+    assert min(abs(item.position - p) for item in training.items for p in places) > 6
+    assert len(training) == 2 * (20 - 4 - 6)
+
+
+def test_phantoms(ct):
+    dataset = load_dataset(PhantomSettings(count=3, size=SIZE), ct)
+    assert dataset.names == ["phantom_000", "phantom_001", "phantom_002"]
+    assert len(set(dataset.patients)) == 3
