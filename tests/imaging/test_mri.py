@@ -15,6 +15,7 @@ from equipoise.imaging.mri import (
     birdcage,
     calibration_size,
     cartesian_mask,
+    edge_samples,
     estimate_coils,
     noise_covariance,
     prewhiten,
@@ -31,6 +32,48 @@ class TestMRI:
         assert torch.equal(mask, mask[:1].expand(n, n))
         assert mask[0, n // 2] == 1
         assert torch.equal(mask, cartesian_mask(n, n, acceleration, 0.06, seed))
+
+    @pytest.mark.parametrize("name", MASKS)
+    @pytest.mark.parametrize("shape", [(64, 64), (63, 48), (40, 41)], ids=str)
+    def test_frequency_zero_is_always_measured(self, name, shape):
+        rows, columns = shape
+        for seed in range(4):
+            mask = MASKS[name](rows, columns, 4.0, 0.0, seed)
+            assert mask[rows // 2, columns // 2] == 1
+            assert set(mask.unique().tolist()) == {0.0, 1.0}
+
+    @pytest.mark.parametrize("name", ["lines", "poisson_disc"])
+    @pytest.mark.parametrize("center", [0.05, 0.08, 0.12, 0.3])
+    def test_the_centre_is_as_large_as_it_says(self, name, center):
+        for rows, columns in ((64, 64), (63, 48), (40, 41)):
+            mask = MASKS[name](rows, columns, 2.5, center, 0)
+            side = min(round(center * rows), round(center * columns))
+            if name == "lines":
+                side = min(rows, round(center * columns))
+            assert calibration_size(mask) >= side
+
+    @pytest.mark.parametrize("name", MASKS)
+    @pytest.mark.parametrize("acceleration", [1, 1.0, 1.1, 1.2, 1.4, 2.0])
+    def test_what_little_acceleration_gives_or_says(self, name, acceleration):
+        """A mask of the acceleration that was asked for, or an error: nothing in between."""
+        too_low = {"lines": 1, "poisson_disc": 1.2, "radial": 1.25}[name]
+        if 1 < acceleration < too_low:
+            with pytest.raises(ValueError, match=r"acceleration must be 1, or at least 1\.2"):
+                MASKS[name](64, 60, acceleration, 0.08, 0)
+            return
+        mask = MASKS[name](64, 60, acceleration, 0.08, 0)
+        tolerance = 0.1 if name == "poisson_disc" else 0.02
+        assert float(1 / mask.mean()) == pytest.approx(acceleration, rel=tolerance)
+        if acceleration == 1:
+            assert bool(mask.all())
+
+    def test_what_spokes_cannot_reach(self):
+        with pytest.raises(ValueError, match=r"or at least 1\.2\d\d, got 1.1") as error:
+            MASKS["radial"](64, 64, 1.1, 0.08, 0)
+        least = float(str(error.value).split("at least ")[1].split(",")[0])
+        assert float(1 / MASKS["radial"](64, 64, least, 0.08, 0).mean()) == pytest.approx(
+            least, 1e-2
+        )
 
     def test_too_much_centre(self):
         with pytest.raises(ValueError, match="lower one of them"):
@@ -79,7 +122,7 @@ class TestAcquisitions:
             torch.linalg.vector_norm(found, dim=0)[object_], torch.ones(()), atol=1e-4
         )
         with pytest.raises(
-            UserError, match=r"fully sampled centre of 8×8 points; this k-space has 2×2"
+            UserError, match=r"fully sampled centre of 8×8 points; this k-space has 4×4"
         ):
             estimate_coils(clean * MASKS["poisson_disc"](64, 64, 3.0, 0.04, 0))
 
@@ -93,6 +136,46 @@ class TestAcquisitions:
         )
         with pytest.raises(UserError, match="singular"):
             prewhiten(clean, torch.zeros(6, 6, dtype=torch.complex64))
+
+    @pytest.mark.parametrize("coils", [1, 6])
+    def test_the_noise_level_is_that_of_real_and_imaginary_part(self, simulated, coils):
+        _, _, clean, noise, _ = simulated
+        clean = clean[:coils]
+        noise = noise[:coils]
+        mask = MASKS["poisson_disc"](64, 64, 2.5, 0.35, 0)
+        scan = noise.flatten(1)
+        found = acquisition((clean + noise) * mask, noise=scan)
+        without = prewhiten(clean * mask, noise_covariance(scan)) / found.scale
+        y = found.y if coils > 1 else found.y[:, :, None]
+        rest = (y[0] - torch.view_as_real(without).movedim(-1, 0))[..., mask > 0]
+        for part in rest:
+            assert float(part.std()) == pytest.approx(found.noise, rel=0.03)
+        # Without a scan, from the outermost samples, where noise must outweigh the object.
+        guessed = acquisition((clean + 40 * noise) * mask)
+        told = acquisition((clean + 40 * noise) * mask, noise=40 * scan)
+        assert guessed.noise == pytest.approx(told.noise, rel=0.15)
+
+    def test_the_outermost_samples(self):
+        """A tenth of those that were measured: the corners, of a full grid."""
+        kspace = torch.arange(1, 401, dtype=torch.float32).reshape(1, 20, 20).to(torch.complex64)
+        far = edge_samples(kspace)
+        assert 40 <= far.shape[1] <= 44
+        corners = kspace[0, [0, 0, -1, -1], [0, -1, 0, -1]]
+        assert all(corner in far[0].tolist() for corner in corners.tolist())
+        kspace[:, :, 10:] = 0
+        assert 20 <= edge_samples(kspace).shape[1] <= 22
+
+    def test_too_little_noise_to_tell_its_covariance(self):
+        with pytest.raises(UserError, match="6 coils need at least as many noise samples, got 5"):
+            noise_covariance(torch.randn(6, 5, dtype=torch.complex64))
+
+    def test_coil_maps_of_ones_own(self, simulated):
+        _, maps, clean, noise, _ = simulated
+        found = acquisition(clean + noise, coil_maps=maps, noise=noise.flatten(1))
+        assert torch.equal(found.physics.coil_maps[0], maps)
+        assert found.calibration == 64
+        with pytest.raises(UserError, match="this k-space has 64×64"):
+            estimate_coils(clean, calibration=70)
 
     def test_a_whole_acquisition(self, simulated):
         x, _, clean, noise, _ = simulated

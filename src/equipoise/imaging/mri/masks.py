@@ -65,15 +65,23 @@ def poisson_disc_mask(
 ) -> Tensor:
     """A variable-density Poisson-disc mask of single points, for two phase-encoding directions.
 
-    Points keep their distance, the more the farther out (Bridson 2007, as in sigpy).
+    Points keep their distance, the more the farther out (Bridson 2007, as in sigpy), around a fully
+    sampled block of the fraction ``center`` each way, frequency zero at least. Their number is met
+    within 10 %.
 
     Raises:
-        ValueError: the centre alone is more than the acceleration allows.
+        ValueError: the centre alone is more than the acceleration allows, or it is below 1.2 and
+            not 1, where points cannot keep a distance.
         UserError: sigpy is not installed.
     """
     _check(rows, columns, acceleration, center)
     if acceleration == 1:
         return torch.ones(rows, columns)
+    if acceleration < 1.2:  # sigpy searches for minutes, and misses it
+        raise ValueError(
+            f"points of a Poisson-disc mask keep their distance: acceleration must be 1, or at "
+            f"least 1.2, got {acceleration}"
+        )
     sigpy = need("sigpy.mri", "mri")
     block = (max(1, round(center * rows)), max(1, round(center * columns)))
     try:
@@ -91,7 +99,12 @@ def poisson_disc_mask(
             f"within 10 % and center={center}: raise acceleration, lower center, or take "
             'mask="lines"'
         ) from error
-    return torch.from_numpy(abs(mask)).float()
+    points = torch.from_numpy(abs(mask)).float()
+    # sigpy's block has its middle between two points where a side is even and the block's odd.
+    top = rows // 2 - block[0] // 2
+    left = columns // 2 - block[1] // 2
+    points[top : top + block[0], left : left + block[1]] = 1
+    return points
 
 
 def radial_mask(
@@ -102,8 +115,14 @@ def radial_mask(
     Each spoke is turned by the golden angle from the one before (Winkelmann et al., IEEE TMI 2007),
     the first by ``seed``. Spokes are added until rows·columns / ``acceleration`` points are
     measured.
+
+    Raises:
+        ValueError: the centre alone is more than the acceleration allows, or spokes, which never
+            meet the corners, cannot measure as many points.
     """
     _check(rows, columns, acceleration, center)
+    if acceleration == 1:
+        return torch.ones(rows, columns)
     r, c = torch.meshgrid(
         torch.arange(rows) - rows // 2, torch.arange(columns) - columns // 2, indexing="ij"
     )
@@ -113,14 +132,20 @@ def radial_mask(
     along = torch.linspace(-1, 1, 4 * max(rows, columns) + 1, dtype=torch.float64)
     golden = math.pi * (math.sqrt(5) - 1) / 2
     turn = float(torch.rand((), generator=torch.Generator().manual_seed(seed))) * math.pi
+    spokes = 0
     while float(mask.sum()) < rows * columns / acceleration:
+        if spokes > 16 * max(rows, columns):  # denser than the grid, at every angle
+            share = float(mask.mean())
+            raise ValueError(
+                f"spokes do not meet the corners of k-space and measure {share:.0%} of it at most: "
+                f"acceleration must be 1, or at least {1.001 / share:.3f}, got {acceleration}"
+            )
         i = (rows // 2 + along * rows / 2 * math.sin(turn)).round().long()
         j = (columns // 2 + along * columns / 2 * math.cos(turn)).round().long()
         inside = (i >= 0) & (i < rows) & (j >= 0) & (j < columns)
         mask[i[inside], j[inside]] = 1
         turn += golden
-        if turn > 1e4 * math.pi:  # the corners are never reached
-            break
+        spokes += 1
     return mask
 
 
