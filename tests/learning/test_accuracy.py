@@ -13,7 +13,7 @@ from torch import Tensor
 import equipoise as eq
 from equipoise.imaging.draws import seeded
 from equipoise.imaging.mri import cartesian_mask
-from equipoise.learning.losses import Accuracy, Equivariance, Splitting
+from equipoise.learning.losses import Equivariance, Splitting
 from equipoise.reconstruction.denoisers import ComplexDenoiser
 
 from .examples import Shrunk

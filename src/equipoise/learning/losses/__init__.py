@@ -5,10 +5,11 @@ from .consistency import MeasurementConsistency, Supervised, Weighted
 from .contraction import JacobianPenalty
 from .equivariance import Equivariance, MultiOperator
 from .recorrupted import Recorrupted
-from .second_solve import Accuracy, SecondSolveLoss
+from .second_solve import DEFAULT_ACCURACY, Accuracy, SecondSolveLoss, accurate
 from .splitting import Splitting
 
 __all__ = [
+    "DEFAULT_ACCURACY",
     "Accuracy",
     "Equivariance",
     "Example",
@@ -22,5 +23,6 @@ __all__ = [
     "Splitting",
     "Supervised",
     "Weighted",
+    "accurate",
     "evaluate",
 ]

@@ -61,4 +61,3 @@ class JacobianPenalty(RecordedLoss):
         # There always is a direction: processes that share a batch share it.
         direction = unit_rows(Jv.detach()[:1]) if usable else v
         return LossValue(value, gain=gain.detach(), direction=direction)
-

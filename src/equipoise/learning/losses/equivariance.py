@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...imaging.draws import per_sample
-from ...imaging.operators import select
+from ...imaging.operators import differs_per_sample, select, selectable
 from .base import Example, LossValue, mean_square
 from .second_solve import DEFAULT_ACCURACY, Accuracy, SecondSolveLoss, reconstruct_again, refined
 
@@ -67,8 +67,11 @@ class Equivariance(SecondSolveLoss):
 
 class MultiOperator(SecondSolveLoss):
     """Multi-operator imaging (Tachella, Chen and Davies, NeurIPS 2022): weight · mean |x̂ − f*(A'
-    x̂)|², A' the operator of another sample of the batch; with a ``group``, MOEI: T_g x̂ in place of
-    x̂. For data whose samples have masks or coils of their own.
+    x̂)|², A' the operator of another sample; with a ``group``, MOEI: T_g x̂ in place of x̂. For data
+    whose samples have masks or coils of their own.
+
+    Our trainer says which operator is another sample's; where another trainer calls the loss, it is
+    that of the sample before in the batch.
 
     Args:
         weight: of the term.
@@ -96,12 +99,27 @@ class MultiOperator(SecondSolveLoss):
 
     def evaluate(self, example: Example) -> LossValue:
         x, first = refined(example, self.accuracy)
-        other = select(example.physics, torch.arange(len(x)).roll(1), len(x))
+        other = example.other_physics
+        if other is None:
+            other = _of_the_sample_before(example.physics, len(x))
         if self.group is not None:
             x = move(self.group, x)
         y = measure_again(x, other, self.noise)
         again, second = reconstruct_again(example.model, y, other, self.accuracy, start=x)
         return LossValue(self.weight * mean_square(again, x), first + second)
+
+
+def _of_the_sample_before(physics: Any, count: int) -> Any:
+    """
+    Raises:
+        ValueError: there is no other operator.
+    """
+    if not differs_per_sample(physics, count):
+        raise ValueError(
+            f"MultiOperator: the {count} sample(s) of this batch share one operator; it needs two "
+            "or more in a batch, each with a mask or coil maps of its own"
+        )
+    return select(physics, torch.arange(count).roll(1), count)
 
 
 def move(group: Any, x: Tensor) -> Tensor:
@@ -113,16 +131,17 @@ def move(group: Any, x: Tensor) -> Tensor:
 def measure_again(x: Tensor, physics: Any, noise: bool) -> Any:
     """What the operator measures of x (B, C, H, W).
 
-    With noise (and sensor model) if asked, which each sample draws for itself.
+    With noise (and sensor model) if asked, which each sample draws for itself where the operator of
+    one sample is known.
     """
     clean = physics.A(x)
     if not noise:
         return clean
-    if not isinstance(clean, Tensor):  # stacked physics: a list of measurements
-        return physics.sensor(physics.noise(clean))
+    if not isinstance(clean, Tensor) or not selectable(physics, len(x), clean):
+        return physics.sensor(physics.noise(clean))  # for all at once
 
     def draw(index: Sequence[int]) -> Tensor:
-        part = select(physics, torch.tensor(index), len(x))
+        part = select(physics, torch.tensor(index), len(x), clean)
         noisy: Tensor = part.sensor(part.noise(clean[index[0] : index[-1] + 1]))
         return noisy
 

@@ -16,6 +16,8 @@ from .base import Example, RecordedLoss
 
 #: A solution is an iterate ahead of the one that met the tolerance: twice that is near enough.
 SLACK = 2.0
+#: A residual of this many roundings can be reached: 1.2e-5 in float32.
+RESOLVED = 100
 
 
 @dataclass(frozen=True)
@@ -23,15 +25,16 @@ class Accuracy:
     """How accurately a loss needs the equilibria that it compares.
 
     A loss such as |T_g x̂ − f*(A T_g x̂)|² is the small difference of two solutions, so an error
-    that does not matter in an image matters there: solved to 1e-3, as is enough for an image, the
-    loss is down to 0.73 of its true value, with a gradient that is wrong by more than its length.
-    With the values below it is within 0.3 %, and its gradient within 2 % (CT and MRI, proximal and
-    gradient step, contraction about 0.97: tests/learning/test_accuracy.py).
+    that does not matter in an image matters there. Solved to 1e-3, as is enough for an image, the
+    loss was down to 0.73 of its true value, with a gradient that was wrong by more than its own
+    length; where f hardly contracts, an error of 1e-5 still turned a sample's gradient by a third.
+    With the values below the loss is exact to 1e-4, and its gradient to 1 % (float64; CT and MRI,
+    proximal and gradient step: tests/learning/test_accuracy.py).
     """
 
-    rtol: float = 3e-5  #: relative residual of the equilibria
-    adjoint_rtol: float = 1e-3  #: and of their adjoint solves
-    effort: int = 4  #: how many times as many evaluations as the model would take at most
+    rtol: float = 1e-7  #: relative residual of the equilibria, where the numbers resolve it
+    adjoint_rtol: float = 1e-4  #: and of their adjoint solves
+    effort: int = 2  #: how many times as many evaluations as the model would take at most
 
     def __post_init__(self) -> None:
         for name in ("rtol", "adjoint_rtol"):
@@ -64,14 +67,15 @@ class SecondSolveLoss(RecordedLoss):
 def accurate(model: Any, accuracy: Accuracy) -> Any:
     """The model as accurate as a loss asks for: itself, or a copy that shares its parameters.
 
-    What is unrolled has no tolerance, bfloat16 cannot reach one, and any other model is its own
-    affair: these stay as they are.
+    No residual is asked for that float32 would not resolve. What is unrolled has no tolerance,
+    bfloat16 cannot reach one, and any other model is its own affair: these stay as they are.
     """
     if not isinstance(model, EquilibriumReconstructor) or isinstance(model.gradient, Unrolled):
         return model
     if model.step.precision is not None:
         return model
-    stop = _tightened(model.stop, accuracy.rtol, accuracy.effort)
+    rtol = max(accuracy.rtol, RESOLVED * _eps(model))
+    stop = _tightened(model.stop, rtol, accuracy.effort)
     gradient = model.gradient
     if isinstance(gradient, Implicit):
         adjoint_stop = _tightened(gradient.stop, accuracy.adjoint_rtol, accuracy.effort)
@@ -81,6 +85,11 @@ def accurate(model: Any, accuracy: Accuracy) -> Any:
     tightened = copy.copy(model)
     tightened.stop, tightened.gradient = stop, gradient
     return tightened
+
+
+def _eps(model: EquilibriumReconstructor) -> float:
+    dtypes = [p.dtype for p in model.parameters() if p.is_floating_point()]
+    return float(torch.finfo(dtypes[0] if dtypes else torch.get_default_dtype()).eps)
 
 
 def _tightened(stop: Stop, rtol: float, effort: int) -> Stop:
