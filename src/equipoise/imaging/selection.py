@@ -114,7 +114,7 @@ def _parts(physics: Any) -> list[Any]:
 def _is_known(physics: Any) -> bool:
     if type(physics) in COMPOSITES:
         return all(_is_known(part) for part in _parts(physics))
-    return type(physics) in PARAMETERS
+    return type(physics) in PARAMETERS and not {"A", "A_adjoint"} & vars(physics).keys()
 
 
 def _known_parts(physics: Any) -> Iterator[Any]:

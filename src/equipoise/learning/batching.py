@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from ..errors import UserError
-from ..imaging.operators import select
+from ..imaging.operators import differs_per_sample, select
 from .processes import on_device
 from .settings import LearningSettings
 
@@ -27,7 +27,8 @@ class Part(NamedTuple):
     places: Tensor  # (B,) where they stand in the step's batch
     y: Tensor  # (B, …)
     physics: Any
-    truth: Tensor | None  # (B, C, …, H, W)
+    truth: Tensor | None = None  # (B, C, …, H, W)
+    other_physics: Any = None  # for each sample, the operator of another one
 
 
 def batch_indices(step: int, count: int, batch: int, seed: int) -> Tensor:
@@ -57,9 +58,10 @@ class Batches:
         device: where the parts go.
         dtype: of the model, to which what is streamed is converted.
         with_truth: hand on the images, where they are known.
+        with_others: hand on, for each sample, the operator of another one.
 
     Raises:
-        UserError: there are more parts than measurements in a batch.
+        UserError: there are more parts than measurements in a batch, or there is no other operator.
     """
 
     def __init__(
@@ -71,13 +73,19 @@ class Batches:
         world: int,
         device: torch.device,
         dtype: torch.dtype,
-        with_truth: bool,
+        with_truth: bool = False,
+        with_others: bool = False,
     ):
         if settings.batch < world * settings.accumulate:
             raise UserError(
                 f"learning.batch={settings.batch} cannot be shared by {world} processes in "
                 f"{settings.accumulate} part(s) each; raise it to {world * settings.accumulate} or "
                 "more"
+            )
+        if with_others and not differs_per_sample(dataset.scan.physics, len(dataset)):
+            raise UserError(
+                "objective.operators: all samples share one operator; set it to 0, or give each "
+                "its own mask"
             )
         share = torch.arange(settings.batch).tensor_split(world)[rank]
         self.places = share.tensor_split(settings.accumulate)
@@ -88,6 +96,7 @@ class Batches:
         self.device = device
         self.dtype = dtype
         self.with_truth = with_truth
+        self.with_others = with_others
         self._reader: Iterator[Any] | None = None  # of streamed data
         self._next_step = 0  # that the reader will give
 
@@ -99,26 +108,38 @@ class Batches:
         index = batch_indices(step, len(self.dataset), self.settings.batch, self.seed)
         if self.dataset.streamed:
             return self._stream(step, index)
-        return [self._look_up(index[places], places) for places in self.places]
+        return [self._look_up(index, places) for places in self.places]
 
-    def _look_up(self, index: Tensor, places: Tensor) -> Part:
-        y, physics, truth = self.dataset.batch(index)
+    def _look_up(self, batch: Tensor, places: Tensor) -> Part:
+        y, physics, truth = self.dataset.batch(batch[places])
         if truth is not None:
             truth = truth.to(self.device, y.dtype) if self.with_truth else None
-        return Part(places, y.to(self.device), physics, truth)
+        return Part(places, y.to(self.device), physics, truth, self._others(batch, places))
+
+    def _others(self, batch: Tensor, places: Tensor) -> Any:
+        """The operators of the samples before these in the whole batch, so that they do not depend
+        on how the batch is shared; where that is the same sample, of the next in the data set."""
+        if not self.with_others:
+            return None
+        count = len(self.dataset)
+        before = batch.roll(1)
+        others = torch.where(before == batch, (batch + 1) % count, before)
+        return select(self.dataset.scan.physics, others[places], count)
 
     def _stream(self, step: int, index: Tensor) -> list[Part]:
         if self._reader is None or step != self._next_step:
             self._reader = self._read_from(step)
         self._next_step = step + 1
-        y = next(self._reader)
-        if isinstance(y, UserError):
-            raise y
-        pieces = y.split([len(places) for places in self.places])
+        read = next(self._reader)
+        if isinstance(read, UserError):
+            raise read
+        pieces = read.split([len(places) for places in self.places])
         parts = []
         for places, piece in zip(self.places, pieces, strict=True):
             physics = select(self.dataset.scan.physics, index[places], len(self.dataset))
-            parts.append(Part(places, piece.to(self.device, self.dtype), physics, None))
+            others = self._others(index, places)
+            y = piece.to(self.device, self.dtype)
+            parts.append(Part(places, y, physics, other_physics=others))
         return parts
 
     def _read_from(self, start: int) -> Iterator[Any]:

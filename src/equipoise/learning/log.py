@@ -30,6 +30,7 @@ class Report:
     waiting: float  #: fraction of the step's time that went into reading measurements
     skipped: str = ""  #: why the optimiser did not move
     shortened: str = ""  #: why the gradient was shortened further than to ``learning.clip``
+    warning: str = ""  #: what has been wrong for some time, and what to do about it
     last: bool = False  #: of the run
     ended: str = ""  #: why training ended before its last step
     validation: dict[str, float] = field(default_factory=dict)

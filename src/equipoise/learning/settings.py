@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..imaging.group_settings import GroupChoice, RotationsSettings
-from ..imaging.operators import PER_SAMPLE
 from ..imaging.splitting import split
 from ..settings import Settings
 from .losses import (
@@ -163,16 +162,7 @@ class OperatorsSettings(Settings):
     )
     renoise: bool = RENOISE
 
-    def make(self, scan: Scan) -> MultiOperator:
-        """
-        Raises:
-            UserError: there is but one operator.
-        """
-        if not any(len(getattr(scan.physics, name, ())) > 1 for name in PER_SAMPLE):
-            raise UserError(
-                "objective.operators: all samples share one operator; set it to 0, or give each "
-                "its own mask"
-            )
+    def make(self) -> MultiOperator:
         return MultiOperator(self.weight, noise=self.renoise)
 
 
@@ -292,7 +282,7 @@ class ObjectiveSettings(Settings):
         if self.equivariance.weight:
             losses["equivariance"] = self.equivariance.make()
         if self.operators.weight:
-            losses["operators"] = self.operators.make(scan)
+            losses["operators"] = self.operators.make()
         if self.sure.weight:
             losses["sure"] = self.sure.make(scan)
         if self.r2r.weight:

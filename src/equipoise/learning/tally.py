@@ -18,28 +18,36 @@ if TYPE_CHECKING:
 
 #: A solve whose relative residual is above this is no solution at all.
 LOST = 0.1
+KINDS = ("forward", "adjoint")
 
 
 @dataclass
 class Tally:
-    """What the parts of a step add up to, over parts and processes: sums, and largest values."""
+    """Sums, and largest values, by name.
 
+    ``has_tolerance`` is False for what is unrolled: it asks for no equilibrium, its derivative is
+    exact wherever it ends, and nothing of it can be unsolved.
+    """
+
+    has_tolerance: bool = True
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     largest: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    def add_solves(self, solves: Iterable[Equilibrium]) -> None:
-        """Forward solves, and their adjoints where backward has made some."""
-        for solve in solves:
-            self._add("forward", solve)
+    def add_solves(self, name: str, solves: Iterable[Equilibrium]) -> None:
+        """The solves that ``name`` made, and their adjoints where backward has made some."""
+        for number, solve in enumerate(solves):
+            self._add("forward", f"{name} {number}", solve)
             if solve.adjoint is not None:
-                self._add("adjoint", solve.adjoint)
+                self._add("adjoint", f"{name} {number}", solve.adjoint)
 
-    def _add(self, kind: str, solve: Equilibrium) -> None:
+    def _add(self, kind: str, name: str, solve: Equilibrium) -> None:
         self.sums[f"{kind} steps"] += float(solve.steps.sum())
         self.sums[f"{kind} solves"] += len(solve.steps)
-        self.sums[f"{kind} lost"] += float((solve.residual > LOST).sum())
-        self.sums["unsolved"] += float((solve.status != Status.CONVERGED).sum())
         self._raise_to(f"{kind} residual", float(solve.residual.max()))
+        if self.has_tolerance:
+            self.sums[f"{kind} unsolved"] += float((solve.status != Status.CONVERGED).sum())
+            self.sums[f"{kind} solves of {name}"] += len(solve.steps)
+            self.sums[f"{kind} lost of {name}"] += float((~(solve.residual <= LOST)).sum())
 
     def add_loss(self, name: str, found: LossValue, share: float) -> None:
         """A loss of a ``share`` of the batch."""
@@ -60,6 +68,7 @@ class Tally:
             values.update(zip(keys, together(fabric, mine, how).tolist(), strict=True))
 
     def losses(self, names: Iterable[str]) -> dict[str, float]:
+        """By name, of the whole batch."""
         return {name: self.sums[f"loss {name}"] for name in names}
 
     def mean_steps(self, kind: str) -> float:
@@ -68,15 +77,23 @@ class Tally:
 
     @property
     def unsolved(self) -> float:
-        solves = self.sums["forward solves"] + self.sums["adjoint solves"]
-        return self.sums["unsolved"] / max(1, solves)
+        """The share of the samples' solves that missed their tolerance."""
+        solves = sum(self.sums[f"{kind} solves"] for kind in KINDS)
+        return sum(self.sums[f"{kind} unsolved"] for kind in KINDS) / max(1, solves)
 
     @property
     def trouble(self) -> str:
-        """Why the gradient must not be followed, or nothing."""
-        if self.sums["forward lost"] > 0.5 * self.sums["forward solves"]:
-            return (
-                "most of the batch has no equilibrium: relative residuals up to "
-                f"{self.largest['forward residual']:.1g}"
-            )
+        """Why the gradient must not be followed, or nothing.
+
+        One pass of which half the samples are lost is enough: what the loss compares, or the
+        gradient that comes from it, is then no more than where an iteration happened to end.
+        """
+        for kind, missing in zip(KINDS, ("equilibrium", "adjoint solution"), strict=True):
+            for key, lost in self.sums.items():
+                of_pass = key.removeprefix(f"{kind} lost of ")
+                if of_pass != key and lost >= 0.5 * self.sums[f"{kind} solves of {of_pass}"]:
+                    worst = self.largest[f"{kind} residual"]
+                    return (
+                        f"most of the batch has no {missing}: relative residuals up to {worst:.1g}"
+                    )
         return ""

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ..equilibrium import Unrolled
 from ..errors import TrainingGaveUp, UserError
 from ..imaging.draws import seeded
 from ..reconstruction.model import EquilibriumReconstructor
 from .batching import Batches, Part
 from .checkpoint import Checkpoint, flatten_optimizer, restore_optimizer
 from .log import Report
-from .losses import Example, evaluate
+from .losses import MultiOperator
+from .objective import Objective
 from .processes import from_first, processes, share_gradient
 from .settings import LearningSettings
 from .tally import Tally
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 
 #: Steps in a row that may be skipped before training gives up.
 PATIENCE = 20
+#: The usual share of unsolved solves above which a warning is due, and how often, in steps.
+TOO_MANY_UNSOLVED = 0.5
+WARN_EVERY = 100
 #: A gradient this many times as long as usual is an outlier.
 OUTLIER = 30
 
@@ -39,6 +44,8 @@ class Progress:
     step: int = 0  #: steps made
     skipped: int = 0  #: of these, the last ones in a row that did not move the weights
     history: float = 0.0  #: the usual norm of the gradient; 0: not known yet
+    unsolved: float = 0.0  #: the usual share of the solves that miss their tolerance
+    warned: int = 0  #: at which step that was last complained of
     best_score: float = math.inf
     best_step: int = 0
 
@@ -80,6 +87,7 @@ class Trainer:
         self.fabric = processes() if fabric is None else fabric
         self.model = model.to(self.fabric.device)
         self.losses = losses
+        self.objective = Objective(self.model, losses)
         self.settings = settings
         self.seed = seed
         self.batches = Batches(
@@ -91,13 +99,19 @@ class Trainer:
             device=self.fabric.device,
             dtype=next(model.parameters()).dtype,
             with_truth=supervised,
+            with_others=any(isinstance(loss, MultiOperator) for loss in losses.values()),
         )
         self.parameters = {k: p for k, p in model.named_parameters() if p.requires_grad}
         self.average = {k: p.detach().clone() for k, p in self.parameters.items()}
-        self.best: dict[str, Tensor] = {}  # the average that validated best
+        self.best: dict[str, Tensor] = {}  # average and buffers, where they validated best
         self.directions: dict[str, Tensor] = {}  # what contraction penalties remember
         self.optimizer = torch.optim.Adam(self.parameters.values(), settings.lr)
         self.progress = Progress()
+
+    @property
+    def buffers(self) -> dict[str, Tensor]:
+        """What modules of the model remember beside parameters, such as batch statistics."""
+        return dict(self.model.named_buffers())
 
     @property
     def dataset(self) -> Dataset:
@@ -136,6 +150,7 @@ class Trainer:
             self._move(rate)
             self._follow()
         self._count(skipped)
+        warning = self._watch(tally.unsolved)
         seconds = time.perf_counter() - started
         return Report(
             step=self.step,
@@ -153,6 +168,7 @@ class Trainer:
             waiting=waited / seconds,
             skipped=skipped,
             shortened=shortened,
+            warning=warning,
         )
 
     def _differentiate(self, parts: list[Part]) -> tuple[Tally, dict[str, Tensor]]:
@@ -161,7 +177,7 @@ class Trainer:
         Also tells the directions for the next step: those that the first part of the batch has
         found, so that they do not depend on how the batch is shared.
         """
-        tally = Tally()
+        tally = Tally(has_tolerance=not isinstance(self.model.gradient, Unrolled))
         directions: dict[str, Tensor] | None = None
         for part in parts:
             turned = self._differentiate_part(part, tally)
@@ -171,20 +187,16 @@ class Trainer:
 
     def _differentiate_part(self, part: Part, tally: Tally) -> dict[str, Tensor]:
         share = len(part.places) / self.settings.batch
+        epoch = self.step * self.settings.batch // len(self.dataset)
         with seeded((self.seed, self.step), part.places.tolist()):
-            solved = self.model.equilibrium(part.y, part.physics)
-            example = Example(solved.value, part.y, part.physics, self.model, part.truth)
-            found = {
-                name: evaluate(loss, replace(example, direction=self.directions.get(name)))
-                for name, loss in self.losses.items()
-            }
-            total = torch.stack([value.value.mean() * share for value in found.values()]).sum()
-            total.backward()
-        tally.add_solves([replace(solved, value=None)])
-        for name, value in found.items():
-            tally.add_loss(name, value, share)
-            tally.add_solves(value.solves)
-        return {k: v.direction for k, v in found.items() if v.direction is not None}
+            values, solves = self.objective.evaluate(part, epoch, self.directions)
+            losses = [found.value.mean() * share for found in values.values()]
+            torch.stack(losses).sum().backward()
+        for name, made in solves.items():
+            tally.add_solves(name, made)
+        for name, found in values.items():
+            tally.add_loss(name, found, share)
+        return {k: found.direction for k, found in values.items() if found.direction is not None}
 
     def _clip(self) -> float:
         """Scales the gradient down to ``learning.clip``; its norm before."""
@@ -233,6 +245,23 @@ class Trainer:
                 "higher objective.contraction, or a lower learning.lr"
             )
 
+    def _watch(self, unsolved: float) -> str:
+        """What to say if more and more solves miss their tolerance, now and then."""
+        progress = self.progress
+        progress.unsolved = 0.9 * progress.unsolved + 0.1 * unsolved
+        if progress.unsolved <= TOO_MANY_UNSOLVED:
+            progress.warned = 0
+            return ""
+        if progress.warned and self.step - progress.warned < WARN_EVERY:
+            return ""
+        progress.warned = self.step
+        return (
+            f"{unsolved:.0%} of this step's solves ended before their tolerance, and most have for "
+            "some time: the loss and its gradient are inexact. Raise objective.contraction, or "
+            "model.sigma a little, or lower learning.lr, in another run; if the residuals go on "
+            "falling when they stop, raise model.max_steps and model.gradient.max_steps"
+        )
+
     # ------------------------------------------------------------------------------ validation
 
     def note_validation(self, scores: dict[str, float]) -> bool:
@@ -244,7 +273,8 @@ class Trainer:
         score = scores["held_out"] if "held_out" in scores else scores["misfit"]
         if score < progress.best_score:
             progress.best_score, progress.best_step = score, self.step
-            self.best = {k: v.clone() for k, v in self.average.items()}
+            changing = self.average.keys() | self.buffers.keys()
+            self.best = {k: v for k, v in self.averaged().items() if k in changing}
         waited = self.step - progress.best_step
         return bool(settings.patience) and waited >= settings.patience * settings.validate_every
 
@@ -263,6 +293,7 @@ class Trainer:
     def checkpoint(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """All that is needed to go on: tensors by name, and numbers."""
         tensors = {f"model.{k}": v for k, v in self.parameters.items()}
+        tensors |= {f"buffer.{k}": v for k, v in self.buffers.items()}
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
         tensors |= {f"direction.{k}": v for k, v in self.directions.items()}
@@ -270,21 +301,28 @@ class Trainer:
         return tensors, asdict(self.progress)
 
     def restore(self, saved: Checkpoint) -> None:
-        """Goes back to what :meth:`checkpoint` gave."""
-        tensors = saved.tensors
+        """Goes back to what :meth:`checkpoint` gave.
+
+        Checkpoints of release 0.1 hold no buffers, and not all of ``Progress``.
+        """
+        tensors, device = saved.tensors, self.fabric.device
         with torch.no_grad():
             for name, p in self.parameters.items():
                 p.copy_(tensors[f"model.{name}"])
                 self.average[name].copy_(tensors[f"average.{name}"])
-        self.best = {
-            name: tensors[f"best.{name}"].to(value)
-            for name, value in self.average.items()
-            if f"best.{name}" in tensors
-        }
-        self.directions = {
-            name: tensors[f"direction.{name}"].to(self.fabric.device)
-            for name in self.losses
-            if f"direction.{name}" in tensors
-        }
+            for name, buffer in self.buffers.items():
+                if f"buffer.{name}" in tensors:
+                    buffer.copy_(tensors[f"buffer.{name}"])
+        self.best = _with_prefix("best.", tensors, device)
+        self.directions = _with_prefix("direction.", tensors, device)
         restore_optimizer(self.optimizer, tensors)
-        self.progress = Progress(**{k: saved.state[k] for k in asdict(Progress())})
+        known = {field.name for field in fields(Progress)} & saved.state.keys()
+        self.progress = Progress(**{name: saved.state[name] for name in known})
+
+
+def _with_prefix(
+    prefix: str, tensors: dict[str, Tensor], device: torch.device
+) -> dict[str, Tensor]:
+    return {
+        k.removeprefix(prefix): v.to(device) for k, v in tensors.items() if k.startswith(prefix)
+    }

@@ -5,9 +5,12 @@ from .consistency import MeasurementConsistency, Supervised, Weighted
 from .contraction import JacobianPenalty
 from .equivariance import Equivariance, MultiOperator
 from .recorrupted import Recorrupted
+from .second_solve import DEFAULT_ACCURACY, Accuracy, SecondSolveLoss, accurate
 from .splitting import Splitting
 
 __all__ = [
+    "DEFAULT_ACCURACY",
+    "Accuracy",
     "Equivariance",
     "Example",
     "JacobianPenalty",
@@ -16,8 +19,10 @@ __all__ = [
     "MultiOperator",
     "RecordedLoss",
     "Recorrupted",
+    "SecondSolveLoss",
     "Splitting",
     "Supervised",
     "Weighted",
+    "accurate",
     "evaluate",
 ]

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from deepinv.loss import Loss
+from deepinv.utils import TensorList
 from torch import Tensor
 
 from ...imaging.linear import solve_spd
 from .base import Example, LossValue, RecordedLoss, mean_square
+
+#: Of the conjugate gradients that count the misfit in the image. Where the iterations do not
+#: suffice, which takes a floor below 1e-6, they warn.
+TOLERANCE = 1e-3
+MOST_ITERATIONS = 1000
 
 
 class MeasurementConsistency(RecordedLoss):
@@ -38,19 +45,34 @@ class MeasurementConsistency(RecordedLoss):
         return LossValue(self.weight * self._misfit(example.x_net, example.y, example.physics))
 
     def _misfit(self, x: Tensor, y: Any, physics: Any) -> Tensor:
-        r = physics.A(x) - y
-        if not isinstance(r, Tensor):  # stacked physics: a list of measurements
-            total: Tensor = sum(part.abs().square().flatten(1).sum(1) for part in r)
-            return total / sum(part[0].numel() for part in r)
+        measured = physics.A(x)
+        if isinstance(measured, Tensor):
+            shapes = [measured.shape[1:]]
+        else:  # stacked physics: a list of measurements
+            shapes = [part.shape[1:] for part in measured]
+        r = _side_by_side(measured) - _side_by_side(y)
         if self.floor == 0:
-            return r.abs().square().flatten(1).mean(1)
+            return r.abs().square().mean(1)
 
         def M(v: Tensor) -> Tensor:
-            out: Tensor = physics.A(physics.A_adjoint(v)) + self.floor * v
-            return out
+            w = _apart(v, shapes, measured)
+            return _side_by_side(physics.A(physics.A_adjoint(w))) + self.floor * v
 
-        w = solve_spd(M, r, tol=1e-3, max_iter=100)
-        return (r * w).flatten(1).sum(1) / x[0].numel()
+        w = solve_spd(M, r, tol=TOLERANCE, max_iter=MOST_ITERATIONS)
+        return torch.linalg.vecdot(r, w).real / x[0].numel()
+
+
+def _side_by_side(y: Any) -> Tensor:
+    """(B, …), or a list of such: (B, N)."""
+    parts = [y] if isinstance(y, Tensor) else list(y)
+    return torch.cat([part.flatten(1) for part in parts], 1)
+
+
+def _apart(rows: Tensor, shapes: list[torch.Size], example: Any) -> Any:
+    """Undoes :func:`_side_by_side`, in the form of ``example``."""
+    pieces = rows.split([shape.numel() for shape in shapes], 1)
+    parts = [piece.reshape(-1, *shape) for piece, shape in zip(pieces, shapes, strict=True)]
+    return parts[0] if isinstance(example, Tensor) else TensorList(parts)
 
 
 class Supervised(RecordedLoss):

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...equilibrium.solve import FlatMap
+from ...equilibrium.flat import FlatMap
+from ...reconstruction.contraction import row_norms, unit_rows
 from .base import Example, LossValue, RecordedLoss
 
 
@@ -51,17 +52,12 @@ class JacobianPenalty(RecordedLoss):
         if v is None or v.shape[1] != z.shape[1]:
             start = torch.Generator().manual_seed(0)
             v = torch.randn(1, z.shape[1], generator=start)
-        v = _unit(v.to(z))
+        v = unit_rows(v.to(z))
         with torch.enable_grad():
             (Jv,) = torch.autograd.grad(F(z), z, v.expand_as(z), create_graph=True)
-        gain = torch.linalg.vector_norm(Jv, dim=1)
+        gain = row_norms(Jv)
         value = self.weight * torch.relu(gain - self.bound).square().mean()
         usable = bool((gain.isfinite() & (gain > 0)).all())
         # There always is a direction: processes that share a batch share it.
-        direction = _unit(Jv.detach()[:1]) if usable else v
+        direction = unit_rows(Jv.detach()[:1]) if usable else v
         return LossValue(value, gain=gain.detach(), direction=direction)
-
-
-def _unit(v: Tensor) -> Tensor:
-    length = torch.linalg.vector_norm(v, dim=1)
-    return v / length.clamp_min(torch.finfo(v.dtype).tiny)[:, None]

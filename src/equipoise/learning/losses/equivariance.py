@@ -9,18 +9,19 @@ import torch
 from torch import Tensor
 
 from ...imaging.draws import per_sample
-from ...imaging.operators import select
-from .base import Example, LossValue, RecordedLoss, mean_square
-from .second_solve import reconstruct_again
+from ...imaging.operators import differs_per_sample, select, selectable
+from .base import Example, LossValue, mean_square
+from .second_solve import DEFAULT_ACCURACY, Accuracy, SecondSolveLoss, reconstruct_again, refined
 
 
-class Equivariance(RecordedLoss):
+class Equivariance(SecondSolveLoss):
     """Equivariant imaging (Chen, Tachella and Davies, ICCV 2021): weight · mean |T_g x̂ − f*(A T_g
     x̂)|².
 
     The reconstruction is moved by one draw of ``group`` for each sample (or by ``group.n_trans``
     draws), measured again and reconstructed again. An equilibrium model starts its second solve at
-    T_g x̂, its own answer once it is trained.
+    T_g x̂, its own answer once it is trained; both of its solves are made as accurate as
+    ``accuracy`` says, whatever the model's own tolerance is.
 
     Args:
         group: ``Rotations``, ``Reflections``, ``Shifts``, or any deepinv transform.
@@ -29,12 +30,18 @@ class Equivariance(RecordedLoss):
         stop_gradient: treat the target T_g x̂ as a constant (its measurement is not). Otherwise, as
             in the paper, a smoother x̂ is a target that is easier to hit, and learning it lowers the
             loss: 0.4 dB on CT and inpainting (results/training.md).
+        accuracy: of the two equilibria that are compared.
     """
 
     def __init__(
-        self, group: Any, weight: float = 1.0, noise: bool = True, stop_gradient: bool = True
+        self,
+        group: Any,
+        weight: float = 1.0,
+        noise: bool = True,
+        stop_gradient: bool = True,
+        accuracy: Accuracy = DEFAULT_ACCURACY,
     ):
-        super().__init__()
+        super().__init__(accuracy)
         self.group = group
         self.weight = weight
         self.noise = noise
@@ -46,30 +53,41 @@ class Equivariance(RecordedLoss):
         return self.evaluate(Example(x_net, y, physics, model)).value
 
     def evaluate(self, example: Example) -> LossValue:
-        x, physics = example.x_net, example.physics
+        x, first = refined(example, self.accuracy)
+        physics = example.physics
         moved = move(self.group, x)
         if len(moved) > len(x):  # several draws: each sample's operator as often
             draws = len(moved) // len(x)
             physics = select(physics, torch.arange(len(x)).repeat(draws), len(x))
         y = measure_again(moved, physics, self.noise)
-        again, solves = reconstruct_again(example.model, y, physics, near=moved)
+        again, second = reconstruct_again(example.model, y, physics, self.accuracy, start=moved)
         target = moved.detach() if self.stop_gradient else moved
-        return LossValue(self.weight * mean_square(again, target), solves)
+        return LossValue(self.weight * mean_square(again, target), first + second)
 
 
-class MultiOperator(RecordedLoss):
+class MultiOperator(SecondSolveLoss):
     """Multi-operator imaging (Tachella, Chen and Davies, NeurIPS 2022): weight · mean |x̂ − f*(A'
-    x̂)|², A' the operator of another sample of the batch; with a ``group``, MOEI: T_g x̂ in place of
-    x̂. For data whose samples have masks or coils of their own.
+    x̂)|², A' the operator of another sample; with a ``group``, MOEI: T_g x̂ in place of x̂. For data
+    whose samples have masks or coils of their own.
+
+    Our trainer says which operator is another sample's; where another trainer calls the loss, it is
+    that of the sample before in the batch.
 
     Args:
         weight: of the term.
         group: moves the image first.
         noise: add the physics' noise to the second measurement.
+        accuracy: of the two equilibria that are compared.
     """
 
-    def __init__(self, weight: float = 1.0, group: Any = None, noise: bool = True):
-        super().__init__()
+    def __init__(
+        self,
+        weight: float = 1.0,
+        group: Any = None,
+        noise: bool = True,
+        accuracy: Accuracy = DEFAULT_ACCURACY,
+    ):
+        super().__init__(accuracy)
         self.weight = weight
         self.group = group
         self.noise = noise
@@ -80,13 +98,28 @@ class MultiOperator(RecordedLoss):
         return self.evaluate(Example(x_net, y, physics, model)).value
 
     def evaluate(self, example: Example) -> LossValue:
-        x = example.x_net
-        other = select(example.physics, torch.arange(len(x)).roll(1), len(x))
+        x, first = refined(example, self.accuracy)
+        other = example.other_physics
+        if other is None:
+            other = _of_the_sample_before(example.physics, len(x))
         if self.group is not None:
             x = move(self.group, x)
         y = measure_again(x, other, self.noise)
-        again, solves = reconstruct_again(example.model, y, other, near=x)
-        return LossValue(self.weight * mean_square(again, x), solves)
+        again, second = reconstruct_again(example.model, y, other, self.accuracy, start=x)
+        return LossValue(self.weight * mean_square(again, x), first + second)
+
+
+def _of_the_sample_before(physics: Any, count: int) -> Any:
+    """
+    Raises:
+        ValueError: there is no other operator.
+    """
+    if not differs_per_sample(physics, count):
+        raise ValueError(
+            f"MultiOperator: the {count} sample(s) of this batch share one operator; it needs two "
+            "or more in a batch, each with a mask or coil maps of its own"
+        )
+    return select(physics, torch.arange(count).roll(1), count)
 
 
 def move(group: Any, x: Tensor) -> Tensor:
@@ -98,16 +131,17 @@ def move(group: Any, x: Tensor) -> Tensor:
 def measure_again(x: Tensor, physics: Any, noise: bool) -> Any:
     """What the operator measures of x (B, C, H, W).
 
-    With noise (and sensor model) if asked, which each sample draws for itself.
+    With noise (and sensor model) if asked, which each sample draws for itself where the operator of
+    one sample is known.
     """
     clean = physics.A(x)
     if not noise:
         return clean
-    if not isinstance(clean, Tensor):  # stacked physics: a list of measurements
-        return physics.sensor(physics.noise(clean))
+    if not isinstance(clean, Tensor) or not selectable(physics, len(x), clean):
+        return physics.sensor(physics.noise(clean))  # for all at once
 
     def draw(index: Sequence[int]) -> Tensor:
-        part = select(physics, torch.tensor(index), len(x))
+        part = select(physics, torch.tensor(index), len(x), clean)
         noisy: Tensor = part.sensor(part.noise(clean[index[0] : index[-1] + 1]))
         return noisy
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ...imaging.draws import per_sample
-from .base import Example, LossValue, RecordedLoss, mean_square
-from .second_solve import reconstruct_again
+from .base import Example, LossValue, mean_square
+from .second_solve import DEFAULT_ACCURACY, Accuracy, SecondSolveLoss, reconstruct_again
 
 
-class Recorrupted(RecordedLoss):
+class Recorrupted(SecondSolveLoss):
     """Recorrupted-to-recorrupted (Pang et al., CVPR 2021): weight · mean |A f*(y + a σ w) − (y − σ
     w / a)|² with w ~ N(0, 1): the two have independent noise, so that the expectation is that of a
     clean target, up to a constant. For Gaussian noise.
@@ -22,10 +22,17 @@ class Recorrupted(RecordedLoss):
         sigma: the noise's standard deviation σ.
         weight: of the term.
         a: how the noise is shared between input and target.
+        accuracy: of the equilibrium that predicts.
     """
 
-    def __init__(self, sigma: float, weight: float = 1.0, a: float = 0.5):
-        super().__init__()
+    def __init__(
+        self,
+        sigma: float,
+        weight: float = 1.0,
+        a: float = 0.5,
+        accuracy: Accuracy = DEFAULT_ACCURACY,
+    ):
+        super().__init__(accuracy)
         if not (sigma > 0 and a > 0):
             raise ValueError(f"sigma and a must be > 0, got {sigma} and {a}")
         self.sigma = sigma
@@ -38,7 +45,7 @@ class Recorrupted(RecordedLoss):
     def evaluate(self, example: Example) -> LossValue:
         y, physics = example.y, example.physics
         w = self._noise(y)
-        x, solves = reconstruct_again(example.model, y + self.a * w, physics, near=example.x_net)
+        x, solves = reconstruct_again(example.model, y + self.a * w, physics, self.accuracy)
         return LossValue(self.weight * mean_square(physics.A(x), y - w / self.a), solves)
 
     def _noise(self, y: Tensor) -> Tensor:

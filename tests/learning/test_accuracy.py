@@ -1,0 +1,84 @@
+"""What is minimised is what is written: losses whose value is the small difference of two
+equilibria, whatever the tolerance of the model."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import deepinv
+import pytest
+import torch
+from torch import Tensor
+
+import equipoise as eq
+from equipoise.imaging.draws import seeded
+from equipoise.imaging.mri import cartesian_mask
+from equipoise.learning.losses import Equivariance, Splitting
+from equipoise.reconstruction.denoisers import ComplexDenoiser
+
+from .examples import Shrunk
+
+PIXELS = 24
+
+
+class Problem(NamedTuple):
+    step: Any
+    physics: Any
+    y: Tensor
+
+
+def problem(what: str, which_step: str) -> Problem:
+    """Two images, and the shipped denoiser × 0.97, with which the equilibrium exists."""
+    denoiser: Any = eq.load_denoiser()
+    x = eq.phantoms(2, PIXELS, 900).double()
+    if what == "ct":
+        physics: Any = eq.ParallelBeam(PIXELS, 10, normalize=True)
+    else:
+        mask = cartesian_mask(PIXELS, PIXELS, 4, 0.1)
+        physics = deepinv.physics.MRI(mask=mask, img_size=(PIXELS, PIXELS)).double()
+        denoiser = ComplexDenoiser(denoiser)
+        x = torch.cat([x, 0.3 * x], 1)
+    physics.noise_model = deepinv.physics.GaussianNoise(0.005)
+    denoiser = Shrunk(denoiser, 0.97)
+    if which_step == "proximal":
+        step: Any = eq.ProximalStep(denoiser, strength=0.02, sigma=0.02, tol=1e-10)
+    else:
+        step = eq.GradientStep(denoiser, sigma=0.02)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        return Problem(step.double(), physics, physics(x))
+
+
+def value_and_gradient(
+    loss: Any, given: Problem, stop: eq.Stop, adjoint: eq.Stop
+) -> tuple[float, Tensor]:
+    """Of a loss as any trainer calls it, with a model of these tolerances."""
+    model = eq.EquilibriumReconstructor(
+        given.step, stop=stop, gradient=eq.Implicit(stop=adjoint), on_failure="ignore"
+    )
+    with seeded((0, 0), [0, 1]):
+        x = model(given.y, given.physics)
+        value = loss(x_net=x, y=given.y, physics=given.physics, model=model).mean()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    gradient = torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters)])
+    return float(value.detach()), gradient
+
+
+LOSSES = {
+    "equivariance": lambda: Equivariance(eq.Rotations()),
+    "equivariance_through_the_target": lambda: Equivariance(eq.Rotations(), stop_gradient=False),
+    "splitting": lambda: Splitting(parts=5, floor=1e-3),
+}
+
+
+@pytest.mark.parametrize("which", LOSSES)
+@pytest.mark.parametrize("step", ["proximal", "gradient"])
+@pytest.mark.parametrize("what", ["ct", "mri"])
+def test_a_loss_is_as_accurate_as_it_says(what, step, which):
+    """With a model at rtol 1e-3: its value within 1 %, its gradient within 3 % of the exact."""
+    given, loss = problem(what, step), LOSSES[which]()
+    exact = eq.Stop(1e-8, 1000)
+    true_value, true_gradient = value_and_gradient(loss, given, exact, exact)
+    value, gradient = value_and_gradient(loss, given, eq.Stop(1e-3), eq.Stop(1e-2))
+    assert value == pytest.approx(true_value, rel=0.01)
+    assert (gradient - true_gradient).norm() < 0.03 * true_gradient.norm()
