@@ -199,7 +199,9 @@ class TestWhatIsThereAlready:
         assert any("going on from the one before" in line for line in said)
         latest.write_bytes(b"")
         (folder / checkpoint.PREVIOUS).write_bytes(b"")
-        with pytest.raises(UserError, match="nothing was changed: restore one from a backup"):
+        with pytest.raises(
+            UserError, match="nothing was changed: restore one from a backup, or move"
+        ):
             train_run(tiny(folder), quiet)
         assert latest.read_bytes() == b""
 

@@ -57,7 +57,7 @@ def test_streamed_data_are_those_in_memory(workers):
 def test_a_file_that_cannot_be_read_is_told_as_it_was(workers):
     """From a worker process, too, and nothing is guessed from a traceback."""
     y = ct().A(images(5))
-    text = "scan_3.npy: cut short\nequipoise.errors.UserError: as its second line says"
+    text = "scan_3.npy: cut short equipoise.errors.UserError: as its second line says"
 
     def read(i):
         if i == 3:

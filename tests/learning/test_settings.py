@@ -129,8 +129,6 @@ def test_the_risk_estimate_is_that_of_the_noise():
 def test_what_does_not_fit_is_an_error():
     with pytest.raises(UserError, match=r"objective.splitting.parts=7: cannot split 6 views"):
         made({"splitting": {"parts": 7}})
-    with pytest.raises(UserError, match=r"objective.operators: all samples share one operator"):
-        made({"operators": 1.0})
     nothing = dict.fromkeys(ObjectiveSettings.model_fields, 0)
     with pytest.raises(UserError, match="all weights are 0"):
         made(nothing)

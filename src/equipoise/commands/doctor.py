@@ -210,7 +210,11 @@ def _training_step(config: Config, dataset: Dataset, losses: dict[str, Any]) -> 
     scan = dataset.scan
     model = config.model.make(scan.image_shape[0], scan.noise, config.seed)
     settings = config.learning.model_copy(update={"workers": 0})
-    trainer = Trainer(model, dataset, losses, settings, config.seed)
+    try:
+        trainer = Trainer(model, dataset, losses, settings, config.seed)
+    except UserError as error:
+        yield Finding("wrong", str(error))
+        return
     report = trainer.advance()
     start = time.perf_counter()
     trainer.advance()

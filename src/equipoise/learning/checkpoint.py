@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, shortened
 
 FILE = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
@@ -112,10 +112,12 @@ def load_latest(folder: Path) -> tuple[Checkpoint | None, str]:
             except UserError as error:
                 remarks.append(str(error))
     if remarks:
+        problems = "; ".join(
+            shortened(remark.removeprefix(f"{folder}/"), 120) for remark in remarks
+        )
         raise UserError(
-            f"{'; '.join(remarks)}. No whole checkpoint is left, and nothing was changed: restore "
-            f"one from a backup, or move the folder away (mv {folder} {folder}.broken) to start "
-            "anew"
+            f"{folder}: no whole checkpoint is left ({problems}), and nothing was changed: restore "
+            "one from a backup, or move the folder away to start anew"
         )
     return None, ""
 
