@@ -26,7 +26,7 @@ from common import arguments, parser
 from memory import begin_anew, memory
 
 import equipoise as eq
-from equipoise.imaging.tomography import system_matrix
+from equipoise.imaging.tomography.projector import forget_matrices
 
 
 class Pair(NamedTuple):
@@ -117,7 +117,7 @@ def report_memory(size: int, views: int) -> None:
 
 
 def compare(a: argparse.Namespace) -> None:
-    system_matrix.cache_clear()
+    forget_matrices()
     start = time.perf_counter()
     ours = eq.ParallelBeam(a.size, a.views)
     matrix = ours.matrix.on(False, torch.float32, torch.device("cpu"))
