@@ -159,6 +159,23 @@ class TestRelease01:
         saved = {"model": {"step": "gradient", "strength": 0.3}}
         assert parse(saved, "c", is_saved=True).model.step.kind == "gradient"
 
+    def test_a_new_name_on_the_command_line_wins_over_an_old_one_in_the_file(self, tmp_path):
+        path = tmp_path / "c.yaml"
+        path.write_text("model: {strength: 0.3}\nobjective: {floor: 0.1, parts: 7}\n")
+        overrides = ["model.step.strength=0.02", "objective.splitting.floor=0.5"]
+        config = load_config(path, overrides)
+        assert config.model.step.strength == 0.02
+        assert config.objective.splitting.floor == 0.5
+        assert config.objective.consistency.floor == 0.1
+        assert config.objective.splitting.parts == 7
+
+    def test_what_did_not_apply_is_told_with_the_file(self, tmp_path):
+        path = tmp_path / "c.yaml"
+        path.write_text("model: {depth: 5}\n")
+        with pytest.raises(UserError, match=r"c.yaml: model.depth=5 does not apply"):
+            load_config(path)
+        assert load_config(path, ["model.gradient=unrolled"]).model.gradient.steps == 5
+
     def test_overrides_by_the_old_name(self, tmp_path):
         path = tmp_path / "c.yaml"
         path.write_text("objective: {splitting: {parts: 4, weight: 2}}\n")

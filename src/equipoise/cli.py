@@ -212,6 +212,10 @@ def compare(
         Optional[str],  # noqa: UP045
         typer.Option(help="Methods, separated by commas; default: all."),
     ] = None,
+    methods: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Python file that registers methods of your own."),
+    ] = None,
 ) -> None:
     """Train, tune and score every method on the same data, over seeds; or several configurations
     against each other.
@@ -219,6 +223,7 @@ def compare(
     Example: equipoise compare configs/ct64.yaml learning.steps=150 --jobs 2
     """
     from .comparison.compare import compare as run_compare
+    from .comparison.methods import load_methods
     from .comparison.sweep import plan
     from .config import load_config
 
@@ -226,6 +231,8 @@ def compare(
     overrides = [text for text in config if "=" in text]
     if not files:
         raise UserError("compare: name a configuration file")
+    if methods is not None:
+        load_methods(methods)
     configs = [load_config(Path(file), overrides) for file in files]
     comparison = plan(configs, out, seeds, only.split(",") if only else None)
     table = run_compare(comparison, jobs, typer.echo, elsewhere)

@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .data.settings import Data, PhantomSettings
-from .earlier import upgraded
+from .earlier import objective_upgraded, upgraded, without_replaced
 from .errors import UserError, shortened
 from .imaging.settings import ParallelBeamSettings, Physics
 from .learning.settings import LearningSettings, ObjectiveSettings
@@ -92,9 +92,9 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
         raise UserError(
             f"{path}: expected sections such as data: and physics:, got {type(tree).__name__}"
         )
-    tree = _with_numbers(tree)
+    tree = objective_upgraded(_with_numbers(tree))
     for text in overrides or []:
-        _override(tree, text)
+        tree = _overridden(tree, text)
     tree.setdefault("name", path.stem)
     config = parse(tree, str(path))
     _find_beside(config, path)
@@ -109,7 +109,11 @@ def parse(tree: dict[str, Any], where: str, is_saved: bool = False) -> Config:
         UserError: see :func:`load_config`; ``where`` begins the message.
     """
     try:
-        return Config.model_validate(upgraded(tree, is_saved))
+        tree = upgraded(tree, is_saved)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    try:
+        return Config.model_validate(tree)
     except ValidationError as error:
         raise UserError(_complaint(error, where)) from error
 
@@ -130,7 +134,7 @@ def changed(config: Config, changes: dict[str, Any]) -> Config:
     return parse(tree, config.name)
 
 
-def _override(tree: dict[str, Any], text: str) -> None:
+def _overridden(tree: dict[str, Any], text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise UserError(
@@ -144,6 +148,7 @@ def _override(tree: dict[str, Any], text: str) -> None:
         _set(tree, key.split("."), parsed)
     except TypeError as error:
         raise UserError(f"{text!r}: {error}") from error
+    return without_replaced(tree, key.split("."))
 
 
 def _set(tree: dict[str, Any], path: list[str], value: Any) -> None:

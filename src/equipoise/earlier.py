@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .reconstruction.earlier import MOVED as MOVED_IN_MODEL
 from .reconstruction.earlier import model_section_of_release_0_1
 
 #: Where the options of the objective went: each stands with its loss now.
@@ -18,6 +19,23 @@ MOVED = {
 }
 #: Options of the data that were written out with these values where they did not apply.
 UNUSED = {"path": None, "count": 200, "peak": 1.0}
+
+
+def without_replaced(tree: dict[str, Any], path: list[str]) -> dict[str, Any]:
+    """The tree after a value was set by its new name: what stands under the old one no longer
+    counts."""
+    section = tree.get("model")
+    if len(path) != 3 or path[0] != "model" or not isinstance(section, dict):
+        return tree
+    old = {moved.key for moved in MOVED_IN_MODEL if [moved.section, moved.name] == path[1:]}
+    return {**tree, "model": {key: value for key, value in section.items() if key not in old}}
+
+
+def objective_upgraded(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree with the section ``objective`` in the keys of this release."""
+    if not isinstance(tree.get("objective"), dict):
+        return tree
+    return {**tree, "objective": _objective(tree["objective"])}
 
 
 def upgraded(tree: dict[str, Any], is_saved: bool = False) -> dict[str, Any]:
@@ -35,9 +53,7 @@ def upgraded(tree: dict[str, Any], is_saved: bool = False) -> dict[str, Any]:
         out["data"] = _data(tree["data"], is_saved)
     if isinstance(tree.get("model"), dict):
         out["model"] = model_section_of_release_0_1(tree["model"], lenient=is_saved)
-    if isinstance(tree.get("objective"), dict):
-        out["objective"] = _objective(tree["objective"])
-    return out
+    return objective_upgraded(out)
 
 
 def _data(section: dict[str, Any], is_saved: bool) -> dict[str, Any]:

@@ -5,10 +5,11 @@ from .consistency import MeasurementConsistency, Supervised, Weighted
 from .contraction import JacobianPenalty
 from .equivariance import Equivariance, MultiOperator
 from .recorrupted import Recorrupted
-from .second_solve import DEFAULT_ACCURACY, Accuracy, SecondSolveLoss, accurate
+from .second_solve import AS_THE_MODEL, DEFAULT_ACCURACY, Accuracy, SecondSolveLoss, accurate
 from .splitting import Splitting
 
 __all__ = [
+    "AS_THE_MODEL",
     "DEFAULT_ACCURACY",
     "Accuracy",
     "Equivariance",
