@@ -9,6 +9,8 @@ from pydantic import ValidationError
 from equipoise.errors import UserError
 from equipoise.imaging.groups import Reflections, Rotations
 from equipoise.learning.losses import (
+    AS_THE_MODEL,
+    DEFAULT_ACCURACY,
     Equivariance,
     JacobianPenalty,
     MeasurementConsistency,
@@ -18,6 +20,7 @@ from equipoise.learning.losses import (
     Supervised,
     Weighted,
 )
+from equipoise.learning.objective import accuracy_for
 from equipoise.learning.settings import LearningSettings, ObjectiveSettings
 
 from .examples import ct, dataset_of, images, mri
@@ -59,9 +62,21 @@ def test_defaults():
     assert (losses["contraction"].weight, losses["contraction"].bound) == (0.1, 0.9)
 
 
+def test_how_accurately_the_second_solves_are_made():
+    """As accurately as the model's tolerance says, or as the losses themselves ask."""
+    for exact, accuracy in ((False, AS_THE_MODEL), (True, DEFAULT_ACCURACY)):
+        losses = made({"exact": exact, "operators": 1.0}, mri(samples=3))
+        for name in ("splitting", "equivariance", "operators"):
+            assert losses[name].accuracy == accuracy
+        assert accuracy_for(losses.values()) == accuracy
+    assert accuracy_for([deepinv.loss.TVLoss()]) == DEFAULT_ACCURACY
+    assert accuracy_for([deepinv.loss.TVLoss(), losses["consistency"]]) == DEFAULT_ACCURACY
+    assert accuracy_for([losses["consistency"]]) is None
+
+
 def test_every_loss_in_its_order():
-    tree = dict.fromkeys(ObjectiveSettings.model_fields, 0.5)
-    losses = made(tree, mri(samples=3))
+    names = [name for name in ObjectiveSettings.model_fields if name != "exact"]
+    losses = made(dict.fromkeys(names, 0.5), mri(samples=3))
     assert list(losses) == [
         "consistency",
         "splitting",

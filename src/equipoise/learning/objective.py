@@ -123,15 +123,14 @@ def accuracy_for(losses: Iterable[Any]) -> Accuracy | None:
 
     What losses of others compare is not known, so they get what ours ask for.
     """
-    needed: Accuracy | None = None
-    for loss in losses:
-        if isinstance(loss, SecondSolveLoss):
-            accuracy = loss.accuracy
-        elif isinstance(loss, RecordedLoss):
-            continue
-        else:
-            accuracy = DEFAULT_ACCURACY
-        needed = accuracy if needed is None else needed.tightest(accuracy)
+    losses = list(losses)
+    asked = [loss.accuracy for loss in losses if isinstance(loss, SecondSolveLoss)]
+    if not asked:
+        has_others = any(not isinstance(loss, RecordedLoss) for loss in losses)
+        return DEFAULT_ACCURACY if has_others else None
+    needed = asked[0]
+    for accuracy in asked[1:]:
+        needed = needed.tightest(accuracy)
     return needed
 
 
