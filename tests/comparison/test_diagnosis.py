@@ -21,10 +21,11 @@ from equipoise.equilibrium import Implicit, Stop
 from equipoise.errors import UserError
 from equipoise.imaging.groups import Rotations
 from equipoise.reconstruction.denoisers import Invariant
+from equipoise.reconstruction.denoisers.settings import RandomSettings
 from equipoise.run import Run
 
 #: Untrained networks are slow to solve for, and that is not what is tested.
-LOOSE = {"images": 2, "forward": Stop(1e-4, 15), "adjoint": Stop(1e-3, 15), "say": quiet}
+LOOSE = {"images": 2, "forward": Stop(1e-4, 5), "adjoint": Stop(1e-3, 5), "say": quiet}
 
 
 def run_of(folder, seed=0, changes=None):
@@ -33,6 +34,17 @@ def run_of(folder, seed=0, changes=None):
     scan = Scan.planned(config.physics, config.data.size, config.seed).with_noise(0.01)
     model = config.model.make(scan.image_shape[0], scan.noise, seed=seed + 1)
     return Run(folder, config, scan, model.eval())
+
+
+class Shrinking(torch.nn.Module):
+    """D(x) = x / (1 + σ)."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x, sigma):
+        return self.one * x / (1 + sigma)
 
 
 class TestColumns:
@@ -102,7 +114,8 @@ class TestMissing:
         for file in ("table.md", "report.html", "diagnosis.json"):
             assert "RuntimeError: it fell over" in (found.folder / file).read_text()
 
-    def test_measurements_have_no_truth(self, tmp_path):
+    def test_measurements_have_no_truth(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(RandomSettings, "make", lambda self, seed=0: Shrinking())
         run = run_of(tmp_path / "one", changes={"model.invariant": "quarter_turns"})
         folder = tmp_path / "sinograms"
         folder.mkdir()
@@ -143,18 +156,10 @@ class TestMeasureNetwork:
 
     @pytest.fixture(scope="class")
     def measured(self, tmp_path_factory):
-        class Shrinking(torch.nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.one = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
-
-            def forward(self, x, sigma):
-                return self.one * x / (1 + sigma)
-
         folder = tmp_path_factory.mktemp("runs") / "one"
         run = run_of(folder, changes={"model.precision": "64", "model.sigma": 0.25})
-        run.model.step.denoiser = Shrinking()
-        run.model.stop, run.model.gradient = Stop(1e-9, 300), Implicit(stop=Stop(1e-9, 300))
+        run.model.step.denoiser = Shrinking().double()
+        run.model.stop, run.model.gradient = Stop(1e-7, 100), Implicit(stop=Stop(1e-7, 100))
         physics = run.scan.double().physics
         rng = torch.Generator().manual_seed(0)
         truth = torch.rand(2, 1, 16, 16, dtype=torch.float64, generator=rng)
@@ -208,7 +213,7 @@ class TestMeasureNetwork:
         x = run.model(y, physics).detach()
         assert found.table["unfinished"] == 0
         assert len(found.residuals) == len(found.adjoint) == 2
-        assert found.residuals[0][-1] <= 1e-9
+        assert found.residuals[0][-1] <= 1e-7
         total = float((x - truth).square().mean())
         parts = found.table["error_range"] + found.table["error_null"]
         assert parts == pytest.approx(total, rel=1e-3)
@@ -223,5 +228,5 @@ class TestMeasureNetwork:
         moved = Rotations().transform(x, theta=torch.full((2,), 30.0))
         again = run.model(physics.A(moved), physics).detach()
         gap = (moved - again).flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)
-        assert curve[30.0] == pytest.approx(gap.tolist(), rel=1e-6)
+        assert curve[30.0] == pytest.approx(gap.tolist(), rel=1e-4)
         assert all(math.isfinite(v) for _, values in found.curves["gap"]["flip"] for v in values)

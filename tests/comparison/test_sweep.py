@@ -14,15 +14,22 @@ import equipoise as eq
 from equipoise.assessment.metrics import psnr
 from equipoise.comparison.compare import compare
 from equipoise.comparison.method import Fitted, Interrupted
+from equipoise.comparison.outcome import Outcome
 from equipoise.comparison.scores import read_score
-from equipoise.comparison.sweep import Comparison, Sweep, collect, plan, scored
+from equipoise.comparison.sweep import Comparison, Sweep, check_folder, collect, plan, scored
 from equipoise.comparison.tuning import Ladder
 from equipoise.config import changed, parse
 from equipoise.errors import UserError
 
 
 def run(comparison, say=quiet):
-    return compare(comparison, say=say)
+    """The work and its table, without figures and page, which take longer."""
+    check_folder(comparison)
+    dataset, what = comparison.unseen(comparison.config.seed)
+    comparison.out.mkdir(parents=True, exist_ok=True)
+    (comparison.out / "config.yaml").write_text(comparison.text())
+    Sweep(comparison, say=say).run()
+    return Outcome(comparison, collect(comparison), dataset, what, {}).table
 
 
 class TestScores:
@@ -104,10 +111,20 @@ class TestFailures:
         assert [m.reason for m in row.missing] == [where + reason]
         assert row.more["seeds"] == 2 - len(seeds)
         assert ("psnr" in row.cells) == (len(seeds) == 1)
-        assert where + reason in (task.out / "table.md").read_text()
-        assert where + reason in (task.out / "report.html").read_text()
-        saved = json.loads((task.out / "results.json").read_text())
-        assert saved["table"]["bad"]["failed" if failed else "missing"] == [where + reason]
+
+    def test_in_all_files(self, comparison):
+        """Terminal, Markdown, JSON and page; also where nothing at all has scores."""
+        for methods in ([Scaled("one"), Breaking("bad", [1])], [Breaking("all", [0, 1])]):
+            task = comparison(*methods)
+            task.out = task.out / methods[0].name
+            table = compare(task, say=quiet)
+            where = "" if len(methods) == 1 else "seed 1: "
+            reason = f"{where}RuntimeError: it fell over"
+            assert reason in table.terminal()
+            assert reason in (task.out / "table.md").read_text()
+            assert reason in (task.out / "report.html").read_text()
+            saved = json.loads((task.out / "results.json").read_text())
+            assert saved["table"][methods[-1].name]["failed"] == [reason]
 
     def test_the_mean_is_of_the_seeds_that_have_scores(self, comparison):
         table = run(comparison(Scaled("one"), Breaking("bad", [0])))
@@ -149,7 +166,6 @@ class TestFailures:
         task = comparison(Breaking("none", [0, 1], "reason"))
         table = run(task)
         assert table.row("none").remarks() == "there is none for this operator"
-        assert (task.out / "report.html").exists()
 
     def test_an_interruption_is_no_failure(self, comparison):
         class Stopped(Scaled):
@@ -210,7 +226,8 @@ class TestTuning:
         known = json.loads((task.out / "scores" / "tuned-tuning.json").read_text())
         assert known["setting"]["factor"] in (0.5, 1.0, 2.0, 4.0)
         assert set(known["images"]) <= {f"patient{k:02d}" for k in range(12)} - scored_on
-        words = (task.out / "table.md").read_text()
+        dataset, what = task.unseen(0)
+        words = Outcome(task, collect(task), dataset, what, {}).markdown()
         assert "Tuned to the best PSNR on 8 of the true images" in words
         assert "trained on: Scaled by 1; no other method was" in words
 
