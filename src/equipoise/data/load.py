@@ -76,10 +76,17 @@ def _are_images(data: Data, items: Sequence[Item], scan: Scan, is_elsewhere: boo
     if is_elsewhere and not may_hold_either(items):
         return look_like_images(items)
     if isinstance(data, ImageSettings):
-        return not is_elsewhere or not all(fits(item, scan.measurement_shape) for item in items)
+        return not is_elsewhere or not _are_surely_measurements(items, scan)
     if isinstance(data, MeasurementSettings):
         return False
     return look_like_images(items)
+
+
+def _are_surely_measurements(items: Sequence[Item], scan: Scan) -> bool:
+    """Whether arrays have the shape of a measurement, where that is not the shape of an image."""
+    if scan.measurement_shape[-2:] == scan.image_shape[-2:]:
+        return False
+    return all(fits(item, scan.measurement_shape) for item in items)
 
 
 def _refuse_ignored_options(data: AutoSettings, holds_images: bool) -> None:
