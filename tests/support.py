@@ -26,7 +26,7 @@ TINY: dict[str, Any] = {
         "max_steps": 6,
         "test_max_steps": 6,
         "denoiser": {"kind": "random", "channels": 4, "layers": 2},
-        "gradient": {"kind": "implicit", "max_steps": 6},
+        "gradient": {"kind": "implicit", "max_steps": 20},
     },
     "objective": {"splitting": {"parts": 2}},
     "learning": {"steps": 4, "batch": 3, "checkpoint_every": 2, "validate_every": 2},

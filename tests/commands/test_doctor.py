@@ -13,7 +13,7 @@ MODEL = {
     "max_steps": 6,
     "test_max_steps": 6,
     "denoiser": {"kind": "random", "channels": 4, "layers": 2},
-    "gradient": {"kind": "implicit", "max_steps": 6},
+    "gradient": {"kind": "implicit", "max_steps": 20},
 }
 
 

@@ -67,7 +67,7 @@ def operator_config(folder: Path, physics: dict, data: dict | None = None, **mod
             "max_steps": 6,
             "test_max_steps": 6,
             "denoiser": {"kind": "random", "channels": 4, "layers": 2},
-            "gradient": {"kind": "implicit", "max_steps": 6},
+            "gradient": {"kind": "implicit", "max_steps": 20},
             **model,
         },
         "objective": {"splitting": 0},
