@@ -70,7 +70,7 @@ class TestConvergedMeansConverged:
     @pytest.mark.parametrize("solver", SOLVERS, ids=repr)
     @pytest.mark.parametrize("rtol", [1e-2, 1e-3])
     def test_drift(self, solver, rtol):
-        stop = eq.Stop(rtol, 3000)
+        stop = eq.Stop(rtol, int(2.2 / rtol))
         for shift in (1000.0, 1e-3, torch.tensor([1.0, -2.0, 3.0])):
             r = eq.solve(
                 lambda x, shift=shift: x + shift,
@@ -237,6 +237,24 @@ class TestConvergedMeansConverged:
             change, size = fresh(f, r)
             assert (change <= 1.001 * rtol * size)[r.converged].all()
             assert torch.allclose((change / size)[r.converged], r.residual[r.converged], rtol=1e-3)
+
+    def test_what_is_unrolled_is_evaluated_before_it_is_called_converged(self):
+        """The last iteration starts close to f, and ends beyond a cliff."""
+
+        def f(z):
+            return torch.where(z <= 1, z + 1e-5, -5.0)
+
+        for steps in (1, 4):
+            r = eq.fixed_point(
+                f,
+                torch.full((1, 1), 1 - 1e-5 * (steps - 1)),
+                gradient=eq.Unrolled(steps),
+                on_failure="ignore",
+            )
+            change, size = fresh(f, r)
+            assert r.status == eq.Status.MAX_STEPS
+            assert r.residual == pytest.approx(float(change / size))
+            assert r.trace.shape == (steps + 1, 1)
 
     def test_complex_numbers_and_tuples(self):
         M = 0.9 * torch.linalg.qr(torch.randn(5, 5, dtype=torch.complex128))[0].to(torch.complex64)
