@@ -128,7 +128,7 @@ def changed(config: Config, changes: dict[str, Any]) -> Config:
 
     A bare name chooses a kind, a bare number a weight, and a mapping replaces the section.
     """
-    tree = config.model_dump(mode="json", exclude_none=True)
+    tree = config.model_dump(mode="json")
     for key, value in changes.items():
         _set(tree, key.split("."), value)
     return parse(tree, config.name)
@@ -198,7 +198,9 @@ def _of_another_kind(
     chosen = {
         key: value
         for key, value in former.items()
-        if before is None or key not in before.model_fields or value != _default(before, key)
+        if before is None
+        or key not in before.model_fields
+        or value not in (None, _default(before, key))
     }
     return {**chosen, "kind": kind}
 

@@ -104,9 +104,10 @@ def load_run(folder: str | Path) -> Run:
             "train CONFIG"
         )
     config = read_config(folder)
-    config.out = folder
     weights, state = _trained_weights(folder)
     _check_that_it_belongs(config, state["config"], file)
+    config = changed(config, state.get("chosen", {}))
+    config.out = folder
     scan = Scan.planned(config.physics, config.data.size, config.seed).with_noise(state["noise"])
     model = config.model.make(scan.image_shape[0], scan.noise, denoiser=state.get("denoiser"))
     _fill(model, weights, file)

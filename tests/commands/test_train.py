@@ -383,7 +383,7 @@ class TestProcesses:
             "physics": {"angles": 12},
             "model": {"precision": "64"},
             "objective": {"splitting": {"parts": 2}},
-            "learning": {"steps": 3, "batch": 5, "checkpoint_every": 2},
+            "learning": {"steps": 3, "batch": 5, "checkpoint_every": 2, "warmup": 50},
         }
         (tmp_path / "c.yaml").write_text(yaml.safe_dump(tree))
         process = torchrun(2, "train", "c.yaml", "name=two", cwd=tmp_path)

@@ -17,9 +17,9 @@ from equipoise.comparison.method import Fitted, Interrupted
 from equipoise.comparison.outcome import Outcome
 from equipoise.comparison.scores import read_score
 from equipoise.comparison.sweep import Comparison, Sweep, check_folder, collect, plan, scored
-from equipoise.comparison.tuning import Ladder
 from equipoise.config import changed, parse
 from equipoise.errors import UserError
+from equipoise.learning.search import Ladder
 
 
 def run(comparison, say=quiet):

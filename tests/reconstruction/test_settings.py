@@ -117,7 +117,7 @@ class TestChoices:
     def test_defaults_are_not_shared(self):
         first = ModelSettings()
         first.step.strength = 3.0
-        assert ModelSettings().step.strength is None
+        assert ModelSettings().step.strength == "auto"
 
     def test_what_was_dumped_is_read_again(self):
         tree = {"step": "red", "gradient": "neumann", "denoiser": "mine.safetensors"}
@@ -281,11 +281,11 @@ class TestReleases:
         with pytest.raises(ValidationError, match="newton"):
             ModelSettings.model_validate(new)
 
-    def test_all_defaults_of_release_0_1_are_those_of_now(self):
+    def test_all_defaults_of_release_0_1_but_the_chosen_are_those_of_now(self):
         about = json.loads((RELEASE_0_1 / "exported" / "config.json").read_text())
         tree = about["model"]
         tree |= {"denoiser": "shipped", "channels": 32, "layers": 6, "max_steps": 50}
         tree |= {"adjoint_max_steps": 40, "test_max_steps": 100}
         new = ModelSettings.model_validate(model_section_of_release_0_1(tree))
-        assert new == ModelSettings()
+        assert new == ModelSettings(sigma=0.02, step={"kind": "proximal", "strength": None})
         TypeAdapter(StepChoice).validate_python(new.step)
