@@ -165,6 +165,7 @@ class Trainer:
             residual=tally.largest["forward residual"],
             adjoint_residual=tally.largest["adjoint residual"],
             unsolved=tally.unsolved,
+            overlong=tally.overlong,
             gain=tally.largest["gain"],
             gradient=norm,
             rate=rate,
