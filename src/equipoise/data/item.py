@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import UserError
+from ..imaging.tomography.scanner import ScannerGeometry
 
 #: An image, as numpy or torch has it.
 Values = TypeVar("Values", np.ndarray, Tensor)
@@ -73,6 +74,7 @@ class Item:
     format: str = "npy"  #: the name of the format that reads it, and writes what is made of it
     notes: tuple[str, ...] = ()  #: what its reader noticed
     frames: tuple[Item, ...] = ()  #: of which it is a sequence
+    geometry: ScannerGeometry | None = None  #: of a measurement, where its file says it
 
     def array(self) -> np.ndarray:
         """The values, in the units of the file.
