@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from ..linear import at_least_single, full_precision
+from ..sizes import image_size
 from .conventions import Convention, layout
 from .fbp import fan_fbp, parallel_fbp
-from .geometry import FanGeometry, ParallelGeometry, detector_count, image_size, view_angles
+from .geometry import FanGeometry, ParallelGeometry, detector_count, view_angles
 from .physics import Tomography
 
 #: Rays per detector; more of them cost memory and change nothing.
