@@ -1,4 +1,5 @@
-"""How the settings of methods are tuned: the same search for all, on images that are known."""
+"""How the settings of methods are tuned: the same search for all, on images that are known, or on
+scans of which views are left that nobody used."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..assessment.metrics import psnr
+from ..assessment.reference import unseen_misfit, unseen_views
 from ..data.dataset import Dataset
 from ..learning.search import Ladder, Setting, search
 
@@ -18,10 +20,12 @@ MARGIN = 0.01
 
 
 class Tuner:
-    """Finds the setting with which a method does best on images that are known.
+    """Finds the setting with which a method does best on images that are known, or predicts the
+    unseen views of scans best.
 
     Args:
-        load: the measurements to tune on, with their true images; None: there are none.
+        load: the measurements to tune on, with their true images or with unseen views; None: there
+            are none.
         folder: where what was found is kept, so that it is not looked for again.
         say: takes a line for the user.
     """
@@ -34,6 +38,7 @@ class Tuner:
     ):
         self._load = load
         self._dataset: Dataset | None = None
+        self._judge: Callable[[Tensor], float] | None = None
         self.folder = folder
         self.say = say
 
@@ -44,8 +49,8 @@ class Tuner:
         reconstruct: Callable[[Dataset, Setting], Tensor],
         meaning: Callable[[Dataset, Setting], Setting] | None = None,
     ) -> Setting:
-        """The setting with the highest mean PSNR, or the default one, where there is nothing to
-        tune on.
+        """The setting with the highest mean PSNR (or the smallest misfit on unseen views), or the
+        default one, where there is nothing to tune on.
 
         Args:
             name: of the method, under which the setting is kept.
@@ -60,16 +65,16 @@ class Tuner:
         known = None if self.folder is None else read_tuning(self.folder, name)
         if known is not None:
             return known.setting
-        if self._dataset is None:
+        if self._dataset is None or self._judge is None:
             self._dataset = self._load()
-        dataset = self._dataset
-        truth = dataset.require_truth()
+            self._judge = judge_of(self._dataset)
+        dataset, judge = self._dataset, self._judge
 
         def setting_of(values: Setting) -> Setting:
             return values if meaning is None else meaning(dataset, values)
 
         def score(values: Setting) -> float:
-            return float(psnr(reconstruct(dataset, setting_of(values)), truth).mean())
+            return judge(reconstruct(dataset, setting_of(values)))
 
         best = search(score, ladders, MARGIN)
         setting = setting_of(best)
@@ -80,6 +85,21 @@ class Tuner:
             found = {"setting": setting, "images": dataset.names}
             _file(self.folder, name).write_text(json.dumps(found))
         return setting
+
+
+def judge_of(dataset: Dataset) -> Callable[[Tensor], float]:
+    """What tells how good images of these measurements are, in dB: the mean PSNR to the truth, or,
+    where views were left out, how well they are predicted.
+
+    Raises:
+        UserError: there is neither.
+    """
+    unseen = unseen_views(dataset)
+    if unseen is None:
+        truth = dataset.require_truth()
+        return lambda x: float(psnr(x, truth).mean())
+    left_out = unseen
+    return lambda x: float(-20 * unseen_misfit(x, left_out).double().log10().mean())
 
 
 class Tuned(NamedTuple):
