@@ -1,9 +1,9 @@
 """What real scans are judged by: there is no truth, but there are the views that nobody used.
 
 Which reference is taken decides who wins, so there are three. The misfit on the unseen views is
-the only one that no other reconstruction has made. The least squares solution from all views shares
-the grid, the forward model, and the noise that it fits; filtered backprojection of all views and all
-detectors on a finer grid shares neither, and has its own artefacts.
+the only one that no other reconstruction has made. The least squares solution from all views has
+the same grid, the same forward model, and the noise that it fits; filtered backprojection of all
+views and all detectors on a finer grid has none of them, and artefacts of its own.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ MARGIN = 2
 CONVENTIONS = (
     "unseen misfit: ‖A x − y‖/‖y‖ over the views that were not used; PSNR to LS: to the least "
     f"squares solution from all views ({ITERATIONS} iterations of conjugate gradients on the "
-    "working grid); PSNR to FBP: to filtered backprojection (ramp) of all views and detectors on a "
-    "grid of 512² at least, averaged down; both with data range 1 in model units, inside the circle "
-    "that every view sees"
+    "working grid); PSNR to FBP: to filtered backprojection (ramp) of all views and detectors on "
+    "a grid of 512² at least, averaged down; both with data range 1 in model units, inside the "
+    "circle that every view sees"
 )
 
 

@@ -45,8 +45,8 @@ from .methods import PNP, classical_methods
 from .plugged import untrained
 from .tuning import Tuner
 
-#: Images whose truth the classical methods are tuned on, in their favour; or scans that were trained
-#: on, by the views of them that nobody used.
+#: Images whose truth the classical methods are tuned on, in their favour; or scans that were
+#: trained on, by the views of them that nobody used.
 TUNED_ON = 8
 COLUMNS = [
     Column("psnr", "PSNR (dB)", ".2f", ".2f"),
@@ -310,8 +310,8 @@ def _reference_in_words(evaluation: Evaluation, reference: Reference) -> list[st
     if apart is not None:
         words.append(
             "The two references, least squares and filtered backprojection of all views, are "
-            f"{apart:.1f} dB from each other, so either decides who wins up to there; the misfit on "
-            "the views that nobody used needs none."
+            f"{apart:.1f} dB from each other, so either decides who wins up to there; the misfit "
+            "on the views that nobody used needs none."
         )
     rows = {row.key: row.cells.get("unseen") for row in evaluation.table.rows}
     own = rows.pop("equipoise", None)
