@@ -66,7 +66,8 @@ def row_of(method: Method, scores: Seeds, against: Seeds, seeds: list[int]) -> R
     if pairs:
         differences = [_difference(score, other) for score, other in pairs]
         paired = torch.tensor(differences, dtype=torch.float64)
-        difference = bootstrap(paired, pairs[0][0].patients)
+        (score, _), *_ = pairs
+        difference = bootstrap(paired, score.patients)
         cells["difference"] = Value(difference.mean)
         cells["interval"] = Interval(difference.low, difference.high)
     return Row(

@@ -215,3 +215,10 @@ def test_real_scans():
     with h5py.File(DATA / "scanner" / "acqDataBrainSim100.h5") as stored:
         line = stored["dataset"]["data"][100]["data"].view(np.complex64)
     assert np.array_equal(item.array()[0, :, 100], line)
+
+
+def test_a_header_that_promises_too_much(tmp_path):
+    header = ismrmrd_header(1 << 20, 1 << 20)
+    make_ismrmrd(tmp_path / "a.h5", complex_array(2, 6, 8), header=header)
+    with pytest.raises(UserError, match=r"promises 8796093022208 bytes of data"):
+        open_path(tmp_path / "a.h5")

@@ -79,6 +79,7 @@ class SystemMatrix:
         if forward is None:
             forward = joseph_matrix(geometry)
         self._host = (forward, forward.T.tocsr())
+        self.rays, self.pixels = forward.shape
         self._ready: dict[tuple[bool, torch.dtype, torch.device], Tensor] = {}
         self._spectra: dict[tuple[torch.dtype, torch.device], Spectrum] = {}
 
@@ -91,13 +92,12 @@ class SystemMatrix:
     @property
     def fewer_pixels(self) -> bool:
         """Whether there are fewer pixels than rays."""
-        rays, pixels = self._host[0].shape
-        return bool(pixels < rays)
+        return self.pixels < self.rays
 
     @property
     def smaller_side(self) -> int:
         """The number of rays, or that of pixels if there are fewer."""
-        return int(min(self._host[0].shape))
+        return min(self.rays, self.pixels)
 
     @property
     def nbytes(self) -> int:
@@ -142,11 +142,10 @@ class SystemMatrix:
     def _turns(self) -> list[np.ndarray]:
         """What turning the image by 180° may do: to pixels; or to rays, where parallel beams come
         back with the detectors reversed, and fan beams as those of the opposite source."""
-        rays, pixels = self._host[0].shape
         if self.fewer_pixels:
-            return [np.arange(pixels)[::-1]]
+            return [np.arange(self.pixels)[::-1]]
         views = len(self.geometry.angles)
-        place = np.arange(rays).reshape(views, -1)
+        place = np.arange(self.rays).reshape(views, self.geometry.detectors)
         reversed_detectors = [place[:, ::-1].ravel()]
         opposite = [np.roll(place, views // 2, 0).ravel()] if views % 2 == 0 else []
         return reversed_detectors + opposite
