@@ -105,7 +105,8 @@ def _missing(scores: Seeds, seeds: list[int]) -> list[Missing]:
     bad = [(seed, score) for seed, score in known if not score.is_there]
     same = {score.missing for _, score in bad}
     if len(bad) == len(seeds) and len(same) == 1:
-        reasons = [bad[0][1].reason(bad[0][0], 1)]
+        (_, score), *_ = bad
+        reasons = [Missing(score.missing, score.failed)]
     else:
         reasons = [score.reason(seed, len(seeds)) for seed, score in bad]
     untried = [str(seed) for seed, score in zip(seeds, scores, strict=True) if score is None]
