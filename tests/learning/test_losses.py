@@ -170,6 +170,12 @@ class TestRiskEstimates:
         assert abs(float(value / risk) - 1) < 0.03
 
 
+@pytest.mark.parametrize("options", [{"sigma": 0.0}, {"sigma": -1.0}, {"sigma": 0.1, "a": 0.0}])
+def test_nothing_is_recorrupted_without_noise(options):
+    with pytest.raises(ValueError, match="sigma and a must be > 0"):
+        Recorrupted(**options)
+
+
 class TestPenalty:
     def test_it_lowers_the_gain(self):
         torch.manual_seed(0)

@@ -86,7 +86,8 @@ def _axis(geometry: Geometry, y: Tensor, factor: int) -> Iterator[Cause]:
         return misfit(replace(geometry, offset=offset), y)
 
     reach = math.ceil(FARTHEST * geometry.detectors)
-    places = [geometry.offset + step for step in range(-reach, reach + 1)]
+    first = geometry.offset - reach
+    places = [first + step for step in range(2 * reach + 1)]
     middle = min(places, key=at)
     best = _golden_section(at, middle - 1, middle + 1, PRECISION / factor)
     moved = (best - geometry.offset) * factor

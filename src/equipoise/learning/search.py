@@ -86,8 +86,7 @@ def _neighbours(place: tuple[int, ...], lengths: list[int]) -> list[tuple[int, .
     """One step up or down on one ladder."""
     found = []
     for axis, length in enumerate(lengths):
-        for step in (-1, 1):
-            k = place[axis] + step
+        for k in (place[axis] - 1, place[axis] + 1):
             if 0 <= k < length:
                 found.append((*place[:axis], k, *place[axis + 1 :]))
     return found

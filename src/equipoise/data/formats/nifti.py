@@ -142,8 +142,8 @@ def _read_volume(file: Path, changed: float) -> np.ndarray:
         volume = np.asarray(image.dataobj).astype(np.complex64)
     else:
         volume = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
-    while volume.ndim > 3 and volume.shape[-1] == 1:
-        volume = volume[..., 0]
+    if set(volume.shape[3:]) == {1}:
+        volume = volume.reshape(volume.shape[:3])
     if volume.ndim == 2:
         volume = volume[..., None]
     return check_numbers(volume, str(file))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..linear import at_least_single, full_precision
 from .geometry import Geometry
+from .spectrum import Spectrum, spectrum_of
 
 
 def joseph_matrix(geometry: Geometry) -> scipy.sparse.csr_matrix:
@@ -78,8 +79,9 @@ class SystemMatrix:
         if forward is None:
             forward = joseph_matrix(geometry)
         self._host = (forward, forward.T.tocsr())
+        self.rays, self.pixels = forward.shape
         self._ready: dict[tuple[bool, torch.dtype, torch.device], Tensor] = {}
-        self._spectra: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
+        self._spectra: dict[tuple[torch.dtype, torch.device], Spectrum] = {}
 
     def __deepcopy__(self, memo: dict) -> SystemMatrix:
         return self
@@ -90,13 +92,12 @@ class SystemMatrix:
     @property
     def fewer_pixels(self) -> bool:
         """Whether there are fewer pixels than rays."""
-        rays, pixels = self._host[0].shape
-        return bool(pixels < rays)
+        return self.pixels < self.rays
 
     @property
     def smaller_side(self) -> int:
         """The number of rays, or that of pixels if there are fewer."""
-        return int(min(self._host[0].shape))
+        return min(self.rays, self.pixels)
 
     @property
     def nbytes(self) -> int:
@@ -108,8 +109,7 @@ class SystemMatrix:
             for (_, dtype, device), m in self._ready.items()
             if (device.type, dtype) != own
         ]
-        spectra = [part for spectrum in self._spectra.values() for part in spectrum]
-        return sum(part.nbytes for part in [*parts, *copies, *spectra])
+        return sum(part.nbytes for part in [*parts, *copies, *self._spectra.values()])
 
     def on(self, transpose: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
         """The matrix (or its transpose) as a sparse tensor of this precision on this device."""
@@ -128,16 +128,27 @@ class SystemMatrix:
                 ).to(device)
         return self._ready[key]
 
-    def spectrum(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The smaller of M Mᵀ and Mᵀ M as Q diag(s) Qᵀ: Q (n, n) and s (n,) for n =
-        :attr:`smaller_side`; found once per precision, in float64."""
+    def spectrum(self, dtype: torch.dtype, device: torch.device) -> Spectrum:
+        """The smaller of M Mᵀ and Mᵀ M, (n, n) for n = :attr:`smaller_side`, by its eigenvectors;
+        found once per precision, in float64."""
         key = (dtype, device)
         if key not in self._spectra:
             m = self._host[0].astype(np.float64)
             gram = m.T @ m if self.fewer_pixels else m @ m.T
-            s, Q = torch.linalg.eigh(torch.from_numpy(gram.toarray()))
-            self._spectra[key] = Q.to(device, dtype), s.clamp_min(0).to(device, dtype)
+            dense = torch.from_numpy(gram.toarray())
+            self._spectra[key] = spectrum_of(dense, self._turns()).to(dtype, device)
         return self._spectra[key]
+
+    def _turns(self) -> list[np.ndarray]:
+        """What turning the image by 180° may do: to pixels; or to rays, where parallel beams come
+        back with the detectors reversed, and fan beams as those of the opposite source."""
+        if self.fewer_pixels:
+            return [np.arange(self.pixels)[::-1]]
+        views = len(self.geometry.angles)
+        place = np.arange(self.rays).reshape(views, self.geometry.detectors)
+        reversed_detectors = [place[:, ::-1].ravel()]
+        opposite = [np.roll(place, views // 2, 0).ravel()] if views % 2 == 0 else []
+        return reversed_detectors + opposite
 
     def product(self, x: Tensor, transpose: bool) -> Tensor:
         """(B, columns) → (B, rows), differentiable any number of times, forward and backward.
