@@ -85,7 +85,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     if not path.is_file():
         raise UserError(f"{path}: no such configuration file; the examples are in configs/")
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
+        tree = yaml.load(path.read_text(), Loader=_Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {error}") from error
     if not isinstance(tree, dict):
@@ -141,7 +141,7 @@ def _overridden(tree: dict[str, Any], text: str) -> dict[str, Any]:
             f"{text!r}: an override is written section.key=value, such as learning.steps=500"
         )
     try:
-        parsed = _with_numbers(yaml.safe_load(value))
+        parsed = _with_numbers(yaml.load(value, Loader=_Loader))
     except yaml.YAMLError as error:
         raise UserError(f"{text!r}: the value is not YAML: {error}") from error
     try:
@@ -207,6 +207,25 @@ def _default(section: type[Settings], key: str) -> Any:
     return section.model_fields[key].get_default(call_default_factory=True)
 
 
+#: 10:20 in YAML 1.1's pattern of whole numbers, base 60.
+_BASE_60 = "|[-+]?[1-9][0-9_]*(?::[0-5]?[0-9])+"
+
+
+def _without_base_60(tag: str, pattern: re.Pattern[str]) -> tuple[str, re.Pattern[str]]:
+    if not tag.endswith(":int"):
+        return tag, pattern
+    return tag, re.compile(pattern.pattern.replace(_BASE_60, ""), re.VERBOSE)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 10:20 as ten minutes and twenty seconds; here it is a range."""
+
+    yaml_implicit_resolvers = {
+        first: [_without_base_60(tag, pattern) for tag, pattern in resolvers]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 def _with_numbers(tree: Any) -> Any:
     """YAML 1.1 takes 1e-4 (without a point) for a string; nobody who writes it does."""
     if isinstance(tree, dict):
@@ -227,9 +246,9 @@ def _find_beside(config: Config, file: Path) -> None:
         (config.physics, "physics"),
         (config.model.denoiser, "model.denoiser"),
     ):
-        for key in ("path", "validation", "file"):
+        for key in ("path", "validation", "file", "white", "dark"):
             given = getattr(section, key, None)
-            if given is None or given.exists():
+            if not isinstance(given, Path) or given.exists():
                 continue
             beside = file.parent / given
             if not beside.exists():

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..imaging.phantoms import phantoms, smooth_phase
+from ..imaging.tomography import Tomography
 from .acquired import acquired
+from .counts import Tally, check_line_integrals, refuse_options, sinograms
 from .dataset import Dataset, Streamed, repeated
 from .formats import holds_images as look_like_images
 from .formats import may_hold_either, open_path
@@ -26,6 +28,7 @@ from .settings import (
     ImageSettings,
     MeasurementSettings,
     PhantomSettings,
+    SinogramSettings,
 )
 from .units import settled
 
@@ -62,12 +65,43 @@ def load_dataset(
     if holds_images:
         images = images_of(items, data.size)
         images = settled(images, data.units, override=not is_elsewhere)
-        return _measured(images, scan, seed, stream)
+        images, said = _sampled(images, data, None if is_elsewhere else seed)
+        return _measured(images, scan, seed, stream, said)
     if scan.settings.kind == "mri" and all(item.complex for item in items):
+        if isinstance(data, SinogramSettings):
+            refuse_options(data, "physics.kind is mri")
         return acquired(acquisitions_of(items), scan, seed)
+    return _measurements(items, data, scan, stream, None if is_elsewhere else seed)
+
+
+def _measurements(
+    items: list[Item], data: Data, scan: Scan, stream: bool, seed: int | None
+) -> Dataset:
+    """What a scanner measured; of a tomograph, in line integrals, whatever its files hold."""
     peak = getattr(data, "peak", 1.0)
+    options = data if isinstance(data, SinogramSettings) else SinogramSettings()
+    tally = Tally()
+    are_counts = True
+    if isinstance(scan.physics, Tomography):
+        items, tally, are_counts = sinograms(items, options)
+    else:
+        refuse_options(options, f"physics.kind is {scan.settings.kind}")
     measurements = measurements_of(items, tuple(scan.measurement_shape), peak)
-    return _read(measurements, scan, stream)
+    if not are_counts:
+        check_line_integrals(measurements, options)
+    measurements, notes = _sampled(measurements, data, seed)
+    return _read(measurements, scan, stream, tally, notes)
+
+
+def _sampled(items: list[Item], data: Data, seed: int | None) -> tuple[list[Item], list[str]]:
+    """As many as ``data.sample`` says, drawn by the seed, in their order; all, without a seed."""
+    count = data.sample if isinstance(data, FileSettings) else None
+    if count is None or seed is None or count >= len(items):
+        return items, []
+    rng = torch.Generator().manual_seed(seed_of(seed, "sample", 0))
+    places = sorted(torch.randperm(len(items), generator=rng)[:count].tolist())
+    note = f"data.sample={count} of {len(items)}, drawn by the seed {seed}; the others are not read"
+    return [items[i] for i in places], [note]
 
 
 def _are_images(data: Data, items: Sequence[Item], scan: Scan, is_elsewhere: bool) -> bool:
@@ -94,6 +128,8 @@ def _refuse_ignored_options(data: AutoSettings, holds_images: bool) -> None:
     Raises:
         UserError: an option was set that these files have no use for.
     """
+    if holds_images:
+        refuse_options(data, f"{data.path.name} holds images")
     if holds_images and data.peak != 1:
         raise UserError(
             f"{data.path}: holds images, and data.peak={data.peak:g} applies to measurements; set "
@@ -122,21 +158,24 @@ def phantom_items(count: int, size: int, seed: int, scan: Scan) -> list[Item]:
     ]
 
 
-def _read(items: list[Item], scan: Scan, stream: bool) -> Dataset:
+def _read(items: list[Item], scan: Scan, stream: bool, tally: Tally, said: list[str]) -> Dataset:
     """Measurements as they are in their files."""
-    notes = notes_of(items)
+    notes = [*notes_of(items), *said]
     if stream:
         some = torch.stack([scan.to_model(items[i]) for i in _noise_samples(len(items))])
         y = Streamed(len(items), lambda i: scan.to_model(items[i]))
+        notes += tally.notes(len(items))
         return Dataset(items, scan.with_noise(scan.noise_level(some)), y, notes=notes)
     values = torch.stack([scan.to_model(item) for item in items])
-    notes += repeated(items, values)
+    notes += [*tally.notes(len(items)), *repeated(items, values)]
     return Dataset(items, scan.with_noise(scan.noise_level(values)), values, notes=notes)
 
 
-def _measured(images: list[Item], scan: Scan, seed: int, stream: bool) -> Dataset:
+def _measured(
+    images: list[Item], scan: Scan, seed: int, stream: bool, said: Sequence[str] = ()
+) -> Dataset:
     """Images, and what the scan measures of them."""
-    notes = notes_of(images)
+    notes = [*notes_of(images), *said]
     if scan.settings.frames is not None:
         images, left_out = sequences_of(images, scan.settings.frames)
         notes += left_out

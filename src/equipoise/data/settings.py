@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat, field_validator
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, field_validator
 
 from ..settings import Settings
+from .ranges import Places
 
 
 class DataSettings(Settings):
@@ -59,6 +60,11 @@ class PhantomSettings(DataSettings):
 class FileSettings(DataSettings):
     """What all kinds of files have."""
 
+    sample: int | None = Field(
+        None,
+        ge=1,
+        description="train on so many of them, drawn at random by the seed; none: on all",
+    )
     path: Path = Field(
         description="file or folder of images (DICOM, NIfTI, HDF5, TIFF, PNG), k-space, or arrays"
     )
@@ -70,17 +76,60 @@ class ImageSettings(FileSettings):
     kind: Literal["images"] = "images"
 
 
+Layout = Literal["auto", "sinograms", "projections"]
+
+
+class SinogramSettings(Settings):
+    """How the numbers of a tomograph become line integrals."""
+
+    values: Literal["auto", "counts", "line_integrals"] = Field(
+        "auto",
+        description="what a tomograph's numbers are; auto: counts, where the file or data.white "
+        "says the open beam, and line integrals elsewhere",
+    )
+    white: Path | PositiveFloat | None = Field(
+        None,
+        description="counts with nothing in the way: a file or folder of frames, or a number (1: "
+        "the data are transmissions); none: what the file says",
+    )
+    dark: Path | NonNegativeFloat | None = Field(
+        None, description="counts without a beam: as data.white; none: what the file says, or 0"
+    )
+    layout: Layout = Field(
+        "auto",
+        description="what a plane of the files is: sinograms (views × detectors), or projections "
+        "(rows × detectors, a view each); auto: what the format says, else sinograms",
+    )
+    rows: Places | None = Field(
+        None,
+        description="rows of detectors, or sinograms of a stack, that are used: one (counted from "
+        "0), a range such as 100:200 or ::10, or a list; none: all",
+    )
+    dead: Literal["auto", "interpolate", "mask", "refuse"] = Field(
+        "auto",
+        description="dead detectors, hot values and values not above the dark current: filled in "
+        "from their neighbours, masked (left out of the operator), or refused; auto: counts are "
+        "filled in, NaN in line integrals are refused",
+    )
+    rings: Literal["none", "all", "sorting", "filtering", "fitting", "large", "dead"] = Field(
+        "none",
+        description="remove the stripes that make rings, by algotom's method of that name (pip "
+        "install 'equipoise[rings]')",
+    )
+    bin: int = Field(1, ge=1, description="as many detectors become one")
+
+
 PEAK = Field(1.0, gt=0, description="the value of x that counts as 1 in measurements from files")
 
 
-class MeasurementSettings(FileSettings):
+class MeasurementSettings(SinogramSettings, FileSettings):
     """What a scanner measured."""
 
     kind: Literal["measurements"] = "measurements"
     peak: float = PEAK
 
 
-class AutoSettings(FileSettings):
+class AutoSettings(SinogramSettings, FileSettings):
     """What the files look like: arrays and k-space are measurements, all else is images."""
 
     kind: Literal["auto"] = "auto"

@@ -16,6 +16,7 @@ from .arrays import Npy, Npz
 from .bart import Bart
 from .base import Format, has_known_suffix, know_suffixes, new_folder, visible_files, write_npy
 from .dicom import Dicom
+from .exchange import Exchange
 from .hdf5 import Hdf5
 from .ismrmrd import Ismrmrd
 from .nifti import Nifti
@@ -47,8 +48,9 @@ def register(format: Format) -> None:
     know_suffixes(format.suffixes)
 
 
-# The last is asked first: ISMRMRD's files are HDF5 too.
-for _format in (Bart(), Png(), Tiff(), Npz(), Npy(), Hdf5(), Ismrmrd(), Nifti(), Dicom()):
+# The last is asked first: several families are HDF5 inside.
+_HDF5 = (Hdf5(), Exchange(), Ismrmrd())
+for _format in (Bart(), Png(), Tiff(), Npz(), Npy(), *_HDF5, Nifti(), Dicom()):
     register(_format)
 
 
