@@ -80,6 +80,8 @@ def _measurements(
     """What a scanner measured; of a tomograph, in line integrals, whatever its files hold."""
     peak = getattr(data, "peak", 1.0)
     options = data if isinstance(data, SinogramSettings) else SinogramSettings()
+    if seed is None:  # other data than the rows that are trained on
+        options = options.model_copy(update={"rows": None})
     tally = Tally()
     are_counts = True
     if isinstance(scan.physics, Tomography):

@@ -47,3 +47,20 @@ def chosen(places: Places | None, count: int, key: str) -> list[int]:
     if outside:
         raise UserError(f"{key}: {outside[0]} is not there; there are {count}, counted from 0")
     return [place % count for place in listed]
+
+
+def places_of(text: str | None, key: str) -> Places | None:
+    """What a command line says: a number, a range, or numbers with commas.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    if text is None:
+        return None
+    try:
+        if ":" in text:
+            return _is_range(text)
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"{key}={text}: expected 7, 100:200, ::10 or 3,5,8") from error
+    return numbers[0] if len(numbers) == 1 else numbers
