@@ -1,0 +1,55 @@
+"""Where others put the axis of rotation, and how they count detectors and angles.
+
+====================  ==========================  ====================================  =========
+convention            axis in the image           axis on the detector                  sinograms
+====================  ==========================  ====================================  =========
+``ours``              the middle                  the middle                            views × detectors
+``skimage``           pixel (H // 2, W // 2)      detector n // 2                       detectors × views
+``astra``, parallel   the middle                  the middle                            views × detectors
+``astra``, fan        the middle                  the middle; detectors counted the     views × detectors
+                                                  other way, source on the other side
+====================  ==========================  ====================================  =========
+
+For odd sizes ``skimage`` (``skimage.transform.radon``) and ``ours`` are the same. ``astra`` is what
+``astra.create_proj_geom("parallel" or "fanflat", …)`` means, with angles in degrees.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from .geometry import Axis
+
+Convention = Literal["ours", "skimage", "astra"]
+CONVENTIONS: tuple[Convention, ...] = ("ours", "skimage", "astra")
+
+
+class Layout(NamedTuple):
+    """What a convention changes of a geometry."""
+
+    axis: Axis  #: of rotation, (column, row) from the image's middle, in pixels
+    offset: float  #: of the detector's middle from the axis' shadow, in detectors
+    turn: float  #: degrees that are added to every angle
+    mirrored: bool  #: whether the detectors are counted the other way
+
+
+def layout(convention: str, beam: Literal["parallel", "fan"], h: int, w: int, n: int) -> Layout:
+    """What ``convention`` means for images of (h, w) pixels and n detectors.
+
+    Raises:
+        ValueError: there is no such convention, or not for this beam.
+    """
+    if convention not in CONVENTIONS:
+        known = ", ".join(CONVENTIONS)
+        raise ValueError(f"convention must be one of {known}, got {convention!r}")
+    if convention == "skimage":
+        if beam == "fan":
+            raise ValueError(
+                "convention must be ours or astra for a fan beam, got 'skimage', which has "
+                "parallel beams alone"
+            )
+        axis = (w // 2 - (w - 1) / 2, h // 2 - (h - 1) / 2)
+        return Layout(axis, (n - 1) / 2 - n // 2, 0.0, False)
+    if convention == "astra" and beam == "fan":
+        return Layout((0.0, 0.0), 0.0, 180.0, True)
+    return Layout((0.0, 0.0), 0.0, 0.0, False)
