@@ -85,7 +85,7 @@ def _measurements(
     tally = Tally()
     are_counts = True
     if isinstance(scan.physics, Tomography):
-        items, tally, are_counts = sinograms(items, options)
+        items, tally, are_counts = sinograms(items, options, getattr(scan.settings, "bin", 1))
     else:
         refuse_options(options, f"physics.kind is {scan.settings.kind}")
     measurements = measurements_of(items, tuple(scan.measurement_shape), peak)

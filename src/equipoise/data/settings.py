@@ -116,7 +116,12 @@ class SinogramSettings(Settings):
         description="remove the stripes that make rings, by algotom's method of that name (pip "
         "install 'equipoise[rings]')",
     )
-    bin: int = Field(1, ge=1, description="as many detectors become one")
+    bin_rows: int = Field(
+        1,
+        ge=1,
+        description="rows of detectors that become one: their photons are added up, line integrals "
+        "averaged (physics.bin does so along a row)",
+    )
 
 
 PEAK = Field(1.0, gt=0, description="the value of x that counts as 1 in measurements from files")

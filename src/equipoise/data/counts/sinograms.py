@@ -6,7 +6,7 @@ found out about them is in a :class:`Tally`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -37,12 +37,14 @@ class Sinograms(NamedTuple):
     are_counts: bool  #: in their files
 
 
-def sinograms(items: Sequence[Item], options: SinogramSettings) -> Sinograms:
+def sinograms(items: Sequence[Item], options: SinogramSettings, bin: int = 1) -> Sinograms:
     """One item a slice, in line integrals (views, detectors), read when it is asked for.
 
     Args:
         items: of one path; a stack of sinograms, or of projections, is cut.
         options: of the section ``data``.
+        bin: as many detectors will be averaged later. Counts of photons must be added up before
+            the logarithm instead: what is averaged later is then made equal here.
 
     Raises:
         UserError: white or dark do not fit, or the numbers are not what they are said to be.
@@ -54,16 +56,44 @@ def sinograms(items: Sequence[Item], options: SinogramSettings) -> Sinograms:
         if options.dead == "auto":
             tally.done = LEFT
         _refuse_options_of_counts(single[0], options)
-        return Sinograms([_mended(item, options, tally) for item in single], tally, False)
-    white = named_beam(options.white, "data.white", every)
-    dark = named_beam(options.dark, "data.dark", every)
-    raw = [counts_of(item, white, dark) for item in single]
-    for item in raw:
-        _check_white(item)
-    _check_counts(raw, options)
-    corrected = [_corrected(item, options, tally) for item in raw]
-    notes = (*corrected[0].notes, *_assumed(single[0], options))
-    return Sinograms([replace(corrected[0], notes=notes), *corrected[1:]], tally, True)
+        groups, notes = _groups(single, options.bin_rows)
+        made = [_joined(group, partial(_read_integrals, group, options, tally)) for group in groups]
+    else:
+        white = named_beam(options.white, "data.white", every)
+        dark = named_beam(options.dark, "data.dark", every)
+        raw = [counts_of(item, white, dark) for item in single]
+        for item in raw:
+            _check_white(item)
+        _check_counts(raw, options)
+        groups, notes = _groups(raw, options.bin_rows)
+        notes += _assumed(single[0], options)
+        made = [
+            _joined(group, partial(_read_counts, group, options, bin, tally)) for group in groups
+        ]
+    first = replace(made[0], notes=(*made[0].notes, *notes))
+    return Sinograms([first, *made[1:]], tally, _are_counts(single[0], options))
+
+
+def _groups(items: Sequence[Item], size: int) -> tuple[list[list[Item]], list[str]]:
+    """As many rows as become one slice, group by group.
+
+    Raises:
+        UserError: there are fewer rows than make one.
+    """
+    count = len(items) // size
+    if count < 1:
+        raise UserError(f"data.bin_rows={size}: there are {len(items)} rows of detectors; lower it")
+    left_over = len(items) - count * size
+    notes = [f"data.bin_rows={size}: {left_over} row(s) at the end are left out"]
+    return [list(items[k * size : (k + 1) * size]) for k in range(count)], notes[: left_over > 0]
+
+
+def _joined(group: list[Item], read: Callable[[], np.ndarray]) -> Item:
+    """The item of a slice, which stands where the first of its rows does."""
+    first = group[0]
+    if len(first.shape) != 2 or first.complex:
+        return first  # no sinogram: what takes it will say so
+    return replace(first, read=read, holds="measurement", counts=None)
 
 
 # ------------------------------------------------------------------------- counts, or not
@@ -189,45 +219,52 @@ def _assumed(item: Item, options: SinogramSettings) -> list[str]:
 # ----------------------------------------------------------------------------- what is read
 
 
-def _corrected(item: Item, options: SinogramSettings, tally: Tally) -> Item:
-    views, detectors = item.shape
+def _read_counts(
+    group: list[Item], options: SinogramSettings, bin: int, tally: Tally
+) -> np.ndarray:
+    """(views, detectors) of the photons of all rows of the group."""
+    beams = [_white_and_dark(item) for item in group]
+    counts = np.stack([item.read() for item in group], 1)
+    white = np.stack([white for white, _ in beams])
+    dark = np.stack([np.broadcast_to(dark, white[0].shape) for _, dark in beams])
+    first = group[0]
     try:
-        _, count = bins(detectors, options.bin)
+        found = line_integrals(counts, white, dark, bin)
     except BadCounts as error:
-        raise UserError(f"{shown_path(item.file)}: {error}") from error
-    read = partial(_read_counts, item, options, tally)
-    return replace(item, shape=(views, count), read=read, holds="measurement", counts=None)
+        raise UserError(f"{shown_path(first.file)}, {first.name}: {error}") from error
+    _refuse_if_asked(first, found.losses, options)
+    tally.add(first.name, found.losses, _repeated(found.measured, bin, counts.shape[-1]))
+    values = without_rings(found.values, options.rings)
+    return _repeated(values, bin, counts.shape[-1])
 
 
-def _read_counts(item: Item, options: SinogramSettings, tally: Tally) -> np.ndarray:
-    try:
-        found = line_integrals(item.read(), *_white_and_dark(item), options.bin)
-    except BadCounts as error:
-        raise UserError(f"{shown_path(item.file)}, {item.name}: {error}") from error
-    _refuse_if_asked(item, found.losses, options)
-    tally.add(item.name, found.losses, found.measured)
-    return without_rings(found.values, options.rings)
+def _repeated(binned: np.ndarray, bin: int, detectors: int) -> np.ndarray:
+    """(views, detectors) of which the mean of ``bin`` is what is given; the ends that are left
+    over go on."""
+    if bin == 1:
+        return binned
+    first, count = bins(detectors, bin)
+    repeated = np.repeat(binned, bin, axis=-1)
+    return np.pad(repeated, ((0, 0), (first, detectors - first - count * bin)), mode="edge")
 
 
-def _mended(item: Item, options: SinogramSettings, tally: Tally) -> Item:
-    """Line integrals, of which some may not have been measured."""
-    if len(item.shape) != 2 or item.complex:
-        return item
-    return replace(item, read=partial(_read_integrals, item, options, tally), counts=None)
-
-
-def _read_integrals(item: Item, options: SinogramSettings, tally: Tally) -> np.ndarray:
-    values = np.asarray(item.read())
-    missing = ~np.isfinite(values)
-    dead = missing.all(0) | _silent(values)
-    numbers = tuple(int(i) for i in np.flatnonzero(dead))
-    losses = Losses(numbers, missing=int((missing & ~dead).sum()))
-    measured = ~(missing | dead)
-    _refuse_if_asked(item, losses, options)
-    tally.add(item.name, losses, measured)
-    if losses and options.dead != "auto":
-        values = filled(values, measured)
-    return without_rings(values, options.rings)
+def _read_integrals(group: list[Item], options: SinogramSettings, tally: Tally) -> np.ndarray:
+    """(views, detectors), the mean of the group's rows."""
+    rows = []
+    for item in group:
+        values = np.asarray(item.read())
+        missing = ~np.isfinite(values)
+        dead = missing.all(0) | _silent(values)
+        numbers = tuple(int(i) for i in np.flatnonzero(dead))
+        losses = Losses(numbers, missing=int((missing & ~dead).sum()))
+        measured = ~(missing | dead)
+        _refuse_if_asked(item, losses, options)
+        tally.add(item.name, losses, measured)
+        if losses and options.dead != "auto":
+            values = filled(values, measured)
+        rows.append(values)
+    mean = rows[0] if len(rows) == 1 else np.mean(rows, axis=0)
+    return without_rings(mean, options.rings)
 
 
 def _silent(values: np.ndarray) -> np.ndarray:

@@ -14,13 +14,24 @@ from ...errors import UserError
 from ..item import Item
 from .arrays import Npy, Npz
 from .bart import Bart
-from .base import Format, has_known_suffix, know_suffixes, new_folder, visible_files, write_npy
+from .base import (
+    Format,
+    has_known_suffix,
+    know_suffixes,
+    new_folder,
+    shown_path,
+    visible_files,
+    write_npy,
+)
 from .dicom import Dicom
 from .exchange import Exchange
 from .hdf5 import Hdf5
 from .ismrmrd import Ismrmrd
+from .itk import MetaImage, Nrrd
+from .mrc import Mrc
 from .nifti import Nifti
 from .pictures import Png, Tiff
+from .unread import unread, unread_in
 
 __all__ = [
     "FORMATS",
@@ -34,6 +45,9 @@ __all__ = [
     "register",
     "write_images",
 ]
+
+#: So many files of a folder that cannot be read are looked at.
+MOST_UNREAD = 100
 
 #: By name, in the order in which a file's content is looked at.
 FORMATS: dict[str, Format] = {}
@@ -50,7 +64,8 @@ def register(format: Format) -> None:
 
 # The last is asked first: several families are HDF5 inside.
 _HDF5 = (Hdf5(), Exchange(), Ismrmrd())
-for _format in (Bart(), Png(), Tiff(), Npz(), Npy(), *_HDF5, Nifti(), Dicom()):
+_VOLUMES = (MetaImage(), Nrrd(), Mrc(), Nifti(), Dicom())
+for _format in (Bart(), Png(), Tiff(), Npz(), Npy(), *_HDF5, *_VOLUMES):
     register(_format)
 
 
@@ -86,6 +101,9 @@ def open_path(path: str | Path) -> list[Item]:
 
 
 def _format_of_file(path: Path) -> Format:
+    said = unread(path)
+    if said is not None:
+        raise UserError(f"{shown_path(path)}: {said}")
     format = format_of(path)
     if format is None:
         raise UserError(f"{path}: unknown kind of file; known are {known_suffixes()}")
@@ -98,6 +116,9 @@ def _format_of_folder(path: Path) -> Format:
         format = format_of(file)
         if format is not None and (format.any_suffix or has_known_suffix(file)):
             found[format.name] = format
+    known = unread_in(visible_files(path)[:MOST_UNREAD]) if len(found) != 1 else None
+    if known is not None and not found:
+        raise UserError(f"{shown_path(known[0])}: {known[1]}")
     if not found:
         raise UserError(
             f"{path}: no file in this folder can be read; expected some of {known_suffixes()}"
