@@ -17,6 +17,8 @@ from .losses import Losses
 DIMMEST = 0.01
 #: A value this many times brighter than the open beam, and than its neighbours, is hot.
 HOT, HOTTER_THAN_NEIGHBOURS = 1.2, 1.5
+#: In fewer views a detector may say the same by chance.
+FEWEST_VIEWS = 8
 #: Neighbours, with the value itself, that a hot one is compared with.
 NEIGHBOURS = 5
 #: What measured nothing is filled in from its neighbours up to this share of a sinogram.
@@ -65,7 +67,8 @@ def line_integrals(
     missing = ~np.isfinite(signal)
     is_hot = _hot(signal, beam)
     bad = missing | is_hot
-    dead_one = bad.all(0) | (np.where(bad, 0, signal) <= 0).all(0)  # (rows, detectors)
+    silent = (np.where(bad, 0, signal) <= 0).all(0)
+    dead_one = bad.all(0) | silent | _stuck(signal)  # (rows, detectors)
     bad |= dead_one
     light = _binned(np.where(bad, 0, signal), bin)
     full = _binned(np.where(bad, 0, np.broadcast_to(beam, signal.shape)), bin)
@@ -112,6 +115,16 @@ def _has_beam(beam: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         seen: np.ndarray = finite & (beam > DIMMEST * usual)
     return seen
+
+
+def _stuck(signal: np.ndarray) -> np.ndarray:
+    """(rows, detectors) those that say the same in every view, between two that do not."""
+    if len(signal) < FEWEST_VIEWS:
+        return np.zeros(signal.shape[1:], bool)
+    same = (signal == signal[:1]).all(0)
+    alone = np.zeros_like(same)
+    alone[:, 1:-1] = same[:, 1:-1] & ~same[:, :-2] & ~same[:, 2:]
+    return alone
 
 
 def _hot(signal: np.ndarray, beam: np.ndarray) -> np.ndarray:

@@ -259,6 +259,7 @@ def _read_integrals(group: list[Item], options: SinogramSettings, tally: Tally) 
         losses = Losses(numbers, missing=int((missing & ~dead).sum()))
         measured = ~(missing | dead)
         _refuse_if_asked(item, losses, options)
+        _refuse_nan(item, losses, missing, options)
         tally.add(item.name, losses, measured)
         if losses and options.dead != "auto":
             values = filled(values, measured)
@@ -281,10 +282,23 @@ def _silent(values: np.ndarray) -> np.ndarray:
 def _refuse_if_asked(item: Item, losses: Losses, options: SinogramSettings) -> None:
     """
     Raises:
-        UserError: ``data.dead=refuse``, and something is dead.
+        UserError: ``data.dead=refuse``, and something measured nothing.
     """
     if losses and options.dead == "refuse":
         raise UserError(
             f"{shown_path(item.file)}, {item.name}: {losses.in_words()}, and data.dead=refuse; set "
             "data.dead=interpolate, or leave the slice out (data.rows)"
+        )
+
+
+def _refuse_nan(item: Item, losses: Losses, missing: np.ndarray, options: SinogramSettings) -> None:
+    """
+    Raises:
+        UserError: nothing is said of what shall become of NaN.
+    """
+    if options.dead == "auto" and missing.any():
+        raise UserError(
+            f"{shown_path(item.file)}, {item.name}: {int(missing.sum())} of {missing.size} values "
+            f"are NaN or infinite ({losses.in_words()}); set data.dead=interpolate (filled in from "
+            "their neighbours) or data.dead=mask (left out of the operator), or leave the file out"
         )

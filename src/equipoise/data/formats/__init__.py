@@ -31,7 +31,7 @@ from .itk import MetaImage, Nrrd
 from .mrc import Mrc
 from .nifti import Nifti
 from .pictures import Png, Tiff
-from .unread import unread, unread_in
+from .unread import unread_in
 
 __all__ = [
     "FORMATS",
@@ -67,6 +67,8 @@ _HDF5 = (Hdf5(), Exchange(), Ismrmrd())
 _VOLUMES = (MetaImage(), Nrrd(), Mrc(), Nifti(), Dicom())
 for _format in (Bart(), Png(), Tiff(), Npz(), Npy(), *_HDF5, *_VOLUMES):
     register(_format)
+#: Those of this package, which read nothing that is known not to be read.
+_OWN = tuple(FORMATS.values())
 
 
 def known_suffixes() -> str:
@@ -101,28 +103,40 @@ def open_path(path: str | Path) -> list[Item]:
 
 
 def _format_of_file(path: Path) -> Format:
-    said = unread(path)
-    if said is not None:
-        raise UserError(f"{shown_path(path)}: {said}")
     format = format_of(path)
+    _refuse_unread([path], format)
     if format is None:
         raise UserError(f"{path}: unknown kind of file; known are {known_suffixes()}")
     return format
 
 
+def _refuse_unread(files: Sequence[Path], format: Format | None) -> None:
+    """
+    Raises:
+        UserError: no format of one's own reads them, and they are known not to be read here.
+    """
+    if format is not None and FORMATS[format.name] not in _OWN:
+        return
+    known = unread_in(files)
+    if known is not None:
+        raise UserError(f"{shown_path(known[0])}: {known[1]}")
+
+
 def _format_of_folder(path: Path) -> Format:
     found: dict[str, Format] = {}
+    first: dict[str, Path] = {}
     for file in visible_files(path):
         format = format_of(file)
         if format is not None and (format.any_suffix or has_known_suffix(file)):
             found[format.name] = format
-    known = unread_in(visible_files(path)[:MOST_UNREAD]) if len(found) != 1 else None
-    if known is not None and not found:
-        raise UserError(f"{shown_path(known[0])}: {known[1]}")
+            first.setdefault(format.name, file)
     if not found:
+        _refuse_unread(visible_files(path)[:MOST_UNREAD], None)
         raise UserError(
             f"{path}: no file in this folder can be read; expected some of {known_suffixes()}"
         )
+    if len(found) == 1:
+        _refuse_unread(list(first.values()), *found.values())
     if len(found) > 1:
         names = ", ".join(name for name in FORMATS if name in found)
         raise UserError(

@@ -112,17 +112,15 @@ CT_PD = ((0x7029, 0x1010), (0x7031, 0x1001))
 
 
 def _dicom_ct_pd(path: Path, start: bytes) -> bool:
-    """Projections in DICOM: private groups 7029 to 7039 of which the headers are full."""
-    if start[128:132] != b"DICM":
-        return False
-    return any(tag in start for tag in (b"\x29\x70", b"\x31\x70")) and _has_elements(path)
+    """Projections in DICOM, by the private elements that say where tube and detector were."""
+    return start[128:132] == b"DICM" and _has_elements(path)
 
 
 def _has_elements(path: Path) -> bool:
     try:
         import pydicom
 
-        data = pydicom.dcmread(path, stop_before_pixels=True, force=False)
+        data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(CT_PD))
     except Exception:  # not installed, or damaged: the reader of DICOM will say so
         return False
     return any(tag in data for tag in CT_PD)
