@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from counting import DARK, beam, counts_of, disc
 
-from equipoise.data.counts import sinograms
+from equipoise.data.counts import corrected
 from equipoise.data.formats import open_path
 from equipoise.data.formats.projections import BLOCK, Projections
 from equipoise.data.settings import SinogramSettings
@@ -46,9 +46,9 @@ def make_exchange(path: Path, dtype: str = "f4", **others: Any) -> Path:
     return path
 
 
-def corrected(path: Path, **options: Any) -> np.ndarray:
+def line_integrals(path: Path, **options: Any) -> np.ndarray:
     """(slices, views, detectors)."""
-    found = sinograms(open_path(path), SinogramSettings(**options))
+    found = corrected(open_path(path), SinogramSettings(**options))
     return np.stack([item.array() for item in found.items])
 
 
@@ -64,7 +64,7 @@ def test_line_integrals_of_every_row(tmp_path, dtype):
     assert items[0].shape == (VIEWS, DETECTORS)
     assert items[0].geometry.angles == tuple(np.arange(VIEWS) * 6.0)
     assert items[0].geometry.detectors == DETECTORS
-    assert np.abs(corrected(path) - right()).max() < (1e-4 if dtype[0] == "f" else 2e-3)
+    assert np.abs(line_integrals(path) - right()).max() < (1e-4 if dtype[0] == "f" else 2e-3)
 
 
 WHITE = np.broadcast_to(beam(DETECTORS), (ROWS, DETECTORS))
@@ -77,10 +77,10 @@ WHITE = np.broadcast_to(beam(DETECTORS), (ROWS, DETECTORS))
 )
 def test_frames_of_white_and_dark(tmp_path, frames):
     path = make_exchange(tmp_path / "x.h5", exchange__data_white=frames)
-    assert np.abs(corrected(path) - right()).max() < 1e-4
+    assert np.abs(line_integrals(path) - right()).max() < 1e-4
     dark = np.full(frames.shape, DARK)
     path = make_exchange(tmp_path / "y.h5", exchange__data_dark=dark)
-    assert np.abs(corrected(path) - right()).max() < 1e-4
+    assert np.abs(line_integrals(path) - right()).max() < 1e-4
 
 
 def test_one_row_without_an_axis_for_it(tmp_path):
@@ -94,13 +94,13 @@ def test_one_row_without_an_axis_for_it(tmp_path):
         )
         (item,) = open_path(path)
         assert item.name == "x"
-        assert np.abs(corrected(path)[0] - right()[1]).max() < 1e-4
+        assert np.abs(line_integrals(path)[0] - right()[1]).max() < 1e-4
 
 
 def test_sinogram_order_is_read_from_the_attribute(tmp_path):
     data = counts_of(integrals(), WHITE).transpose(1, 0, 2)
     path = make_exchange(tmp_path / "x.h5", exchange__data=(data, {"axes": "y:theta:x"}))
-    assert np.abs(corrected(path) - right()).max() < 1e-4
+    assert np.abs(line_integrals(path) - right()).max() < 1e-4
 
 
 def test_compressed_frames_and_blocks_of_rows(tmp_path, monkeypatch):
@@ -110,9 +110,9 @@ def test_compressed_frames_and_blocks_of_rows(tmp_path, monkeypatch):
         data = stored["exchange/data"][()]
         del stored["exchange/data"]
         stored.create_dataset("exchange/data", data=data, chunks=(1, ROWS, 20), compression="gzip")
-    at_once = corrected(path)
+    at_once = line_integrals(path)
     monkeypatch.setattr("equipoise.data.formats.projections.BLOCK", 1)
-    assert np.array_equal(corrected(path), at_once)
+    assert np.array_equal(line_integrals(path), at_once)
 
 
 def test_the_block_is_bounded():
@@ -184,29 +184,29 @@ class TestWhatIsMissingOrWrong:
     def test_no_dark_is_nought_and_it_is_said(self, tmp_path):
         data = counts_of(integrals(), WHITE, 0)
         path = make_exchange(tmp_path / "x.h5", exchange__data=data, exchange__data_dark=None)
-        found = sinograms(open_path(path), SinogramSettings())
+        found = corrected(open_path(path), SinogramSettings())
         assert "no dark current is known; taken for 0" in found.items[0].notes[0]
         assert np.abs(found.items[2].array() - right()[2]).max() < 1e-4
 
     def test_no_white_asks_for_it(self, tmp_path):
         path = make_exchange(tmp_path / "x.h5", exchange__data_white=None)
         with pytest.raises(UserError, match=r"data\.white"):
-            corrected(path)
-        assert np.abs(corrected(path, white=float(beam().mean())) - right()).max() < 0.2
+            line_integrals(path)
+        assert np.abs(line_integrals(path, white=float(beam().mean())) - right()).max() < 0.2
 
     def test_line_integrals_are_recognised(self, tmp_path):
         given = integrals() + np.random.default_rng(0).normal(0, 0.01, integrals().shape)
         path = make_exchange(tmp_path / "x.h5", exchange__data=given)
         with pytest.raises(UserError, match=r"data\.values=line_integrals"):
-            corrected(path)
-        assert np.allclose(corrected(path, values="line_integrals"), given.transpose(1, 0, 2))
+            line_integrals(path)
+        assert np.allclose(line_integrals(path, values="line_integrals"), given.transpose(1, 0, 2))
         alone = make_exchange(
             tmp_path / "y.h5",
             exchange__data=given,
             exchange__data_white=None,
             exchange__data_dark=None,
         )
-        assert np.allclose(corrected(alone), given.transpose(1, 0, 2))
+        assert np.allclose(line_integrals(alone), given.transpose(1, 0, 2))
 
     @pytest.mark.parametrize(
         ("name", "value"),

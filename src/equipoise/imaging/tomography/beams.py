@@ -9,9 +9,10 @@ from typing import Any
 from torch import Tensor
 
 from ..linear import at_least_single, full_precision
+from ..sizes import image_size
 from .conventions import Convention, layout
 from .fbp import fan_fbp, parallel_fbp
-from .geometry import FanGeometry, ParallelGeometry, detector_count, image_size, view_angles
+from .geometry import FanGeometry, ParallelGeometry, detector_count, view_angles
 from .physics import Tomography
 
 #: Rays per detector; more of them cost memory and change nothing.
@@ -79,7 +80,7 @@ class ParallelBeam(Tomography):
         """
         assert isinstance(self.geometry, ParallelGeometry)
         with full_precision(y):
-            y = at_least_single(y) / self.scale
+            y = self.filled(at_least_single(y)) / self.scale
             return parallel_fbp(self.geometry, self.matrix, y, window)
 
 
@@ -156,7 +157,8 @@ class FanBeam(Tomography):
         """
         assert isinstance(self.geometry, FanGeometry)
         with full_precision(y):
-            return fan_fbp(self.geometry, at_least_single(y) / self.scale, window)
+            y = self.filled(at_least_single(y)) / self.scale
+            return fan_fbp(self.geometry, y, window)
 
 
 def _positive_pitch(pitch: float) -> float:

@@ -1,17 +1,14 @@
 """Where others put the axis of rotation, and how they count detectors and angles.
 
-====================  ==========================  ====================================  =========
-convention            axis in the image           axis on the detector                  sinograms
-====================  ==========================  ====================================  =========
-``ours``              the middle                  the middle                            views × detectors
-``skimage``           pixel (H // 2, W // 2)      detector n // 2                       detectors × views
-``astra``, parallel   the middle                  the middle                            views × detectors
-``astra``, fan        the middle                  the middle; detectors counted the     views × detectors
-                                                  other way, source on the other side
-====================  ==========================  ====================================  =========
+``ours``
+    The axis is in the middle of the image and of the detector; sinograms are views × detectors.
+``skimage`` (``skimage.transform.radon``)
+    The axis is at pixel (H // 2, W // 2) and at detector n // 2; sinograms are detectors × views.
+``astra`` (``astra.create_proj_geom("parallel" or "fanflat", …)``, angles in degrees)
+    The axis is in the middle of both. Parallel beams are as ours; in a fan the source begins on the
+    other side, and the detectors are counted the other way.
 
-For odd sizes ``skimage`` (``skimage.transform.radon``) and ``ours`` are the same. ``astra`` is what
-``astra.create_proj_geom("parallel" or "fanflat", …)`` means, with angles in degrees.
+For odd sizes ``skimage`` and ``ours`` are the same.
 """
 
 from __future__ import annotations

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
 #: Where the axis of rotation is, (column, row) from the image's middle, in pixels.
 Axis = tuple[float, float]
 
@@ -115,17 +114,6 @@ def _sides(g: ParallelGeometry | FanGeometry) -> tuple[float, float]:
 
 
 Geometry = ParallelGeometry | FanGeometry
-
-
-def image_size(size: int | Sequence[int]) -> tuple[int, int]:
-    """Height and width of ``size``, which may be one number for both."""
-    if isinstance(size, int):
-        height = width = size
-    else:
-        height, width = int(size[0]), int(size[1])
-    if height < 1 or width < 1:
-        raise ValueError(f"size must be at least 1 pixel each way, got {size}")
-    return height, width
 
 
 def view_angles(angles: int | Tensor | Sequence[float], span: float) -> tuple[float, ...]:

@@ -1,6 +1,6 @@
 """Sinograms of raw scans: which rows, laid out how, corrected by which open beam and dark current.
 
-What :func:`sinograms` gives are line integrals, a slice each, made when they are read; what it
+What :func:`corrected` gives are line integrals, a slice each, made when they are read; what it
 found out about them is in a :class:`Tally`.
 """
 
@@ -29,7 +29,7 @@ from .rings import without_rings
 LOOKED_AT = 3
 
 
-class Sinograms(NamedTuple):
+class Corrected(NamedTuple):
     """Line integrals, and what becomes known of them as they are read."""
 
     items: list[Item]  #: one a slice, (views, detectors)
@@ -37,7 +37,7 @@ class Sinograms(NamedTuple):
     are_counts: bool  #: in their files
 
 
-def sinograms(items: Sequence[Item], options: SinogramSettings, bin: int = 1) -> Sinograms:
+def corrected(items: Sequence[Item], options: SinogramSettings, bin: int = 1) -> Corrected:
     """One item a slice, in line integrals (views, detectors), read when it is asked for.
 
     Args:
@@ -71,7 +71,7 @@ def sinograms(items: Sequence[Item], options: SinogramSettings, bin: int = 1) ->
             _joined(group, partial(_read_counts, group, options, bin, tally)) for group in groups
         ]
     first = replace(made[0], notes=(*made[0].notes, *notes))
-    return Sinograms([first, *made[1:]], tally, _are_counts(single[0], options))
+    return Corrected([first, *made[1:]], tally, _are_counts(single[0], options))
 
 
 def _groups(items: Sequence[Item], size: int) -> tuple[list[list[Item]], list[str]]:

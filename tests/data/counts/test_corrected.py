@@ -10,7 +10,7 @@ import pytest
 from counting import DARK, beam, counts_of, disc
 
 from equipoise.config import parse
-from equipoise.data.counts import sinograms
+from equipoise.data.counts import corrected
 from equipoise.data.dataset import Dataset
 from equipoise.data.formats import open_path
 from equipoise.data.scan import Scan
@@ -25,7 +25,7 @@ COUNTS = counts_of(INTEGRALS, WHITE[:, None])
 
 
 def found(path: Path, **options: Any) -> np.ndarray:
-    items = sinograms(open_path(path), SinogramSettings(**options)).items
+    items = corrected(open_path(path), SinogramSettings(**options)).items
     return np.stack([item.array() for item in items])
 
 
@@ -120,7 +120,7 @@ class TestLayout:
         assert np.allclose(values[0], -np.log(light), atol=1e-4)
 
     def test_a_row_that_is_left_over_is_said(self, stack):
-        items = sinograms(open_path(stack), SinogramSettings(white=30_000.0, bin_rows=3)).items
+        items = corrected(open_path(stack), SinogramSettings(white=30_000.0, bin_rows=3)).items
         assert len(items) == 1
         assert any("1 row(s) at the end are left out" in note for note in items[0].notes)
 
