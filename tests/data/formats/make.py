@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.io
 
 from equipoise.data.formats import open_path
 from equipoise.data.item import Item
@@ -203,6 +204,8 @@ def make_valid(folder: Path, kind: str) -> Path:
         np.save(file, pixels)
     elif kind == "npz":
         np.savez(file, pixels)
+    elif kind == "mat":
+        scipy.io.savemat(file, {"x": pixels}, do_compression=True)
     elif kind == "tiff":
         pytest.importorskip("tifffile").imwrite(file, pixels.astype(np.uint16))
     elif kind == "png":
@@ -227,6 +230,7 @@ SUFFIX = {
     "mrc": ".mrc",
     "npy": ".npy",
     "npz": ".npz",
+    "mat": ".mat",
     "tiff": ".tif",
     "png": ".png",
     "bart": ".cfl",
