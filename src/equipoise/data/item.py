@@ -87,7 +87,7 @@ class Counts:
     dark: Callable[[], np.ndarray] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a scan has thousands of them
 class Item:
     """One array of a file, which is read when it is asked for.
 
