@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -192,6 +193,7 @@ def _read(
     values = torch.stack([scan.to_model(items[i]) for i in places])
     mask = None
     if found is not None:
+        scan = replace(scan, peak=items[0].units.counts_as_one)
         notes += found.tally.notes(len(items))
         mask = found.measured
     if mask is not None:
