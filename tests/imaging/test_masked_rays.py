@@ -67,7 +67,7 @@ def test_fbp_fills_in_along_the_detectors():
 
 
 def test_parts_of_it_are_masked_too():
-    physics, seen, part = masked()
+    _, _, part = masked()
     x = eq.phantoms(1, 16)
     rest, y_rest, left, y_left = split(part, part.A(x), 4, 3)
     assert torch.allclose(rest.A(x), y_rest, atol=1e-6)

@@ -169,8 +169,8 @@ class Scan:
         """
         if not isinstance(self.settings, RaysSettings):
             raise UserError(
-                f"objective.counts: physics.kind={self.settings.kind} measures no line integrals of "
-                "photons; leave it out"
+                f"objective.counts: physics.kind={self.settings.kind} measures no line integrals "
+                "of photons; leave it out"
             )
         return self.peak / self.gain
 
