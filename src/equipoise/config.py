@@ -257,9 +257,9 @@ def _find_beside(config: Config, file: Path) -> None:
         (config.physics, "physics"),
         (config.model.denoiser, "model.denoiser"),
     ):
-        for key in ("path", "validation", "file"):
+        for key in ("path", "validation", "file", "white", "dark"):
             given = getattr(section, key, None)
-            if given is None or given.exists():
+            if not isinstance(given, Path) or given.exists():
                 continue
             beside = file.parent / given
             if not beside.exists():

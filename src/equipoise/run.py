@@ -258,10 +258,15 @@ def described(config: Config) -> Config:
 
 
 def load_data(
-    config: Config, scan: Scan, path: Path | None = None, seed: int | None = None
+    config: Config,
+    scan: Scan,
+    path: Path | None = None,
+    seed: int | None = None,
+    stream: bool = False,
 ) -> Dataset:
-    """The data of a configuration (or those in ``path``), in its precision and in memory."""
-    return _in_precision(config, scan, path, seed, stream=False)
+    """The data of a configuration (or those in ``path``), in its precision; in memory, or, with
+    ``stream``, read when they are asked for."""
+    return _in_precision(config, scan, path, seed, stream)
 
 
 def load_training_data(config: Config, scan: Scan) -> tuple[Dataset, Dataset | None]:

@@ -79,6 +79,15 @@ HOUNSFIELD = Units(scale=2000.0, offset=-1000.0, clip=True, name="HU")
 
 
 @dataclass(frozen=True)
+class Counts:
+    """What makes line integrals of raw counts: the open beam and the dark current of each detector,
+    (detectors,), read when they are asked for; None where the file has none."""
+
+    white: Callable[[], np.ndarray] | None = None
+    dark: Callable[[], np.ndarray] | None = None
+
+
+@dataclass(frozen=True, slots=True)  # a scan has thousands of them
 class Item:
     """One array of a file, which is read when it is asked for.
 
@@ -103,6 +112,7 @@ class Item:
     notes: tuple[str, ...] = ()  #: what its reader noticed
     frames: tuple[Item, ...] = ()  #: of which it is a sequence
     geometry: ScannerGeometry | None = None  #: of a measurement, where its file says it
+    counts: Counts | None = None  #: of a measurement in raw counts
     whole: Item | None = None  #: of a sinogram of some views: that of all views, as its file has it
 
     def array(self) -> np.ndarray:

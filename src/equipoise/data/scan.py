@@ -21,6 +21,7 @@ from ..imaging.mri import prewhiten
 from ..imaging.operators import normalized, select
 from ..imaging.settings import Physics
 from ..imaging.sizes import Size
+from ..imaging.tomography import Tomography
 from ..imaging.tomography.scanner import ScannerGeometry
 from ..imaging.tomography.settings import RaysSettings
 from .item import Item, Units
@@ -49,6 +50,7 @@ class Scan:
     image_shape: tuple[int, ...]  #: (C, H, W), or (2, T, H, W) of a sequence
     measurement_shape: tuple[int, ...]
     noise: float = 0.0  #: standard deviation of the noise in y
+    peak: float = 1.0  #: of x in measurements of scanners, which counts as 1
     kspace: KspaceUnits | None = None  #: of real acquisitions, whose operator came with the data
 
     @classmethod
@@ -157,6 +159,25 @@ class Scan:
         return torch.view_as_real(white).movedim(-1, 0).reshape(self.measurement_shape)
 
     # ------------------------------------------------------------------------------ noise
+
+    @property
+    def attenuation(self) -> float:
+        """What makes line integrals, the logarithms of counts, of measurements of the model.
+
+        Raises:
+            UserError: this is no computed tomography.
+        """
+        if not isinstance(self.settings, RaysSettings):
+            raise UserError(
+                f"objective.counts: physics.kind={self.settings.kind} measures no line integrals "
+                "of photons; leave it out"
+            )
+        return self.peak / self.gain
+
+    def masked(self, measured: Tensor) -> Scan:
+        """The scan without the rays that were not measured, (1, views, detectors) of 0 and 1."""
+        assert isinstance(self.physics, Tomography)
+        return replace(self, physics=self.physics.masked(measured[0]))
 
     def with_noise(self, noise: float) -> Scan:
         """The scan whose physics adds noise of this standard deviation when it is called."""

@@ -127,8 +127,8 @@ class ConsistencySettings(Settings):
     weight: float = Field(0.1, ge=0, description="weight of the measurement consistency")
     floor: float = FLOOR
 
-    def make(self) -> MeasurementConsistency:
-        return MeasurementConsistency(self.weight, self.floor)
+    def make(self, attenuation: float | None = None) -> MeasurementConsistency:
+        return MeasurementConsistency(self.weight, self.floor, attenuation)
 
 
 class SplittingSettings(Settings):
@@ -138,7 +138,9 @@ class SplittingSettings(Settings):
     parts: int = Field(5, ge=2, description="into how many parts; one is left out and predicted")
     floor: float = FLOOR
 
-    def make(self, scan: Scan, y: Tensor, accuracy: Accuracy) -> Splitting:
+    def make(
+        self, scan: Scan, y: Tensor, accuracy: Accuracy, attenuation: float | None = None
+    ) -> Splitting:
         """
         Raises:
             UserError: the measurements cannot be split.
@@ -149,7 +151,7 @@ class SplittingSettings(Settings):
             raise UserError(
                 f"objective.splitting.parts={self.parts}: {error}, or set objective.splitting=0"
             ) from error
-        return Splitting(self.parts, self.weight, self.floor, accuracy=accuracy)
+        return Splitting(self.parts, self.weight, self.floor, accuracy, attenuation)
 
 
 class EquivarianceSettings(Settings):
@@ -281,6 +283,11 @@ class ObjectiveSettings(Settings):
         "within 3 % (float64; float32 as far as it resolves them); false: to model.rtol, in about "
         "0.6 of the time",
     )
+    counts: bool = Field(
+        False,
+        description="the noise is that of counted photons (computed tomography): consistency and "
+        "splitting weigh each line integral by the photons that came through",
+    )
     consistency: Annotated[ConsistencySettings, BARE_WEIGHT] = Field(
         default_factory=lambda: ConsistencySettings(), description="measurement consistency"
     )
@@ -320,11 +327,12 @@ class ObjectiveSettings(Settings):
             UserError: nothing is left, or a loss does not fit what measured.
         """
         accuracy = DEFAULT_ACCURACY if self.exact else AS_THE_MODEL
+        attenuation = scan.attenuation if self.counts else None
         losses: dict[str, Loss] = {}
         if self.consistency.weight:
-            losses["consistency"] = self.consistency.make()
+            losses["consistency"] = self.consistency.make(attenuation)
         if self.splitting.weight:
-            losses["splitting"] = self.splitting.make(scan, y, accuracy)
+            losses["splitting"] = self.splitting.make(scan, y, accuracy, attenuation)
         if self.equivariance.weight:
             losses["equivariance"] = self.equivariance.make(accuracy, scan.size)
         if self.operators.weight:
