@@ -85,7 +85,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     if not path.is_file():
         raise UserError(f"{path}: no such configuration file; the examples are in configs/")
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
+        tree = read_yaml(path.read_text()) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {error}") from error
     if not isinstance(tree, dict):
@@ -99,6 +99,30 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     config = parse(tree, str(path))
     _find_beside(config, path)
     return config
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, but 10:50:5 is a range and no number in base 60."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:int"]
+    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(r"[-+]?(0b[01_]+|0x[0-9a-fA-F_]+|0[0-7_]+|0|[1-9][0-9_]*)$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(text: str) -> Any:
+    """What a text in YAML says.
+
+    Raises:
+        YAMLError: it is none.
+    """
+    return yaml.load(text, _Loader)  # a safe one
 
 
 def parse(tree: dict[str, Any], where: str, is_saved: bool = False) -> Config:
@@ -141,7 +165,7 @@ def _overridden(tree: dict[str, Any], text: str) -> dict[str, Any]:
             f"{text!r}: an override is written section.key=value, such as learning.steps=500"
         )
     try:
-        parsed = _with_numbers(yaml.safe_load(value))
+        parsed = _with_numbers(read_yaml(value))
     except yaml.YAMLError as error:
         raise UserError(f"{text!r}: the value is not YAML: {error}") from error
     try:
@@ -323,7 +347,9 @@ def _place(location: tuple[Any, ...]) -> tuple[list[str], Any]:
         kinds = sections_of(here)
         if step in kinds and step:
             here = kinds[step]
-        elif isinstance(step, str) and not re.match(r"(int|float|list|function|constrained)", step):
+        elif isinstance(step, str) and not re.match(
+            r"(int|float|str|list|dict|tuple|literal|function|constrained)\b", step
+        ):
             parent = here
             here = _annotation(here, step)
             path.append(step)

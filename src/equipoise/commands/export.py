@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from ..assessment.words import how_it_was_trained
 from ..comparison.evaluation import evaluations
 from ..data.formats import new_folder
+from ..data.settings import size_in_words
 from ..errors import UserError
 from ..reconstruction.settings import denoiser_config
 from ..run import Run
@@ -88,7 +89,7 @@ def _card(run: Run, about: dict[str, Any], licence: str) -> str:
         licence=licence,
         name=config.name,
         training=how_it_was_trained(config.objective, config.model),
-        physics=f"{options}, {config.data.size}² pixels",
+        physics=f"{options}, {size_in_words(config.data.size)} pixels",
         data=path.name if path else "synthetic phantoms",
         data_licence="see its owner" if path else "none needed",
         step=config.model.step.kind,
@@ -121,9 +122,9 @@ class _DenoiserAlone(torch.nn.Module):
 
 
 def _write_program(run: Run, channels: int, path: Path) -> None:
-    step, size = run.model.step, run.config.data.size
+    step, shape = run.model.step, run.scan.image_shape[-2:]
     dtype = next(run.model.parameters()).dtype
-    images = torch.zeros(2, channels, size, size, dtype=dtype)
+    images = torch.zeros(2, channels, *shape, dtype=dtype)
     network = _DenoiserAlone(step.denoiser, step.sigma).eval()
     any_number = {"x": {0: torch.export.Dim.AUTO}}
     try:

@@ -29,11 +29,11 @@ def reconstruct(
         UserError: the data cannot be read, or ``out`` is not empty.
     """
     fabric, out = processes(), new_folder(out)
-    dataset = load_data(run.config, run.scan, Path(data))
+    dataset = load_data(run.config, run.scan, Path(data), whole=True)
     solved = run.solve(dataset, fabric=fabric)
     if fabric.global_rank:
         return solved
-    images = native_images(solved.value, dataset.items)
+    images = native_images(solved.value, dataset.items, dataset.scan.physics)
     paths = write_images(dataset.items, images, out)
     y = dataset.measurements()
     picture = figures.grid(y, {"equipoise": solved.value}, dataset.truth, dataset.names)

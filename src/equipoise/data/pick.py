@@ -11,18 +11,34 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
+from ..imaging.noise import sides
 from .formats.base import listed
-from .item import Holds, Item, Units
+from .item import Frame, Holds, Item, Units
+from .settings import Size
 
 #: Names of what stands beside the reconstructions in a folder.
 RESERVED_NAMES = ("preview", "report")
 
 
-def images_of(items: Sequence[Item], size: int | None = None) -> list[Item]:
-    """One item an image, of at least ``size`` pixels each way; real or complex.
+#: An image that is this many times smaller than the size is not padded.
+SMALLEST = 0.5
+
+
+def images_of(
+    items: Sequence[Item], size: Size | None = None, fit: str = "refuse"
+) -> list[Item]:
+    """One item an image, real or complex.
+
+    Args:
+        items: images, or stacks of them.
+        size: of the images of the model: a number of pixels each way, (rows, columns), or "native",
+            each image's own. None: their own, which must be one for all.
+        fit: what becomes of images of another shape than ``size``: "pad", "crop" or "refuse", as
+            the option ``data.fit`` says.
 
     Raises:
-        UserError: an item holds k-space or no grey image, or the images differ in size.
+        UserError: an item holds k-space or no grey image; the images differ in size and none is
+            asked for, or they do not fit it.
     """
     images: list[Item] = []
     for item in items:
@@ -35,27 +51,57 @@ def images_of(items: Sequence[Item], size: int | None = None) -> list[Item]:
             raise UserError(
                 f"{item.file}: expected grey two-dimensional images, got shape {item.shape}"
             )
-        _check_size(item, size)
         item = replace(item, holds="image")
         images += [item] if len(item.shape) == 2 else item.along_first_axis()
-    _check_one_shape(images, "images")
+    if size is None:
+        _check_one_shape(images, "images")
+    elif size != "native":
+        images = _fitted(images, sides(size), fit)
     return uniquely_named(images, "image")
 
 
-def _check_size(item: Item, size: int | None) -> None:
+def _fitted(images: list[Item], size: tuple[int, int], fit: str) -> list[Item]:
+    """The images with the part of each that the model sees, which is noted."""
+    fitted = []
+    for image in images:
+        frame = _frame(image, size, fit)
+        if frame is not None:
+            note = _frame_in_words(image, frame, size)
+            image = replace(image, frame=frame, notes=(*image.notes, note))
+        fitted.append(image)
+    return fitted
+
+
+def _frame(item: Item, size: tuple[int, int], fit: str) -> Frame | None:
+    """The part of an image that is seen, in its own pixels; none: the whole, which has the shape."""
+    shape = (item.shape[-2], item.shape[-1])
+    wanted = f"size={size[0]}" if size[0] == size[1] else f"size=[{size[0]}, {size[1]}]"
+    is_small = shape[0] < size[0] or shape[1] < size[1]
+    is_distorted = shape[0] * size[1] != shape[1] * size[0]
+    found = f"{item.file}: the image has {shape[0]}×{shape[1]} pixels"
+    largest = max(shape[0] / size[0], shape[1] / size[1])
+    if largest < SMALLEST or (is_small and fit == "refuse" and not is_distorted):
+        raise UserError(f"{found}, fewer than {wanted}; lower data.size")
+    if is_distorted and fit == "refuse":
+        raise UserError(
+            f"{found}, which data.{wanted} would distort; set data.fit=pad or data.fit=crop"
+        )
+    if fit == "crop":
+        return None if shape == size else Frame.in_the_middle(shape, *size)
+    if not is_small and not is_distorted:
+        return None
+    rows, columns = (round(side * max(1.0, largest)) for side in size)
+    return Frame.in_the_middle(shape, max(rows, shape[0]), max(columns, shape[1]))
+
+
+def _frame_in_words(item: Item, frame: Frame, size: tuple[int, int]) -> str:
     rows, columns = item.shape[-2:]
-    if size is None:
-        return
-    if min(rows, columns) < size:
-        raise UserError(
-            f"{item.file}: the image has {rows}×{columns} pixels, fewer than size={size}; lower "
-            "data.size"
-        )
-    if rows != columns:
-        raise UserError(
-            f"{item.file}: the image has {rows}×{columns} pixels, which data.size={size} would "
-            "distort; crop or pad it to a square"
-        )
+    what = f"images of {rows}×{columns} pixels are "
+    if frame.rows < rows or frame.columns < columns:
+        return f"{what}cropped (padded where smaller) to the middle {size[0]}×{size[1]} (data.fit)"
+    what += f"padded with air to {frame.rows}×{frame.columns} (data.fit)"
+    is_averaged = (frame.rows, frame.columns) != size
+    return f"{what}, and averaged to {size[0]}×{size[1]}" if is_averaged else what
 
 
 def _check_one_shape(items: Sequence[Item], what: str) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .linear import norm, variant
+from .noise import sides
 from .scaled import Scaled, closed_form_prox, proximal
 from .selection import PER_SAMPLE, differs_per_sample, select, selectable
 from .tomography import Tomography
@@ -40,15 +41,18 @@ class Normalized(NamedTuple):
     measurement_shape: tuple[int, ...]  #: of one y
 
 
-def normalized(physics: Any, size: int, frames: int | None = None) -> Normalized:
+def normalized(
+    physics: Any, size: int | tuple[int, int], frames: int | None = None
+) -> Normalized:
     """The operator with ‖A‖ = 1, its gain, and the shapes of what it takes and gives.
 
     With ``frames``, x is a complex sequence (2, frames, H, W).
 
     Raises:
-        UserError: it is not linear, or takes neither real (1, size, size) nor complex
-            (2, size, size) images, or its norm is zero or infinite.
+        UserError: it is not linear, or takes neither real (1, H, W) nor complex (2, H, W) images,
+            or its norm is zero or infinite.
     """
+    rows, columns = sides(size)
     name = type(physics).__name__
     if not isinstance(physics, LinearPhysics):
         raise UserError(
@@ -56,9 +60,9 @@ def normalized(physics: Any, size: int, frames: int | None = None) -> Normalized
             "trained with"
         )
     if frames is None:
-        shapes: list[tuple[int, ...]] = [(1, size, size), (2, size, size)]
+        shapes: list[tuple[int, ...]] = [(1, rows, columns), (2, rows, columns)]
     else:
-        shapes = [(2, frames, size, size)]
+        shapes = [(2, frames, rows, columns)]
     complaints = []
     for shape in shapes:
         measurement, complaint = _try_shape(physics, shape)
@@ -71,8 +75,8 @@ def normalized(physics: Any, size: int, frames: int | None = None) -> Normalized
             return Normalized(scaled, gain, shape, measurement)
         complaints.append(f"{shape}: {complaint}")
     raise UserError(
-        f"physics: {name} takes neither real images (1, {size}, {size}) nor complex ones "
-        f"(2, {size}, {size}): {'; '.join(complaints)}"
+        f"physics: {name} takes neither real images (1, {rows}, {columns}) nor complex ones "
+        f"(2, {rows}, {columns}): {'; '.join(complaints)}"
     )
 
 

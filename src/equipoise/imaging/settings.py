@@ -12,7 +12,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from .mri import MASKS, birdcage
-from .noise import NoiseSettings, PhysicsSettings, SingleImage
+from .noise import NoiseSettings, PhysicsSettings, SingleImage, sides
 from .operators import from_file
 from .tomography.settings import FanBeamSettings, ParallelBeamSettings
 
@@ -30,6 +30,9 @@ __all__ = [
     "Physics",
     "SuperResolutionSettings",
 ]
+
+#: Of an image: pixels each way, or rows and columns.
+Size = int | tuple[int, int]
 
 
 class CartesianSettings(PhysicsSettings):
@@ -58,12 +61,13 @@ class MRISettings(SingleImage, CartesianSettings):
     kind: Literal["mri"] = "mri"
     coils: int = Field(1, ge=1, description="simulated coils, for images that are to be measured")
 
-    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
-        mask = self.sampling_mask(size, size, seed)
+    def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
+        shape = sides(size)
+        mask = self.sampling_mask(*shape, seed)
         if self.coils == 1:
-            return deepinv.physics.MRI(mask=mask, img_size=(size, size))
-        maps = birdcage(self.coils, size, size)
-        return deepinv.physics.MultiCoilMRI(mask=mask, coil_maps=maps, img_size=(size, size))
+            return deepinv.physics.MRI(mask=mask, img_size=shape)
+        maps = birdcage(self.coils, *shape)
+        return deepinv.physics.MultiCoilMRI(mask=mask, coil_maps=maps, img_size=shape)
 
 
 class DynamicMRISettings(CartesianSettings):
@@ -73,10 +77,11 @@ class DynamicMRISettings(CartesianSettings):
     kind: Literal["dynamic_mri"] = "dynamic_mri"
     frames: int = Field(8, ge=2, description="images in a sequence")
 
-    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
-        masks = [self.sampling_mask(size, size, seed + frame) for frame in range(self.frames)]
+    def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
+        shape = sides(size)
+        masks = [self.sampling_mask(*shape, seed + frame) for frame in range(self.frames)]
         return deepinv.physics.DynamicMRI(
-            mask=torch.stack(masks), img_size=(2, self.frames, size, size)
+            mask=torch.stack(masks), img_size=(2, self.frames, *shape)
         )
 
 
@@ -89,9 +94,9 @@ class NonCartesianMRISettings(SingleImage, PhysicsSettings):
     shots: int = Field(24, ge=1, description="spokes, or spiral arms")
     samples: int = Field(128, ge=2, description="samples along each")
 
-    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
+    def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
         return deepinv.physics.NonCartesianMRI(
-            img_size=(2, size, size),
+            img_size=(2, *sides(size)),
             trajectory=self.trajectory,
             num_shots=self.shots,
             num_samples_per_shot=self.samples,
@@ -106,8 +111,8 @@ class InpaintingSettings(SingleImage, PhysicsSettings):
         0.5, gt=0, lt=1, description="fraction of the pixels that is measured, at random places"
     )
 
-    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
-        shape, rng = (1, size, size), torch.Generator().manual_seed(seed)
+    def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
+        shape, rng = (1, *sides(size)), torch.Generator().manual_seed(seed)
         mask = (torch.rand(shape, generator=rng) < self.keep).float()
         return deepinv.physics.Inpainting(shape, mask=mask)
 
@@ -118,9 +123,9 @@ class BlurSettings(SingleImage, PhysicsSettings):
     kind: Literal["blur"] = "blur"
     width: float = Field(1.5, gt=0, description="standard deviation of the blur, in pixels")
 
-    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
+    def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
         kernel = gaussian_blur(sigma=(self.width, self.width))
-        return deepinv.physics.BlurFFT((1, size, size), filter=kernel)
+        return deepinv.physics.BlurFFT((1, *sides(size)), filter=kernel)
 
 
 class SuperResolutionSettings(SingleImage, PhysicsSettings):
@@ -129,8 +134,8 @@ class SuperResolutionSettings(SingleImage, PhysicsSettings):
     kind: Literal["super_resolution"] = "super_resolution"
     factor: int = Field(2, ge=2, description="how many times smaller, each way")
 
-    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
-        shape = (1, size, size)
+    def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
+        shape = (1, *sides(size))
         return deepinv.physics.Downsampling(img_size=shape, filter="bicubic", factor=self.factor)
 
 
@@ -140,10 +145,11 @@ class CompressedSensingSettings(SingleImage, PhysicsSettings):
     kind: Literal["compressed_sensing"] = "compressed_sensing"
     ratio: float = Field(0.3, gt=0, le=1, description="measurements, as a fraction of the pixels")
 
-    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
+    def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
         rng = torch.Generator().manual_seed(seed)
-        count = max(1, round(self.ratio * size * size))
-        return deepinv.physics.CompressedSensing(count, (1, size, size), rng=rng)
+        shape = sides(size)
+        count = max(1, round(self.ratio * shape[0] * shape[1]))
+        return deepinv.physics.CompressedSensing(count, (1, *shape), rng=rng)
 
 
 class CustomSettings(SingleImage, PhysicsSettings):
@@ -154,7 +160,12 @@ class CustomSettings(SingleImage, PhysicsSettings):
         description="Python file with a function physics(size) that returns a deepinv LinearPhysics"
     )
 
-    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
+    def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
+        if not isinstance(size, int):
+            raise ValueError(
+                f"an operator of your own is made for square images, by physics(size); set "
+                f"data.size to one number instead of {size}"
+            )
         operator: deepinv.physics.LinearPhysics = from_file(self.file, size)
         return operator
 

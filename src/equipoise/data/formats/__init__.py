@@ -11,14 +11,24 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import UserError
+from ..choice import Choice
 from ..item import Item
 from .arrays import Npy, Npz
 from .bart import Bart
-from .base import Format, has_known_suffix, know_suffixes, new_folder, visible_files, write_npy
+from .base import (
+    Format,
+    is_readable,
+    know_content,
+    know_suffixes,
+    new_folder,
+    readable_files,
+    write_npy,
+)
 from .dicom import Dicom
 from .hdf5 import Hdf5
 from .ismrmrd import Ismrmrd
 from .nifti import Nifti
+from .patients import with_patients
 from .pictures import Png, Tiff
 
 __all__ = [
@@ -45,6 +55,8 @@ def register(format: Format) -> None:
     FORMATS[format.name] = format
     FORMATS.update(others)
     know_suffixes(format.suffixes)
+    if format.any_suffix:
+        know_content(format.sniff)
 
 
 # The last is asked first: ISMRMRD's files are HDF5 too.
@@ -68,19 +80,37 @@ def format_of(file: Path) -> Format | None:
     return None
 
 
-def open_path(path: str | Path) -> list[Item]:
+def open_path(path: str | Path, choice: Choice = Choice(), strict: bool = True) -> list[Item]:
     """What a file, or a folder of files of one format, holds.
 
+    Of a folder without any file that can be read, those of the folders in it are; then each of
+    these is a patient, where the files do not say.
+
+    Args:
+        path: of a file or folder.
+        choice: what of it is wanted.
+        strict: whether a choice that the format does not know is refused.
+
     Raises:
-        UserError: there is nothing, nothing that can be read, or there are several formats.
+        UserError: there is nothing, nothing that can be read, or there are several formats; or
+            something is asked of a format that it does not know.
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
-    items = (_format_of_folder(path) if path.is_dir() else _format_of_file(path)).open(path)
+    format = _format_of_folder(path) if path.is_dir() else _format_of_file(path)
+    unknown = [name for name in choice.asked if name not in format.chooses]
+    if unknown and strict:
+        name = unknown[0]
+        others = [other.title for other in FORMATS.values() if name in other.chooses]
+        raise UserError(
+            f"{path}: is {format.title}, and data.{name} applies to {' and '.join(others)}; remove "
+            "it"
+        )
+    items = format.open_chosen(path, choice) if choice.asked else format.open(path)
     if not items:
         raise UserError(f"{path}: holds no image and no measurement")
-    return items
+    return with_patients(items, path)
 
 
 def _format_of_file(path: Path) -> Format:
@@ -92,9 +122,9 @@ def _format_of_file(path: Path) -> Format:
 
 def _format_of_folder(path: Path) -> Format:
     found: dict[str, Format] = {}
-    for file in visible_files(path):
+    for file in readable_files(path):
         format = format_of(file)
-        if format is not None and (format.any_suffix or has_known_suffix(file)):
+        if format is not None and is_readable(file):
             found[format.name] = format
     if not found:
         raise UserError(
