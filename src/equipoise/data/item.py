@@ -101,12 +101,15 @@ class KspaceHeader:
 
     #: (readout, phase): which points were measured; none: those that are not zero
     sampled: np.ndarray | None = None
+    #: (phase,): which lines can have been measured; of these, what is zero everywhere was not
+    lines: np.ndarray | None = None
     noise: np.ndarray | None = None  #: (coils, coils): covariance of the noise in a sample
     calibration: np.ndarray | None = None  #: (coils, readout, phase) of lines beside the image's
     recon: tuple[int, int] | None = None  #: rows and columns of the image that is wanted
     target: Callable[[], np.ndarray] | None = None  #: (rows, columns), reconstructed of all lines
     #: (H, W): by it, the magnitude of the model is the root sum of squares in the file's units
     weight: np.ndarray | None = None
+    remarks: tuple[str, ...] = ()  #: on its noise
 
 
 @dataclass(frozen=True)

@@ -180,10 +180,10 @@ def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def acquisitions_of(items: Sequence[Item]) -> list[Item]:
-    """One item the k-space of a slice, (rows, columns) or (coils, rows, columns), all of one size.
+    """One item the k-space of a slice, (rows, columns) or (coils, rows, columns).
 
     Raises:
-        UserError: an item holds real numbers or has other axes, or the sizes differ.
+        UserError: an item holds real numbers or has other axes.
     """
     acquisitions: list[Item] = []
     for item in items:
@@ -195,8 +195,6 @@ def acquisitions_of(items: Sequence[Item]) -> list[Item]:
             )
         item = replace(item, holds="kspace")
         acquisitions += item.along_first_axis() if len(item.shape) == 4 else [item]
-    with_coils = [replace(a, shape=(1, *a.shape)[-3:]) for a in acquisitions]
-    _check_one_shape(with_coils, "k-space (coils×rows×columns)")
     return uniquely_named(acquisitions, "measurement")
 
 
