@@ -59,6 +59,6 @@ def _rows(dataset: Dataset, solved: Equilibrium) -> list[dict[str, Any]]:
 
 
 def _what_was_measured(dataset: Dataset) -> str:
-    if dataset.truth is None:
+    if dataset.items[0].holds != "image":
         return "DATA"
     return "the images in DATA were measured with the run's operator and noise first"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import deepinv.physics as deepinv
@@ -22,7 +23,7 @@ from ..imaging.mri import (
 from ..imaging.settings import MRISettings
 from .dataset import Dataset
 from .formats.base import listed
-from .item import Item, KspaceHeader
+from .item import Frame, Item, KspaceHeader
 from .sampling import is_fully_sampled as _is_fully_sampled
 from .sampling import planned_inside
 from .scan import KspaceUnits, Scan
@@ -168,14 +169,30 @@ def _prepared(slices: list[Slice]) -> tuple[list[Prepared], list[str]]:
     prepared = []
     for one, each in zip(slices, found, strict=True):
         truth = _truth(one, each, covariance, scale) if one.is_undersampled_here else None
+        said = one.item.kspace
         header = KspaceHeader(
-            recon=one.item.kspace.recon,
-            target=one.item.kspace.target,
+            recon=said.recon,
+            target=said.target or _own_target(one),
+            peak=said.peak,
             weight=_weight(each, covariance, scale),
         )
         item = replace(one.item, kspace=header)
         prepared.append(Prepared(item, each, truth, covariance, scale))
     return prepared, notes
+
+
+def _own_target(one: Slice) -> Callable[[], np.ndarray] | None:
+    """What all lines give, (rows, columns): the root sum of squares of the coils in the file's
+    units, cropped to the image that the header wants; none, where some were not measured."""
+    if not one.is_undersampled_here:
+        return None
+    shape = tuple(one.kspace.shape[-2:])
+    image = torch.fft.ifft2(torch.fft.ifftshift(one.kspace, (-2, -1)), norm="ortho")
+    image = torch.fft.fftshift(image, (-2, -1))
+    whole = torch.linalg.vector_norm(image, dim=0).numpy()
+    recon = one.item.kspace.recon or shape
+    rows, columns = (min(a, b) for a, b in zip(recon, shape, strict=True))
+    return partial(Frame.in_the_middle(shape, rows, columns).cut, whole)
 
 
 def _covariance(slices: list[Slice]) -> tuple[Tensor, list[str]]:

@@ -107,6 +107,7 @@ class KspaceHeader:
     calibration: np.ndarray | None = None  #: (coils, readout, phase) of lines beside the image's
     recon: tuple[int, int] | None = None  #: rows and columns of the image that is wanted
     target: Callable[[], np.ndarray] | None = None  #: (rows, columns), reconstructed of all lines
+    peak: Callable[[], float] | None = None  #: the largest value of the target's volume
     #: (H, W): by it, the magnitude of the model is the root sum of squares in the file's units
     weight: np.ndarray | None = None
     remarks: tuple[str, ...] = ()  #: on its noise

@@ -99,7 +99,11 @@ class Hdf5(Format):
         for i, patient in enumerate(patients):
             target = partial(self._read, file, about.target, i) if about.target else None
             header = KspaceHeader(
-                sampled=sampled, lines=about.lines, recon=about.recon, target=target
+                sampled=sampled,
+                lines=about.lines,
+                recon=about.recon,
+                target=target,
+                peak=partial(self._peak, file, about.target) if about.target else None,
             )
             items.append(
                 Item(
@@ -175,6 +179,11 @@ class Hdf5(Format):
         if about.mask is not None:
             measured = np.broadcast_to(about.mask, array.shape[-2:])
         return cropped_readout(array, measured, about.kept)[0]
+
+    def _peak(self, file: Path, key: str) -> float:
+        """The largest value of what fastMRI reconstructed."""
+        with self.reading(file), need("h5py", "hdf5").File(file) as stored:
+            return max(float(plane.max()) for plane in stored[key])
 
     def write(self, items: Sequence[Item], images: np.ndarray, folder: Path) -> list[Path]:
         """One file with ``hu`` in int16 and ``patient``, which this format reads."""
