@@ -21,7 +21,7 @@ from ..imaging.mri import (
     noise_covariance,
 )
 from ..imaging.settings import MRISettings
-from .dataset import Dataset
+from .dataset import Dataset, notes_of
 from .formats.base import listed
 from .item import Frame, Item, KspaceHeader
 from .sampling import is_fully_sampled as _is_fully_sampled
@@ -86,7 +86,7 @@ def acquired(items: list[Item], scan: Scan, seed: int) -> Dataset:
     settings = scan.settings
     assert isinstance(settings, MRISettings)
     slices = [_slice(item, settings, seed) for item in items]
-    notes = list(dict.fromkeys(note for item in items for note in item.notes))
+    notes = notes_of(items)
     prepared: list[Prepared] = []
     for group in _scans(slices):
         made, remarks = _prepared(group)

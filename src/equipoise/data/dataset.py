@@ -197,3 +197,20 @@ def repeated(items: list[Item], values: Iterable[Tensor]) -> list[str]:
             notes.append(f"{item.name} is identical to {name_by_digest[digest]}")
         name_by_digest.setdefault(digest, item.name)
     return notes
+
+
+def notes_of(items: Iterable[Item]) -> list[str]:
+    """What the readers of these items noticed: each remark once, and what is said of several files
+    as of the first."""
+    counts: dict[str, int] = {}
+    first: dict[str, str] = {}
+    for note in dict.fromkeys(note for item in items for note in item.notes):
+        name, colon, text = note.partition(": ")
+        key = text if colon else note
+        counts[key] = counts.get(key, 0) + 1
+        first.setdefault(key, name)
+    notes = []
+    for text, count in counts.items():
+        others = f" and {count - 1} more" if count > 1 else ""
+        notes.append(text if first[text] == text else f"{first[text]}{others}: {text}")
+    return notes

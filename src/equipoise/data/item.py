@@ -21,8 +21,9 @@ Values = TypeVar("Values", np.ndarray, Tensor)
 Holds = Literal["image", "measurement", "kspace"]
 
 #: What an item's units were taken from: what its file says, what its values look like, or nothing
-#: yet, so that they have to be settled before they are used (units.py).
-UnitsFrom = Literal["file", "values", "nothing"]
+#: yet, so that they have to be settled before they are used (units.py). Of what is "magnitude", the
+#: brightest 0.1 % of its series count as 1, which is settled there as well.
+UnitsFrom = Literal["file", "values", "magnitude", "nothing"]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..imaging.phantoms import phantoms, smooth_phase
 from .acquired import acquired
 from .choice import Choice, with_chosen_slices
-from .dataset import Dataset, Streamed, repeated
+from .dataset import Dataset, Streamed, notes_of, repeated
 from .formats import holds_images as look_like_images
 from .formats import may_hold_either, open_path
 from .item import Item
@@ -251,8 +251,3 @@ def _check_all_complex_or_none(images: Sequence[Item]) -> None:
             f"{first[True].file}: holds complex images, and {first[False].file.name} real ones; "
             "put each kind in a folder of its own"
         )
-
-
-def notes_of(items: Sequence[Item]) -> list[str]:
-    """What the readers of these items noticed, each remark once."""
-    return list(dict.fromkeys(note for item in items for note in item.notes))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .framed import Framed
 from .linear import variant
+from .selection import select
 
 
 class Split(NamedTuple):
@@ -47,7 +48,9 @@ def split(physics: Any, y: Tensor, parts: int, k: int) -> Split:
 
 def _split_each_size(physics: Framed, y: Tensor, parts: int, k: int) -> Split:
     """Of samples of different sizes, each size by itself."""
-    index = torch.arange(len(physics))
+    index = torch.arange(len(y))
+    if len(y) < len(physics):  # of the first of them
+        physics = physics.restricted(index, select)
     groups = physics.by_size(index)
     found: dict[int, Split] = {}
     for group in groups:

@@ -148,9 +148,12 @@ def may_hold_either(items: Sequence[Item]) -> bool:
     return all(FORMATS[item.format].may_hold_either for item in items)
 
 
-def write_images(items: Sequence[Item], images: np.ndarray, out: str | Path) -> list[Path]:
+def write_images(
+    items: Sequence[Item], images: np.ndarray | Sequence[np.ndarray], out: str | Path
+) -> list[Path]:
     """Writes images (N, H, W), or sequences (N, T, H, W), in the units of their items, in the
-    format that they were read from: sequences frame by frame, unless that is ``.npy``.
+    format that they were read from: sequences frame by frame, unless that is ``.npy``. Those of
+    different sizes are a list.
 
     What was made of measurements is written as ``.npy``.
 
@@ -162,7 +165,7 @@ def write_images(items: Sequence[Item], images: np.ndarray, out: str | Path) -> 
     format = FORMATS[items[0].format]
     if items[0].holds != "image" or isinstance(format, (Npy, Npz)):
         return write_npy(items, images, folder)
-    if images.ndim == 4:
+    if images[0].ndim == 3:
         items = [frame for item in items for frame in item.frames]
-        images = images.reshape(-1, *images.shape[2:])
+        images = [image for sequence in images for image in sequence]
     return format.write(items, images, folder)

@@ -73,8 +73,10 @@ class Format(ABC):
         """The same, of what is wanted alone; a format that names options in ``chooses`` has it."""
         return self.open(path)
 
-    def write(self, items: Sequence[Item], images: np.ndarray, folder: Path) -> list[Path]:
-        """Writes images (N, H, W), float64 in the units of their items, to an empty folder; one
+    def write(
+        self, items: Sequence[Item], images: Sequence[np.ndarray], folder: Path
+    ) -> list[Path]:
+        """Writes images (H, W), float64 in the units of their items, to an empty folder; one
         ``.npy`` each, unless a format knows better."""
         return write_npy(items, images, folder)
 
@@ -227,7 +229,9 @@ def new_folder(out: str | Path) -> Path:
     return out
 
 
-def write_npy(items: Sequence[Item], images: np.ndarray, folder: Path) -> list[Path]:
+def write_npy(
+    items: Sequence[Item], images: Sequence[np.ndarray], folder: Path
+) -> list[Path]:
     """One ``.npy`` an image, in float32."""
     paths = [folder / f"{item.name}.npy" for item in items]
     for path, image in zip(paths, images, strict=True):

@@ -185,14 +185,16 @@ class Hdf5(Format):
         with self.reading(file), need("h5py", "hdf5").File(file) as stored:
             return max(float(plane.max()) for plane in stored[key])
 
-    def write(self, items: Sequence[Item], images: np.ndarray, folder: Path) -> list[Path]:
+    def write(
+        self, items: Sequence[Item], images: Sequence[np.ndarray], folder: Path
+    ) -> list[Path]:
         """One file with ``hu`` in int16 and ``patient``, which this format reads."""
-        if items[0].units != HOUNSFIELD:
+        if items[0].units != HOUNSFIELD or len({image.shape for image in images}) > 1:
             return write_npy(items, images, folder)
         files = {item.file for item in items}
         path = folder / (files.pop().name if len(files) == 1 else "images.h5")
         with need("h5py", "hdf5").File(path, "w") as stored:
-            stored["hu"] = np.clip(np.rint(images), -32768, 32767).astype(np.int16)
+            stored["hu"] = np.clip(np.rint(np.stack(images)), -32768, 32767).astype(np.int16)
             stored["patient"] = [item.patient.encode() for item in items]
         return [path]
 

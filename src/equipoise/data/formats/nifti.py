@@ -136,7 +136,9 @@ class Nifti(Format):
         one: np.ndarray = self._volume(file, changed, volume).take(k, axis)
         return one
 
-    def write(self, items: Sequence[Item], images: np.ndarray, folder: Path) -> list[Path]:
+    def write(
+        self, items: Sequence[Item], images: Sequence[np.ndarray], folder: Path
+    ) -> list[Path]:
         """One volume for each that they came from, with the affine of the original, scaled if the
         size changed. Slices between them that were not reconstructed are air, or zero."""
         paths = []
