@@ -58,11 +58,7 @@ def fastmri_table(dataset: Dataset, images: dict[str, Tensor], titles: dict[str,
             column.key: value_over_images([getattr(score, column.key) for score in scores])
             for column in COLUMNS
         }
-        more = {
-            "volumes": {
-                file: vars(score) for file, score in zip(volumes, scores, strict=True)
-            }
-        }
+        more = {"volumes": {file: vars(score) for file, score in zip(volumes, scores, strict=True)}}
         table.rows.append(Row(key, titles[key], dict(cells), more=more))
     return table
 

@@ -73,12 +73,12 @@ class Prepared:
         return self.found.y * (self.found.scale / self.scale)
 
 
-def acquired(items: list[Item], scan: Scan, seed: int) -> Dataset:
+def acquired(items: list[Item], scan: Scan, seed: int, said: Sequence[str] = ()) -> Dataset:
     """The data set of acquisitions, one item a slice, each at its own size.
 
     Those that are fully sampled are undersampled as ``physics.mask`` says; then what all lines
     give, combined over the coils, is the truth to compare with. One noise covariance and one scale
-    serve all slices of a scan, so that they keep their brightness.
+    serve all slices of a scan, so that they keep their brightness. ``said``: notes on all of them.
 
     Raises:
         UserError: nothing was measured, or coil maps cannot be found.
@@ -86,7 +86,7 @@ def acquired(items: list[Item], scan: Scan, seed: int) -> Dataset:
     settings = scan.settings
     assert isinstance(settings, MRISettings)
     slices = [_slice(item, settings, seed) for item in items]
-    notes = notes_of(items)
+    notes = [*said, *notes_of(items)]
     prepared: list[Prepared] = []
     for group in _scans(slices):
         made, remarks = _prepared(group)
@@ -291,12 +291,12 @@ def _notes(slices: list[Slice], prepared: list[Prepared], settings: MRISettings)
     brightness = f"{min(scales):.3g}"
     if max(scales) > 1.001 * min(scales):
         brightness += f" to {max(scales):.3g}, of each scan"
-    notes = [
-        f"{share:.1%} of k-space is measured; 1 is {brightness} in the whitened data's units"
-    ]
+    notes = [f"{share:.1%} of k-space is measured; 1 is {brightness} in the whitened data's units"]
     full = [one for one in slices if one.is_undersampled_here]
     if full:
-        what = f"{len(full)} of {len(slices)} slices are" if len(full) < len(slices) else "k-space is"
+        what = (
+            f"{len(full)} of {len(slices)} slices are" if len(full) < len(slices) else "k-space is"
+        )
         notes.append(
             f"{what} fully sampled; undersampled {settings.acceleration:g}-fold by physics.mask"
         )

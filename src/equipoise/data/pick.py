@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from ..imaging.noise import sides
+from ..imaging.sizes import Size, image_size
 from .formats.base import listed
 from .item import Frame, Holds, Item, Units
-from .settings import Size
+from .settings import DataSize
 
 #: Names of what stands beside the reconstructions in a folder.
 RESERVED_NAMES = ("preview", "report")
@@ -25,7 +25,7 @@ SMALLEST = 0.5
 
 
 def images_of(
-    items: Sequence[Item], size: Size | None = None, fit: str = "refuse"
+    items: Sequence[Item], size: DataSize | None = None, fit: str = "refuse"
 ) -> list[Item]:
     """One item an image, real or complex.
 
@@ -56,39 +56,34 @@ def images_of(
     if size is None:
         _check_one_shape(images, "images")
     elif size != "native":
-        images = _fitted(images, sides(size), fit)
+        images = _fitted(images, size, fit)
     return uniquely_named(images, "image")
 
 
-def _fitted(images: list[Item], size: tuple[int, int], fit: str) -> list[Item]:
+def _fitted(images: list[Item], size: Size, fit: str) -> list[Item]:
     """The images with the part of each that the model sees, which is noted."""
     fitted = []
     for image in images:
-        frame = _frame(image, size, fit)
+        frame = _frame(image, image_size(size), fit)
         if frame is not None:
-            note = _frame_in_words(image, frame, size)
+            note = _frame_in_words(image, frame, image_size(size))
             image = replace(image, frame=frame, notes=(*image.notes, note))
         fitted.append(image)
     return fitted
 
 
 def _frame(item: Item, size: tuple[int, int], fit: str) -> Frame | None:
-    """The part of an image that is seen, in its own pixels; none: the whole, which has the shape."""
+    """The part of an image that is seen, in its own pixels; none: the whole, which has the
+    shape."""
     shape = (item.shape[-2], item.shape[-1])
-    wanted = f"size={size[0]}" if size[0] == size[1] else f"size=[{size[0]}, {size[1]}]"
-    is_small = shape[0] < size[0] or shape[1] < size[1]
-    is_distorted = shape[0] * size[1] != shape[1] * size[0]
-    found = f"{item.file}: the image has {shape[0]}×{shape[1]} pixels"
     largest = max(shape[0] / size[0], shape[1] / size[1])
-    if largest < SMALLEST or (is_small and fit == "refuse" and not is_distorted):
-        raise UserError(f"{found}, fewer than {wanted}; lower data.size")
-    if is_distorted and fit == "refuse":
-        raise UserError(
-            f"{found}, which data.{wanted} would distort; set data.fit=pad or data.fit=crop"
-        )
+    if fit == "refuse" or largest < SMALLEST:
+        _check_size(item, size)
+        return None
     if fit == "crop":
         return None if shape == size else Frame.in_the_middle(shape, *size)
-    if not is_small and not is_distorted:
+    is_small = shape[0] < size[0] or shape[1] < size[1]
+    if not is_small and not _is_distorted(shape, size):
         return None
     rows, columns = (round(side * max(1.0, largest)) for side in size)
     return Frame.in_the_middle(shape, max(rows, shape[0]), max(columns, shape[1]))
@@ -102,6 +97,37 @@ def _frame_in_words(item: Item, frame: Frame, size: tuple[int, int]) -> str:
     what += f"padded with air to {frame.rows}×{frame.columns} (data.fit)"
     is_averaged = (frame.rows, frame.columns) != size
     return f"{what}, and averaged to {size[0]}×{size[1]}" if is_averaged else what
+
+
+def _check_size(item: Item, size: tuple[int, int]) -> None:
+    """
+    Raises:
+        UserError: the image is smaller, or would be distorted.
+    """
+    rows, columns = item.shape[-2:]
+    h, w = size
+    asked = f"{h}" if h == w else f"[{h}, {w}]"
+    if rows < h or columns < w:
+        raise UserError(
+            f"{item.file}: the image has {rows}×{columns} pixels, fewer than size={asked}; lower "
+            "data.size"
+        )
+    if not _is_distorted((rows, columns), size):
+        return
+    smaller = [h, round(h * columns / rows)] if rows < columns else [round(w * rows / columns), w]
+    raise UserError(
+        f"{item.file}: the image has {rows}×{columns} pixels, which data.size={asked} would "
+        f"distort; set data.size=[{rows}, {columns}], or {smaller}, or data.fit=pad or crop"
+    )
+
+
+def _is_distorted(shape: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Whether averaging an image of ``shape`` down to ``size`` would change its proportions."""
+    (rows, columns), (h, w) = shape, size
+    if h == w and rows == columns:
+        return False
+    off = abs(w - h * columns / rows), abs(h - w * rows / columns)  # in pixels
+    return h == w or min(off) > 0.5
 
 
 def _check_one_shape(items: Sequence[Item], what: str) -> None:
@@ -137,7 +163,7 @@ def measurements_of(items: Sequence[Item], shape: tuple[int, ...], peak: float) 
             )
         if not fits(item, shape):
             raise UserError(_does_not_fit(item, shape))
-        item = replace(item, holds="measurement", units=Units(scale=peak))
+        item = replace(item, holds="measurement", units=Units.of_measurement(peak))
         if _without_leading_ones(item.shape) == _one_measurement(item, shape):
             measurements.append(item)
         else:

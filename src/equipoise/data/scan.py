@@ -21,12 +21,13 @@ from ..imaging.linear import variant
 from ..imaging.mri import prewhiten
 from ..imaging.operators import normalized, select
 from ..imaging.settings import Physics
-from .item import Item, Units
+from ..imaging.sizes import Size
+from ..imaging.tomography import Tomography
+from ..imaging.tomography.scanner import ScannerGeometry
+from ..imaging.tomography.settings import RaysSettings
+from .item import Item
 from .seeds import seed_of
 
-
-#: Pixels each way, (rows, columns), or each image's own.
-Size = int | tuple[int, int] | Literal["native"]
 #: The size of a scan whose images are not known yet.
 STAND_IN = 64
 
@@ -56,9 +57,9 @@ class Scan:
     kspace: KspaceUnits | None = None  #: of real acquisitions, whose operator came with the data
 
     @classmethod
-    def planned(cls, settings: Physics, size: Size, seed: int = 0) -> Scan:
-        """The scan that a configuration describes, of images of ``size`` pixels each way, or of
-        (rows, columns).
+    def planned(cls, settings: Physics, size: Size | Literal["native"], seed: int = 0) -> Scan:
+        """The scan that a configuration describes, of images of ``size`` pixels each way, or
+        (height, width).
 
         Of images that are measured at their own size ("native"), it is a stand-in of
         ``STAND_IN`` pixels until they are read: :meth:`for_shape`.
@@ -70,6 +71,45 @@ class Scan:
             return cls.planned(settings, STAND_IN, seed)
         found = normalized(settings.make(size, seed), size, settings.frames)
         return cls(settings, found.physics, found.gain, found.image_shape, found.measurement_shape)
+
+    def reading(self, geometry: ScannerGeometry | None) -> Scan:
+        """The scan of files that say ``geometry``, where it is not this one already.
+
+        Raises:
+            UserError: the file's beam is of another kind, or its operator cannot be made.
+        """
+        settings = self.settings
+        if not isinstance(settings, RaysSettings) or geometry is None:
+            return self
+        if settings.read is not None and geometry.same_as(settings.read):
+            return self
+        other: Any = settings.reading(geometry)
+        return Scan.planned(other, self.size)
+
+    def unseen(self) -> tuple[list[int], Scan] | None:
+        """The numbers of the views of a file that ``physics.views`` leaves out, and their scan, in
+        the same units; None where none is left out.
+
+        Raises:
+            UserError: this is no computed tomography.
+        """
+        settings = self.settings
+        if not isinstance(settings, RaysSettings):
+            raise UserError(
+                f"physics.kind: {settings.kind} has no views that could be left out; choose views "
+                "of parallel_beam or fan_beam with physics.views"
+            )
+        left, physics = settings.unseen(self.size, self.gain)
+        if physics is None:
+            return None
+        scan = replace(self, physics=physics, measurement_shape=physics.measurement_shape)
+        return left, scan.with_noise(self.noise)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of an image."""
+        h, w = self.image_shape[-2:]
+        return h, w
 
     # ------------------------------------------------------------------------------ units
 
@@ -90,7 +130,7 @@ class Scan:
         if np.iscomplexobj(values):
             values = np.stack([values.real, values.imag])
         measured = torch.from_numpy(values.astype(np.float32)).reshape(self.measurement_shape)
-        return measured * (self.gain / item.units.scale)
+        return measured * (self.gain / item.units.counts_as_one)
 
     def to_native(self, x: Tensor, item: Item) -> Tensor:
         """An image of the model, (…, H, W), in the units of the item that it was made of."""
@@ -118,8 +158,7 @@ class Scan:
             image = np.clip(image, units.offset, units.offset + units.scale)
         if item.frame is not None:
             image = item.frame.cut(image, units.offset)
-        rows, columns = self.image_shape[-2:]
-        values = units.to_model(_averaged(image, (rows, columns)))
+        values = units.to_model(_averaged(image, self.size))
         return torch.from_numpy(values).float()
 
     def _kspace_to_model(self, kspace: np.ndarray) -> Tensor:
@@ -144,6 +183,11 @@ class Scan:
             ) from error
 
     # ------------------------------------------------------------------------------ noise
+
+    def masked(self, measured: Tensor) -> Scan:
+        """The scan without the rays that were not measured, (1, views, detectors) of 0 and 1."""
+        assert isinstance(self.physics, Tomography)
+        return replace(self, physics=self.physics.masked(measured[0]))
 
     def with_noise(self, noise: float) -> Scan:
         """The scan whose physics adds noise of this standard deviation when it is called."""
@@ -208,7 +252,7 @@ class Scan:
 
 
 def _averaged(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(…, H, W) averaged down to ``size``; exact block means where the size divides."""
+    """(…, H, W) averaged down to ``size``; exact block means where it divides."""
     if image.shape[-2:] == size:
         return image
     pixels = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))

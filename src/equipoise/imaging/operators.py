@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..errors import UserError
 from .linear import norm, variant
-from .noise import sides
 from .scaled import Scaled, closed_form_prox, proximal
 from .selection import PER_SAMPLE, differs_per_sample, select, selectable
+from .sizes import Size, image_size
 from .tomography import Tomography
 
 __all__ = [
@@ -41,9 +41,7 @@ class Normalized(NamedTuple):
     measurement_shape: tuple[int, ...]  #: of one y
 
 
-def normalized(
-    physics: Any, size: int | tuple[int, int], frames: int | None = None
-) -> Normalized:
+def normalized(physics: Any, size: Size, frames: int | None = None) -> Normalized:
     """The operator with ‖A‖ = 1, its gain, and the shapes of what it takes and gives.
 
     With ``frames``, x is a complex sequence (2, frames, H, W).
@@ -52,17 +50,16 @@ def normalized(
         UserError: it is not linear, or takes neither real (1, H, W) nor complex (2, H, W) images,
             or its norm is zero or infinite.
     """
-    rows, columns = sides(size)
-    name = type(physics).__name__
+    name, (h, w) = type(physics).__name__, image_size(size)
     if not isinstance(physics, LinearPhysics):
         raise UserError(
             f"physics: {name} is no deepinv.physics.LinearPhysics; only linear operators can be "
             "trained with"
         )
     if frames is None:
-        shapes: list[tuple[int, ...]] = [(1, rows, columns), (2, rows, columns)]
+        shapes: list[tuple[int, ...]] = [(1, h, w), (2, h, w)]
     else:
-        shapes = [(2, frames, rows, columns)]
+        shapes = [(2, frames, h, w)]
     complaints = []
     for shape in shapes:
         measurement, complaint = _try_shape(physics, shape)
@@ -75,8 +72,8 @@ def normalized(
             return Normalized(scaled, gain, shape, measurement)
         complaints.append(f"{shape}: {complaint}")
     raise UserError(
-        f"physics: {name} takes neither real images (1, {rows}, {columns}) nor complex ones "
-        f"(2, {rows}, {columns}): {'; '.join(complaints)}"
+        f"physics: {name} takes neither real images (1, {h}, {w}) nor complex ones "
+        f"(2, {h}, {w}): {'; '.join(complaints)}"
     )
 
 
@@ -110,7 +107,7 @@ def _gain(physics: LinearPhysics, shape: tuple[int, ...]) -> float:
     return 1.0 if abs(largest - 1) < 1e-3 else 1 / largest
 
 
-def from_file(path: Path, size: int) -> Any:
+def from_file(path: Path, size: Size) -> Any:
     """What the function ``physics(size)`` of a Python file returns.
 
     Raises:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .noise import sides
+from .sizes import image_size
 
 Rng = np.random.Generator
 KINDS = ("thorax", "abdomen", "head", "brain")
@@ -253,7 +253,7 @@ def smooth_phase(
 
     What is not square is the middle of a square one.
     """
-    rows, columns = sides(size)
+    rows, columns = image_size(size)
     side = max(rows, columns)
     fields = []
     for i in range(count):

@@ -12,8 +12,9 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from .mri import MASKS, birdcage
-from .noise import NoiseSettings, PhysicsSettings, SingleImage, sides
+from .noise import NoiseSettings, PhysicsSettings, SingleImage
 from .operators import from_file
+from .sizes import Size, image_size
 from .tomography.settings import FanBeamSettings, ParallelBeamSettings
 
 __all__ = [
@@ -30,9 +31,6 @@ __all__ = [
     "Physics",
     "SuperResolutionSettings",
 ]
-
-#: Of an image: pixels each way, or rows and columns.
-Size = int | tuple[int, int]
 
 
 class CartesianSettings(PhysicsSettings):
@@ -62,12 +60,12 @@ class MRISettings(SingleImage, CartesianSettings):
     coils: int = Field(1, ge=1, description="simulated coils, for images that are to be measured")
 
     def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
-        shape = sides(size)
-        mask = self.sampling_mask(*shape, seed)
+        h, w = image_size(size)
+        mask = self.sampling_mask(h, w, seed)
         if self.coils == 1:
-            return deepinv.physics.MRI(mask=mask, img_size=shape)
-        maps = birdcage(self.coils, *shape)
-        return deepinv.physics.MultiCoilMRI(mask=mask, coil_maps=maps, img_size=shape)
+            return deepinv.physics.MRI(mask=mask, img_size=(h, w))
+        maps = birdcage(self.coils, h, w)
+        return deepinv.physics.MultiCoilMRI(mask=mask, coil_maps=maps, img_size=(h, w))
 
 
 class DynamicMRISettings(CartesianSettings):
@@ -78,11 +76,9 @@ class DynamicMRISettings(CartesianSettings):
     frames: int = Field(8, ge=2, description="images in a sequence")
 
     def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
-        shape = sides(size)
-        masks = [self.sampling_mask(*shape, seed + frame) for frame in range(self.frames)]
-        return deepinv.physics.DynamicMRI(
-            mask=torch.stack(masks), img_size=(2, self.frames, *shape)
-        )
+        h, w = image_size(size)
+        masks = [self.sampling_mask(h, w, seed + frame) for frame in range(self.frames)]
+        return deepinv.physics.DynamicMRI(mask=torch.stack(masks), img_size=(2, self.frames, h, w))
 
 
 class NonCartesianMRISettings(SingleImage, PhysicsSettings):
@@ -96,7 +92,7 @@ class NonCartesianMRISettings(SingleImage, PhysicsSettings):
 
     def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
         return deepinv.physics.NonCartesianMRI(
-            img_size=(2, *sides(size)),
+            img_size=(2, *image_size(size)),
             trajectory=self.trajectory,
             num_shots=self.shots,
             num_samples_per_shot=self.samples,
@@ -112,7 +108,7 @@ class InpaintingSettings(SingleImage, PhysicsSettings):
     )
 
     def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
-        shape, rng = (1, *sides(size)), torch.Generator().manual_seed(seed)
+        shape, rng = (1, *image_size(size)), torch.Generator().manual_seed(seed)
         mask = (torch.rand(shape, generator=rng) < self.keep).float()
         return deepinv.physics.Inpainting(shape, mask=mask)
 
@@ -125,7 +121,7 @@ class BlurSettings(SingleImage, PhysicsSettings):
 
     def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
         kernel = gaussian_blur(sigma=(self.width, self.width))
-        return deepinv.physics.BlurFFT((1, *sides(size)), filter=kernel)
+        return deepinv.physics.BlurFFT((1, *image_size(size)), filter=kernel)
 
 
 class SuperResolutionSettings(SingleImage, PhysicsSettings):
@@ -135,7 +131,7 @@ class SuperResolutionSettings(SingleImage, PhysicsSettings):
     factor: int = Field(2, ge=2, description="how many times smaller, each way")
 
     def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
-        shape = (1, *sides(size))
+        shape = (1, *image_size(size))
         return deepinv.physics.Downsampling(img_size=shape, filter="bicubic", factor=self.factor)
 
 
@@ -147,9 +143,9 @@ class CompressedSensingSettings(SingleImage, PhysicsSettings):
 
     def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
         rng = torch.Generator().manual_seed(seed)
-        shape = sides(size)
-        count = max(1, round(self.ratio * shape[0] * shape[1]))
-        return deepinv.physics.CompressedSensing(count, (1, *shape), rng=rng)
+        h, w = image_size(size)
+        count = max(1, round(self.ratio * h * w))
+        return deepinv.physics.CompressedSensing(count, (1, h, w), rng=rng)
 
 
 class CustomSettings(SingleImage, PhysicsSettings):
@@ -157,15 +153,11 @@ class CustomSettings(SingleImage, PhysicsSettings):
 
     kind: Literal["custom"] = "custom"
     file: Path = Field(
-        description="Python file with a function physics(size) that returns a deepinv LinearPhysics"
+        description="Python file with a function physics(size) that returns a deepinv "
+        "LinearPhysics; size is (height, width) where the image is not square"
     )
 
     def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
-        if not isinstance(size, int):
-            raise ValueError(
-                f"an operator of your own is made for square images, by physics(size); set "
-                f"data.size to one number instead of {size}"
-            )
         operator: deepinv.physics.LinearPhysics = from_file(self.file, size)
         return operator
 

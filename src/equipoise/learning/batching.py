@@ -47,9 +47,7 @@ def batch_indices(step: int, count: int, batch: int, seed: int) -> Tensor:
     return torch.cat(pieces)
 
 
-def batches_of_one_size(
-    step: int, groups: Sequence[Tensor], batch: int, seed: int
-) -> Tensor:
+def batches_of_one_size(step: int, groups: Sequence[Tensor], batch: int, seed: int) -> Tensor:
     """Which measurements step ``step`` sees, where they are of several sizes: (batch,), of one.
 
     An epoch takes each group in an order of its own, and fills its last batch up from its

@@ -56,6 +56,16 @@ class Format(ABC):
     #: The options of :class:`Choice` that :meth:`open_chosen` knows.
     chooses: tuple[str, ...] = ()
 
+    def choosing(self, variable: str) -> Format:
+        """The same for one of several arrays in a file.
+
+        Raises:
+            UserError: its files have no names for what they hold.
+        """
+        raise UserError(
+            f"data.variable={variable}: {self.title} files hold no variables by name; leave it out"
+        )
+
     def sniff(self, path: Path) -> bool:
         """Whether the file's first bytes are those of this format. It must be quick."""
         return False
@@ -229,9 +239,7 @@ def new_folder(out: str | Path) -> Path:
     return out
 
 
-def write_npy(
-    items: Sequence[Item], images: Sequence[np.ndarray], folder: Path
-) -> list[Path]:
+def write_npy(items: Sequence[Item], images: Sequence[np.ndarray], folder: Path) -> list[Path]:
     """One ``.npy`` an image, in float32."""
     paths = [folder / f"{item.name}.npy" for item in items]
     for path, image in zip(paths, images, strict=True):

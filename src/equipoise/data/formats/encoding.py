@@ -8,7 +8,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-
 #: Limits that differ by less than this share of k-space on its two sides are padding, and no
 #: partial Fourier scan, which leaves out a sixteenth of one side at least.
 PADDING_DIFFERENCE = 0.05
@@ -64,9 +63,7 @@ class Encoding:
         recon = encoding.find("{*}reconSpace")
         rows, columns = (int(_number(encoded, "matrixSize", axis)) for axis in "yx")
         fields = {axis: _fields(encoded, recon, axis) for axis in "xy"}
-        system = root.findtext(
-            "{*}acquisitionSystemInformation/{*}relativeReceiverNoiseBandwidth"
-        )
+        system = root.findtext("{*}acquisitionSystemInformation/{*}relativeReceiverNoiseBandwidth")
         limits = Limits.of(encoding)
         share = fields["x"][1] / fields["x"][0] if min(fields["x"]) > 0 else 1.0
         return cls(

@@ -85,9 +85,7 @@ class Hdf5(Format):
             for i in range(len(data))
         ]
 
-    def _kspace(
-        self, file: Path, stored: Any, patients: list[str], is_complex: bool
-    ) -> list[Item]:
+    def _kspace(self, file: Path, stored: Any, patients: list[str], is_complex: bool) -> list[Item]:
         try:
             about = About.of(file.name, stored)
         except ValueError as error:

@@ -135,9 +135,7 @@ class Ismrmrd(Format):
                 file, "has lines that were read backwards (EPI); correct them first (Gadgetron)"
             )
 
-    def _chosen(
-        self, file: Path, lines: list[Any], choice: Choice
-    ) -> tuple[list[Any], list[str]]:
+    def _chosen(self, file: Path, lines: list[Any], choice: Choice) -> tuple[list[Any], list[str]]:
         """The lines of one contrast, phase and set, and notes on what is averaged."""
         try:
             lines, notes = chosen(lines, choice)

@@ -1,11 +1,12 @@
 """What a file says about the scanner that wrote it, in millimetres and degrees.
 
 A format that finds such words in its files fills a :class:`ScannerGeometry` and hands it over as
-``Item.geometry``. The configuration stands above it, key by key; see ``settings.py``.
+``Item.geometry``. The configuration stands above it, key by key (``setup.py``).
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 from pydantic import ConfigDict, Field
@@ -49,3 +50,32 @@ class ScannerGeometry(Settings):
     )
     curved: bool | None = Field(None, description="the detector is an arc about the source")
     water: float | None = Field(None, gt=0, description="attenuation of water, per millimetre")
+
+    def same_as(self, other: ScannerGeometry) -> bool:
+        """Whether both say the same, wherever it was read: lengths to a millionth, angles to that
+        of a turn."""
+        return not self.differences(other)
+
+    def differences(self, other: ScannerGeometry) -> list[str]:
+        """What they say differently, such as "source_to_axis: 410.66 and 411"."""
+        found = []
+        for name in type(self).model_fields:
+            mine, others = getattr(self, name), getattr(other, name)
+            if name == "source" or _same(mine, others):
+                continue
+            if name == "angles" and mine is not None and others is not None:
+                mine, others = _span(mine), _span(others)
+            found.append(f"{name}: {mine} and {others}")
+        return found
+
+
+def _same(a: object, b: object) -> bool:
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
+    if isinstance(a, tuple) and isinstance(b, tuple):
+        return len(a) == len(b) and all(abs(x - y) <= 360e-6 for x, y in zip(a, b))
+    return a == b
+
+
+def _span(angles: tuple[float, ...]) -> str:
+    return f"{len(angles)} views, {angles[0]:g}° … {angles[-1]:g}°"
