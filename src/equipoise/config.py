@@ -50,6 +50,13 @@ class Config(Settings):
                 "physics.source_distance: missing; this kind needs it (in pixels; "
                 "physics.source_to_axis in millimetres)"
             )
+        if data.size == "native" and isinstance(
+            self.physics, ParallelBeamSettings | FanBeamSettings
+        ):
+            raise ValueError(
+                "data.size=native: rays have views and detectors for one size; set data.size to "
+                "[height, width] of the images"
+            )
         if data.holdout and (data.validation is not None or data.stream):
             raise ValueError(
                 "data.holdout keeps patients of data.path; leave out data.validation and "

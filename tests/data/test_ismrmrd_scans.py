@@ -103,12 +103,12 @@ def test_repetitions_are_averaged_or_chosen_and_said(tmp_path):
         "r.h5: 4 repetitions are averaged; set data.repetition to one of 0 … 3 for one of them",
     )
     choice = AutoSettings(path=tmp_path / "r.h5", repetition=2).choice
-    (item,) = open_path(tmp_path / "r.h5", choice)
+    (item,) = open_path(tmp_path / "r.h5", choice=choice)
     assert np.abs(item.array() - kspace(seed=2).swapaxes(1, 2)).max() < 1e-5
     assert item.notes == ()
     choice = AutoSettings(path=tmp_path / "r.h5", repetition=7).choice
     with pytest.raises(UserError, match=r"data.repetition=7: there are repetitions \[0, 1, 2, 3\]"):
-        open_path(tmp_path / "r.h5", choice)
+        open_path(tmp_path / "r.h5", choice=choice)
 
 
 @pytest.mark.parametrize("name", ["contrast", "phase", "set"])
@@ -121,7 +121,7 @@ def test_contrasts_are_asked_for(tmp_path, name):
     with pytest.raises(UserError, match=f"2 contrasts, phases or sets; set data.{name} to one of"):
         open_path(tmp_path / "c.h5")
     choice = AutoSettings(path=tmp_path / "c.h5", **{name: 1}).choice
-    (item,) = open_path(tmp_path / "c.h5", choice)
+    (item,) = open_path(tmp_path / "c.h5", choice=choice)
     assert np.abs(item.array() - kspace(seed=1).swapaxes(1, 2)).max() < 1e-5
 
 
@@ -129,8 +129,8 @@ def test_a_choice_that_a_format_does_not_know_is_refused(tmp_path):
     with Scanner(tmp_path / "a.h5", header()) as scan:
         scan.line(kspace()[:, 0], 0)
     choice = AutoSettings(path=tmp_path / "a.h5", volume=1).choice
-    with pytest.raises(UserError, match="is ISMRMRD, and data.volume applies to NIfTI"):
-        open_path(tmp_path / "a.h5", choice)
+    with pytest.raises(UserError, match=r"is ISMRMRD, and data.volume applies to NIfTI"):
+        open_path(tmp_path / "a.h5", choice=choice)
 
 
 def test_a_plausible_noise_scan_whitens(tmp_path):

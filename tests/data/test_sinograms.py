@@ -123,7 +123,7 @@ class TestWhatTheFileSays:
 
     def test_another_kind_of_beam(self, tmp_path):
         write(tmp_path)
-        with pytest.raises(UserError, match="its beam is fan.*set physics.kind=fan_beam"):
+        with pytest.raises(UserError, match=r"its beam is fan.*set physics.kind=fan_beam"):
             loaded(tmp_path, {"kind": "parallel_beam"})
 
     def test_what_is_missing(self, tmp_path):

@@ -36,6 +36,9 @@ class Choice:
         return [field.name for field in fields(self) if getattr(self, field.name) is not None]
 
 
+NOTHING_ASKED = Choice()
+
+
 def checked_slices(asked: Any) -> Any:
     """The option ``data.slices``, if it can be understood.
 

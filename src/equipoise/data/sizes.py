@@ -29,8 +29,8 @@ def in_frames(
     """
     if any(abs(scan.gain / scans[0].gain - 1) > 1e-6 for scan in scans):
         raise UserError(
-            f"data.size=native: images of {len(scans)} sizes, and {scans[0].settings.kind} measures "
-            "each in other units; set data.size to one size for all"
+            f"data.size=native: images of {len(scans)} sizes, and {scans[0].settings.kind} "
+            "measures each in other units; set data.size to one size for all"
         )
     seen = [0] * len(scans)
     place = []

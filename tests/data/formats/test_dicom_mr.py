@@ -159,7 +159,7 @@ def test_what_is_no_magnitude_of_the_scan_is_left_out_and_said(tmp_path, fields,
 def test_ct_and_mr_are_not_mixed(tmp_path):
     make_dicom(tmp_path / "ct.dcm", hounsfield() + 1024)
     make_mr(tmp_path / "mr.dcm", magnitude(0))
-    with pytest.raises(UserError, match="mr.dcm: is MR, beside CT; only CT has Hounsfield units"):
+    with pytest.raises(UserError, match=r"mr.dcm: is MR, beside CT; only CT has Hounsfield units"):
         open_path(tmp_path)
 
 

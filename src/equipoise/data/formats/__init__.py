@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import UserError
-from ..choice import Choice
+from ..choice import NOTHING_ASKED, Choice
 from ..item import Item
 from .arrays import Npy, Npz
 from .bart import Bart
@@ -97,7 +97,7 @@ def format_of(file: Path) -> Format | None:
 def open_path(
     path: str | Path,
     variable: str | None = None,
-    choice: Choice = Choice(),
+    choice: Choice = NOTHING_ASKED,
     strict: bool = True,
 ) -> list[Item]:
     """What a file, or a folder of files of one format, holds.
