@@ -191,6 +191,10 @@ def evaluate(
             help="Images or measurements to score on; none: data.validation, or new phantoms."
         ),
     ] = None,
+    score: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="fastmri: by fastMRI's measures too, of whole volumes."),
+    ] = None,
 ) -> None:
     """Score a run against FBP or zero-filled, least squares and TV, per image and on average.
 
@@ -199,10 +203,12 @@ def evaluate(
     from .comparison.evaluation import evaluate as run_evaluate
     from .run import load_run
 
-    evaluation = run_evaluate(load_run(run), data)
+    evaluation = run_evaluate(load_run(run), data, score=score)
     typer.echo(evaluation.per_image().terminal())
     typer.echo("")
     typer.echo(evaluation.table.terminal())
+    if evaluation.fastmri is not None:
+        typer.echo(f"\n{evaluation.fastmri.terminal()}")
     typer.echo(f"\n{evaluation.problem['contraction']['words']}")
     typer.echo(f"saved: {evaluation.folder}/results.json, grid.png, report.html")
     _exit_if_failed(evaluation.table)

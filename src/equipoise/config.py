@@ -50,6 +50,13 @@ class Config(Settings):
                 "physics.source_distance: missing; this kind needs it (in pixels; "
                 "physics.source_to_axis in millimetres)"
             )
+        if data.size == "native" and isinstance(
+            self.physics, ParallelBeamSettings | FanBeamSettings
+        ):
+            raise ValueError(
+                "data.size=native: rays have views and detectors for one size; set data.size to "
+                "[height, width] of the images"
+            )
         if data.holdout and (data.validation is not None or data.stream):
             raise ValueError(
                 "data.holdout keeps patients of data.path; leave out data.validation and "
@@ -356,7 +363,7 @@ def _place(location: tuple[Any, ...]) -> tuple[list[str], Any]:
         if step in kinds and step:
             here = kinds[step]
         elif isinstance(step, str) and not re.match(
-            r"(int|float|list|tuple|function|constrained|str$|literal)", step
+            r"(int|float|list|dict|tuple|function|constrained|literal|str$)", step
         ):
             parent = here
             here = _annotation(here, step)

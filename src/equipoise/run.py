@@ -74,10 +74,10 @@ class Run:
 
     def contraction(self, dataset: Dataset, x: Tensor) -> dict[str, Any]:
         """How f contracts at the first few of the equilibria x, and the same in words."""
-        index = torch.arange(min(4, len(x)))
-        y, physics, _ = dataset.batch(index)
+        index = dataset.by_size(torch.arange(min(4, len(x))))[0]  # of one size
+        y, physics, x = dataset.taken_out(index, dataset.batch(index).y, x[index])
         dtype = next(self.model.parameters()).dtype
-        y, x = y.to(dtype), x[index].to(dtype)
+        y, x = y.to(dtype), x.to(dtype)
         step = self.model.step
         rng = torch.Generator().manual_seed(0)
         found = contraction.measure(step.bind(y, physics), step.lift(x, y, physics), rng=rng)
@@ -263,10 +263,12 @@ def load_data(
     path: Path | None = None,
     seed: int | None = None,
     stream: bool = False,
+    whole: bool = False,
 ) -> Dataset:
     """The data of a configuration (or those in ``path``), in its precision; in memory, or, with
-    ``stream``, read when they are asked for."""
-    return _in_precision(config, scan, path, seed, stream)
+    ``stream``, read when they are asked for; with ``whole``, all slices, whatever ``data.slices``
+    says."""
+    return _in_precision(config, scan, path, seed, stream, whole)
 
 
 def load_training_data(config: Config, scan: Scan) -> tuple[Dataset, Dataset | None]:
@@ -281,10 +283,15 @@ def load_training_data(config: Config, scan: Scan) -> tuple[Dataset, Dataset | N
 
 
 def _in_precision(
-    config: Config, scan: Scan, path: Path | None, seed: int | None, stream: bool
+    config: Config,
+    scan: Scan,
+    path: Path | None,
+    seed: int | None,
+    stream: bool,
+    whole: bool = False,
 ) -> Dataset:
     seed = config.seed if seed is None else seed
-    dataset = load_dataset(config.data, scan, seed, path, stream)
+    dataset = load_dataset(config.data, scan, seed, path, stream, whole)
     return dataset.double() if config.model.precision == "64" else dataset
 
 

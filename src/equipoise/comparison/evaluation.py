@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..assessment import figures
+from ..assessment.fastmri import CONVENTION
 from ..assessment.metrics import CONVENTIONS, misfit, psnr, ssim
 from ..assessment.page import page, pictures
 from ..assessment.reference import CONVENTIONS as REFERENCE_CONVENTIONS
@@ -40,6 +41,7 @@ from ..errors import UserError
 from ..learning.log import read_log
 from ..learning.validation import solve_dataset
 from ..run import Run, load_training_data, unseen
+from .fastmri import check_scorable, fastmri_table, in_words
 from .method import Method, Problem, Unavailable
 from .methods import PNP, classical_methods
 from .plugged import untrained
@@ -81,6 +83,7 @@ class Evaluation:
     reference: Reference | None = None
     solved: Equilibrium | None = None
     words: list[str] = field(default_factory=list)  #: of the page
+    fastmri: Table | None = None  #: the same methods by fastMRI's measures, where asked for
 
     @property
     def names(self) -> list[str]:
@@ -159,13 +162,19 @@ class Evaluation:
             "images": self.names,
             "conventions": CONVENTIONS if self.reference is None else REFERENCE_CONVENTIONS,
         }
+        if self.fastmri is not None:
+            tree["fastmri"] = {"convention": CONVENTION, "methods": self.fastmri.as_json()}
         if self.solved is not None:
             tree["solve"] = solve_rows(self.solved, self.names)
         return tree
 
 
 def evaluate(
-    run: Run, data: str | Path | None = None, folder: Path | None = None, count: int = 24
+    run: Run,
+    data: str | Path | None = None,
+    folder: Path | None = None,
+    count: int = 24,
+    score: str | None = None,
 ) -> Evaluation:
     """Scores a run, its start and the classical methods on the same measurements, and writes
     results.json, grid.png and report.html.
@@ -176,11 +185,17 @@ def evaluate(
             or held-out patients, or, for a run on phantoms, ``count`` of another seed.
         folder: where to; default: a folder in the run's, named after the data.
         count: of phantoms.
+        score: "fastmri": by fastMRI's measures too, see ``assessment/fastmri.py``.
 
     Raises:
-        UserError: there is no data to score on, or it cannot be read.
+        UserError: there is no data to score on, or it cannot be read; or they have nothing that
+            fastMRI's measures could compare with.
     """
+    if score not in (None, "fastmri"):
+        raise UserError(f"score={score}: the only other convention that is known is fastmri")
     dataset, what = unseen(run.config, run.scan, data, count)
+    if score == "fastmri":
+        check_scorable(dataset)
     folder = _folder(run.folder, what) if folder is None else folder
     evaluation = Evaluation(_problem(run, dataset, what), dataset, folder)
     evaluation.refer_to(reference_of(dataset))
@@ -200,6 +215,10 @@ def evaluate(
     evaluation.solved = solved
     evaluation.problem["contraction"] = _contraction(run, dataset, solved)
     evaluation.words = _words(evaluation, run, before, solved)
+    if score == "fastmri":
+        titles = {row.key: row.title for row in evaluation.table.rows}
+        evaluation.fastmri = fastmri_table(dataset, evaluation.images, titles)
+        evaluation.words += in_words(evaluation.fastmri)
     _write(evaluation, run, what)
     return evaluation
 
