@@ -61,15 +61,15 @@ def circulants(AtA: Operator, example: Tensor, strength: float) -> Iterator[Circ
     """
     if example.ndim < 4 or min(example.shape[-2:]) < 4:
         return
-    pairs = [False, True] if example.shape[1] == 2 else [False]
-    for is_complex in reversed(pairs):
-        c = _mean_response(AtA, example, is_complex)
-        rings, distance = _over_rings(c, example.shape[-1])
-        for name, estimate in (
-            ("AᵀA's mean response, half averaged over rings", (c + rings) / 2),
-            ("a ramp, k/|ω|", _ramp(rings, distance)),
-        ):
-            yield Circulant(name, estimate + strength, is_complex, example.shape[-1])
+    # A real operator of two channels is one of complex images too.
+    is_complex = example.shape[1] == 2
+    width = example.shape[-1]
+    c = _mean_response(AtA, example, is_complex)
+    rings, distance = _over_rings(c, width)
+    half = (c + rings) / 2
+    yield Circulant("AᵀA's mean response", half + strength, is_complex, width)
+    if not is_complex:  # Fourier samples are no rays
+        yield Circulant("a ramp", _ramp(rings, distance) + strength, is_complex, width)
 
 
 def _mean_response(AtA: Operator, example: Tensor, is_complex: bool) -> Tensor:
@@ -85,8 +85,8 @@ def _mean_response(AtA: Operator, example: Tensor, is_complex: bool) -> Tensor:
             total = total + (flat.conj() * after).real
         mean = (total / PROBES).clamp_min(0)
         # The channels and frames of an image share one c.
-        axes = tuple(range(1, mean.ndim - 2))
-        return mean.mean(axes, keepdim=True)
+        shared = tuple(range(1, mean.ndim - 2))
+        return mean.mean(shared, keepdim=True) if shared else mean  # () would mean all axes
 
 
 def _transform(x: Tensor, is_complex: bool) -> Tensor:

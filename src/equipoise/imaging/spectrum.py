@@ -83,7 +83,9 @@ def _check_symmetry(M: Operator, example: Tensor) -> None:
 
 
 def _lanczos(M: Operator, P: Operator, example: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """The diagonal (S, k) and the entries beside it (S, k − 1) of the tridiagonal matrix, k ≤ ``steps``.
+    """The diagonal (S, k) of the tridiagonal matrix and the entries beside it (S, k − 1).
+
+    k is ``steps`` at most.
 
     Where the space is exhausted before, the rest of the matrix repeats its first entry.
     """
@@ -114,6 +116,4 @@ def _lanczos(M: Operator, P: Operator, example: Tensor, steps: int) -> tuple[Ten
 
 
 def _tridiagonal(diagonal: Tensor, beside: Tensor) -> Tensor:
-    return (
-        torch.diag_embed(diagonal) + torch.diag_embed(beside, 1) + torch.diag_embed(beside, -1)
-    )
+    return torch.diag_embed(diagonal) + torch.diag_embed(beside, 1) + torch.diag_embed(beside, -1)
