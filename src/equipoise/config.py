@@ -13,10 +13,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from .data.settings import Data, PhantomSettings
 from .earlier import as_it_ran, objective_upgraded, upgraded, without_replaced
 from .errors import UserError, shortened
-from .imaging.settings import ParallelBeamSettings, Physics
+from .imaging.settings import FanBeamSettings, ParallelBeamSettings, Physics
 from .learning.settings import LearningSettings, ObjectiveSettings
 from .reconstruction.settings import ModelSettings
-from .settings import Settings
+from .settings import INTERNAL, Settings
 
 
 class Config(Settings):
@@ -43,6 +43,13 @@ class Config(Settings):
     @model_validator(mode="after")
     def _sections_agree(self) -> Config:
         data, objective = self.data, self.objective
+        fan = self.physics if isinstance(self.physics, FanBeamSettings) else None
+        no_file = isinstance(data, PhantomSettings) and fan is not None and fan.read is None
+        if no_file and fan.source_distance is None and fan.source_to_axis is None:
+            raise ValueError(
+                "physics.source_distance: missing; this kind needs it (in pixels; "
+                "physics.source_to_axis in millimetres)"
+            )
         if data.holdout and (data.validation is not None or data.stream):
             raise ValueError(
                 "data.holdout keeps patients of data.path; leave out data.validation and "
@@ -278,6 +285,8 @@ def options() -> list[tuple[str, str, str]]:
 
 def _options(prefix: str, section: type[Settings]) -> Iterator[tuple[str, str, str]]:
     for key, field in section.model_fields.items():
+        if field.json_schema_extra == INTERNAL:
+            continue
         name = f"{prefix}{key}"
         kinds = sections_of(field.annotation)
         if kinds and "" not in kinds:
@@ -331,7 +340,9 @@ def _place(location: tuple[Any, ...]) -> tuple[list[str], Any]:
         kinds = sections_of(here)
         if step in kinds and step:
             here = kinds[step]
-        elif isinstance(step, str) and not re.match(r"(int|float|list|function|constrained)", step):
+        elif isinstance(step, str) and not re.match(
+            r"(int|float|list|tuple|function|constrained|str$|literal)", step
+        ):
             parent = here
             here = _annotation(here, step)
             path.append(step)

@@ -36,7 +36,13 @@ def reconstruct(
     images = native_images(solved.value, dataset.items)
     paths = write_images(dataset.items, images, out)
     y = dataset.measurements()
-    picture = figures.grid(y, {"equipoise": solved.value}, dataset.truth, dataset.names)
+    picture = figures.grid(
+        y,
+        {"equipoise": solved.value},
+        dataset.truth,
+        dataset.names,
+        units=dataset.items[0].units.words,
+    )
     figures.save_png(picture, out / "preview.png")
     rows = _rows(dataset, solved)
     about = {"run": str(run.folder), "data": str(data), "measured": _what_was_measured(dataset)}
@@ -53,8 +59,10 @@ def reconstruct(
 def _rows(dataset: Dataset, solved: Equilibrium) -> list[dict[str, Any]]:
     rows = solve_rows(solved, dataset.names)
     misfits = misfit(solved.value, dataset.measurements(), dataset.scan.physics)
-    for row, value in zip(rows, misfits.tolist(), strict=True):
+    for row, value, item in zip(rows, misfits.tolist(), dataset.items, strict=True):
         row["misfit"] = value
+        if item.units.name:
+            row["unit"] = item.units.name
     return rows
 
 

@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import UserError
 from ..imaging.phantoms import phantoms, smooth_phase
+from ..imaging.sizes import Size, image_size
+from ..imaging.tomography.settings import RaysSettings
 from .acquired import acquired
 from .dataset import Dataset, Streamed, repeated
 from .formats import holds_images as look_like_images
@@ -27,6 +30,7 @@ from .settings import (
     MeasurementSettings,
     PhantomSettings,
 )
+from .sinograms import sinograms_of
 from .units import settled
 
 #: None of the phantoms that the shipped denoiser was trained on.
@@ -55,7 +59,7 @@ def load_dataset(
     if path is None:
         assert isinstance(data, FileSettings)
         path = data.path
-    items = open_path(path)
+    items = open_path(path, getattr(data, "variable", None))
     holds_images = _are_images(data, items, scan, is_elsewhere)
     if isinstance(data, AutoSettings) and not is_elsewhere:
         _refuse_ignored_options(data, holds_images)
@@ -65,7 +69,10 @@ def load_dataset(
         return _measured(images, scan, seed, stream)
     if scan.settings.kind == "mri" and all(item.complex for item in items):
         return acquired(acquisitions_of(items), scan, seed)
-    peak = getattr(data, "peak", 1.0)
+    peak, water = getattr(data, "peak", 1.0), getattr(data, "water", None)
+    if isinstance(scan.settings, RaysSettings):
+        measurements, scan, said = sinograms_of(items, scan, peak, water)
+        return _read(measurements, scan, stream, said)
     measurements = measurements_of(items, tuple(scan.measurement_shape), peak)
     return _read(measurements, scan, stream)
 
@@ -94,6 +101,11 @@ def _refuse_ignored_options(data: AutoSettings, holds_images: bool) -> None:
     Raises:
         UserError: an option was set that these files have no use for.
     """
+    if holds_images and data.water is not None:
+        raise UserError(
+            f"{data.path}: holds images, and data.water={data.water:g} applies to measurements; "
+            "leave it out, and set data.units=hounsfield if that is what the images are in"
+        )
     if holds_images and data.peak != 1:
         raise UserError(
             f"{data.path}: holds images, and data.peak={data.peak:g} applies to measurements; set "
@@ -106,15 +118,20 @@ def _refuse_ignored_options(data: AutoSettings, holds_images: bool) -> None:
         )
 
 
-def phantom_items(count: int, size: int, seed: int, scan: Scan) -> list[Item]:
-    """Anatomical phantoms of the kind that the scan looks at."""
+def phantom_items(count: int, size: Size, seed: int, scan: Scan) -> list[Item]:
+    """Anatomical phantoms of the kind that the scan looks at; square ones in the middle of images
+    that are not square."""
     kinds = ("brain",) if scan.image_shape[0] == 2 else ("thorax", "abdomen", "head")
-    values = phantoms(count, size, PHANTOM_SEED + seed, kinds)[:, 0].numpy()
+    h, w = image_size(size)
+    values = phantoms(count, min(h, w), PHANTOM_SEED + seed, kinds)[:, 0].numpy()
+    top, left = (h - min(h, w)) // 2, (w - min(h, w)) // 2
+    sides = (top, h - min(h, w) - top), (left, w - min(h, w) - left)
+    values = np.pad(values, ((0, 0), *sides))
     return [
         Item(
             name=f"phantom_{i:03d}",
             file=Path("phantoms"),
-            shape=(size, size),
+            shape=(h, w),
             read=partial(values.__getitem__, i),
             patient=f"phantom_{i:03d}",
         )
@@ -122,9 +139,9 @@ def phantom_items(count: int, size: int, seed: int, scan: Scan) -> list[Item]:
     ]
 
 
-def _read(items: list[Item], scan: Scan, stream: bool) -> Dataset:
-    """Measurements as they are in their files."""
-    notes = notes_of(items)
+def _read(items: list[Item], scan: Scan, stream: bool, said: Sequence[str] = ()) -> Dataset:
+    """Measurements as they are in their files; ``said``: what was noticed about all of them."""
+    notes = [*notes_of(items), *said]
     if stream:
         some = torch.stack([scan.to_model(items[i]) for i in _noise_samples(len(items))])
         y = Streamed(len(items), lambda i: scan.to_model(items[i]))
@@ -174,9 +191,9 @@ def _as_the_scan_sees(images: Tensor, scan: Scan, seed: int, first: int = 0) -> 
     """
     if scan.image_shape[0] != 2 or images.shape[1] == 2:
         return images
-    count, size = len(images), images.shape[-1]
+    count, (h, w) = len(images), images.shape[-2:]
     seeds = [seed_of(seed, "phase", first + i) for i in range(count)]
-    phase = torch.cat([smooth_phase(1, size, own) for own in seeds])
+    phase = torch.cat([smooth_phase(1, max(h, w), own)[:, :h, :w] for own in seeds])
     phase = phase.reshape(count, *[1] * (images.ndim - 3), *images.shape[-2:])
     return torch.cat([images * phase.cos(), images * phase.sin()], 1)
 

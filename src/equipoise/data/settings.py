@@ -9,24 +9,25 @@ from pydantic import BeforeValidator, Field, PositiveFloat, field_validator
 
 from ..settings import Settings
 
+Side = Annotated[int, Field(ge=8, le=4096)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
 
 class DataSettings(Settings):
     """What all kinds of data have."""
 
-    size: int = Field(
+    size: Side | tuple[Side, Side] = Field(
         64,
-        ge=8,
-        le=4096,
-        description="pixels each way of the reconstruction; larger images are averaged down",
+        description="pixels of the reconstruction, each way or [height, width], from 8 to 4096; "
+        "larger images are averaged down",
     )
     validation: Path | None = Field(
         None, description="images to score on while training; never trained on"
     )
-    holdout: float = Field(
+    holdout: Fraction | list[str] = Field(
         0,
-        ge=0,
-        lt=1,
-        description="fraction of the patients to keep from training and score on instead",
+        description="fraction of the patients (or scans) to keep from training and score on "
+        "instead, or their names (of patients, files or items; * stands for anything)",
     )
     keep_out: float = Field(
         0,
@@ -62,6 +63,12 @@ class FileSettings(DataSettings):
     path: Path = Field(
         description="file or folder of images (DICOM, NIfTI, HDF5, TIFF, PNG), k-space, or arrays"
     )
+    variable: str | None = Field(
+        None,
+        min_length=1,
+        description="name of the array in each file (MATLAB: fields after dots; .npz); none: the "
+        "only one",
+    )
 
 
 class ImageSettings(FileSettings):
@@ -70,7 +77,18 @@ class ImageSettings(FileSettings):
     kind: Literal["images"] = "images"
 
 
-PEAK = Field(1.0, gt=0, description="the value of x that counts as 1 in measurements from files")
+PEAK = Field(
+    1.0,
+    gt=0,
+    description="the value of x that counts as 1 in measurements from files; per millimetre, where "
+    "lengths are",
+)
+WATER = Field(
+    None,
+    gt=0,
+    description="attenuation of water in the unit of x, such as 0.02 per millimetre: "
+    "reconstructions come back in Hounsfield units",
+)
 
 
 class MeasurementSettings(FileSettings):
@@ -78,6 +96,7 @@ class MeasurementSettings(FileSettings):
 
     kind: Literal["measurements"] = "measurements"
     peak: float = PEAK
+    water: float | None = WATER
 
 
 class AutoSettings(FileSettings):
@@ -85,6 +104,7 @@ class AutoSettings(FileSettings):
 
     kind: Literal["auto"] = "auto"
     peak: float = PEAK
+    water: float | None = WATER
 
 
 def _kind_by_path(tree: Any) -> Any:

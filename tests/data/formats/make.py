@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.io
 
 from equipoise.data.formats import open_path
 from equipoise.data.item import Item
@@ -175,6 +176,8 @@ def make_valid(folder: Path, kind: str) -> Path:
         np.save(file, pixels)
     elif kind == "npz":
         np.savez(file, pixels)
+    elif kind == "mat":
+        scipy.io.savemat(file, {"x": pixels}, do_compression=True)
     elif kind == "tiff":
         pytest.importorskip("tifffile").imwrite(file, pixels.astype(np.uint16))
     elif kind == "png":
@@ -195,6 +198,7 @@ SUFFIX = {
     "ismrmrd": ".mrd",
     "npy": ".npy",
     "npz": ".npz",
+    "mat": ".mat",
     "tiff": ".tif",
     "png": ".png",
     "bart": ".cfl",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -71,6 +72,7 @@ def test_random_bytes_are_an_error_of_the_user(tmp_path, suffix, data, header):
         ".png": b"\x89PNG\r\n\x1a\n",
         ".dcm": b"\0" * 128 + b"DICM",
         ".nii.gz": b"\x1f\x8b\x08",
+        ".mat": b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM",
     }
     file = tmp_path / f"x{suffix}"
     file.write_bytes((marks.get(suffix, b"") if header else b"") + data)
@@ -123,12 +125,30 @@ def _tiff_deflate(folder: Path) -> Path:
     return file
 
 
+def _matlab_struct(folder: Path) -> Path:
+    parameters = {"angles": np.arange(6.0), "distanceSourceOrigin": 40.0, "pixelSizePost": 0.2}
+    scan = {"sinogram": np.random.default_rng(0).random((6, 9)), "parameters": parameters}
+    scipy.io.savemat(folder / "x.mat", {"CtDataFull": scan})
+    return folder / "x.mat"
+
+
+def _matlab_7_3(folder: Path) -> Path:
+    file = folder / "x.mat"
+    with h5py.File(file, "w", userblock_size=512) as stored:
+        stored["x"] = np.random.default_rng(0).random((24, 20))
+    with file.open("r+b") as raw:
+        raw.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM")
+    return file
+
+
 VARIANTS = {kind: (lambda folder, kind=kind: make_valid(folder, kind)) for kind in SUFFIX}
 VARIANTS |= {
     "dicom, run lengths": _dicom_rle,
     "nifti, zipped": _nifti_gz,
     "hdf5, k-space": _kspace_h5,
     "tiff, deflated": _tiff_deflate,
+    "mat, a struct": _matlab_struct,
+    "mat, version 7.3": _matlab_7_3,
 }
 
 

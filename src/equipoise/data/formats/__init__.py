@@ -18,12 +18,14 @@ from .base import Format, has_known_suffix, know_suffixes, new_folder, visible_f
 from .dicom import Dicom
 from .hdf5 import Hdf5
 from .ismrmrd import Ismrmrd
+from .matlab import Matlab
 from .nifti import Nifti
 from .pictures import Png, Tiff
 
 __all__ = [
     "FORMATS",
     "Format",
+    "first_item",
     "format_of",
     "holds_images",
     "known_suffixes",
@@ -48,7 +50,7 @@ def register(format: Format) -> None:
 
 
 # The last is asked first: ISMRMRD's files are HDF5 too.
-for _format in (Bart(), Png(), Tiff(), Npz(), Npy(), Hdf5(), Ismrmrd(), Nifti(), Dicom()):
+for _format in (Bart(), Png(), Tiff(), Npz(), Npy(), Hdf5(), Ismrmrd(), Matlab(), Nifti(), Dicom()):
     register(_format)
 
 
@@ -68,8 +70,11 @@ def format_of(file: Path) -> Format | None:
     return None
 
 
-def open_path(path: str | Path) -> list[Item]:
+def open_path(path: str | Path, variable: str | None = None) -> list[Item]:
     """What a file, or a folder of files of one format, holds.
+
+    Args:
+        variable: the name of the array in each file, where a format has several of them.
 
     Raises:
         UserError: there is nothing, nothing that can be read, or there are several formats.
@@ -77,10 +82,28 @@ def open_path(path: str | Path) -> list[Item]:
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
-    items = (_format_of_folder(path) if path.is_dir() else _format_of_file(path)).open(path)
+    format = _format_of_folder(path) if path.is_dir() else _format_of_file(path)
+    items = (format if variable is None else format.choosing(variable)).open(path)
     if not items:
         raise UserError(f"{path}: holds no image and no measurement")
     return items
+
+
+def first_item(path: str | Path, variable: str | None = None) -> Item | None:
+    """The first item of a path: of a folder, that of its first file; None where there is none.
+    ``variable`` as for :func:`open_path`.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    path = Path(path)
+    files = visible_files(path) if path.is_dir() else [path]
+    for file in files:
+        format = format_of(file)
+        if format is not None and (path.is_file() or format.owns(file)):
+            chosen = format if variable is None else format.choosing(variable)
+            return next(iter(chosen.open(file)), None)
+    return None
 
 
 def _format_of_file(path: Path) -> Format:
