@@ -29,6 +29,9 @@ from .tomography import FanBeam, ParallelBeam, Tomography
 Wanted = int | Literal["auto", "exact"]
 Method = Literal["formula", "eigenvectors", "conjugate gradients", "chebyshev"]
 
+#: "auto" looks for eigenvectors in matrices of at most this many rows: to find those of twice as many
+#: takes a minute, and to apply them longer than Chebyshev's steps.
+MOST_ROWS = 2048
 #: Where an error needs more steps than this to shrink to ``REMAINING``, "auto" takes this many.
 MOST_STEPS = 24
 #: What is remembered of operators that were met.
@@ -141,7 +144,7 @@ def inner_solve(
         UserError: a number of steps is wanted for an operator whose spectrum cannot be bounded.
     """
     if wanted in ("auto", "exact"):
-        closed = _closed_form(physics)
+        closed = _closed_form(physics, MOST_ROWS if wanted == "auto" else None)
         if closed is not None:
             return closed
     if not isinstance(physics, LinearPhysics):
@@ -166,14 +169,17 @@ def differs(physics: Any, count: int) -> bool:
         return True
 
 
-def _closed_form(physics: Any) -> Inner | None:
+def _closed_form(physics: Any, most_rows: int | None) -> Inner | None:
+    """What needs no iteration, if there is such a way and it is worth finding."""
     if not closed_form_prox(physics):
         return None
     inner = physics.physics if isinstance(physics, Scaled) else physics
-    if isinstance(inner, Tomography):
-        side = inner.matrix.smaller_side
-        return Inner("eigenvectors", f"the smaller of AAᵀ and AᵀA has {side} rows")
-    return Inner("formula", f"{type(inner).__name__} has a closed form")
+    if not isinstance(inner, Tomography):
+        return Inner("formula", f"{type(inner).__name__} has a closed form")
+    side = inner.matrix.smaller_side
+    if most_rows is not None and side > most_rows:
+        return None
+    return Inner("eigenvectors", f"the smaller of AAᵀ and AᵀA has {side} rows")
 
 
 def _unbounded(wanted: Wanted, reason: str) -> Inner:
