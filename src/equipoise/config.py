@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .data.settings import Data, PhantomSettings
-from .earlier import objective_upgraded, upgraded, without_replaced
+from .earlier import as_it_ran, objective_upgraded, upgraded, without_replaced
 from .errors import UserError, shortened
 from .imaging.settings import FanBeamSettings, ParallelBeamSettings, Physics
 from .learning.settings import LearningSettings, ObjectiveSettings
@@ -130,10 +130,18 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     tree = objective_upgraded(_with_numbers(tree))
     for text in overrides or []:
         tree = _overridden(tree, text)
+    if _is_of_a_run(path):
+        tree = as_it_ran(tree)
     tree.setdefault("name", path.stem)
     config = parse(tree, str(path))
     _find_beside(config, path)
     return config
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """Whether the file stands in a run's folder, beside what the run left there."""
+    left = ("checkpoint.safetensors", "model.safetensors", "log.jsonl")
+    return path.name == "config.yaml" and any((path.parent / name).exists() for name in left)
 
 
 def parse(tree: dict[str, Any], where: str, is_saved: bool = False) -> Config:

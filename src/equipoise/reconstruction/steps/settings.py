@@ -16,6 +16,7 @@ from .gradient import RED, GradientStep, MirrorStep, PrimalDual
 from .proximal import ADMM, DouglasRachford, ProximalStep
 
 Precision = Literal["32", "64", "bf16"]
+StepCount = Annotated[int, Field(ge=1, strict=True)]
 
 
 class StepSettings(Settings):
@@ -83,12 +84,18 @@ class ProximalSettings(StrengthSettings):
     """argmin_u ½‖A u − y‖² + ½λ‖u − D(x)‖²."""
 
     kind: Literal["proximal"] = "proximal"
+    inner: Literal["auto", "exact"] | StepCount = Field(
+        "auto",
+        description="how the argmin is found where it has no closed form: a number of Chebyshev "
+        "steps from x (the same equilibria), auto: as many as the operator asks for; or exact: "
+        "conjugate gradients",
+    )
 
     def _make(
         self, denoiser: nn.Module, sigma: float, noise: float, tol: float, channels: int
     ) -> Step:
         strength = self._strength(noise, sigma)
-        return ProximalStep(denoiser, strength, sigma, self.learnable, tol)
+        return ProximalStep(denoiser, strength, sigma, self.learnable, tol, self.inner)
 
 
 class ADMMSettings(StrengthSettings):
