@@ -10,13 +10,28 @@ import scipy.sparse
 
 from .geometry import Geometry
 
-#: How much a rough image costs, beside what it leaves unexplained.
-ROUGHNESS = 1e-4
+#: How much a rough image costs, beside what it leaves unexplained, where noise is ``CLEAN`` of the
+#: measurements; it grows with the variance of the noise, up to ``MOST``.
+LEAST, CLEAN, MOST = 1e-6, 0.003, 1e-4
 #: Of conjugate gradients; more of them change little.
-ITERATIONS = 20
+ITERATIONS = 40
 
 
-def inconsistency(geometry: Geometry, values: np.ndarray) -> float:
+def noise_share(values: np.ndarray) -> float:
+    """The noise of sinograms (B, views, detectors), as a share of their norm: from their second
+    differences along the detector, which smooth objects hardly have."""
+    differences = values[..., 2:] - 2 * values[..., 1:-1] + values[..., :-2]
+    noise = float(np.median(np.abs(differences))) / (0.6745 * math.sqrt(6)) if differences.size else 0
+    size = math.sqrt(float(np.square(values, dtype=np.float64).mean()))
+    return noise / max(size, 1e-300)
+
+
+def suitable_roughness(values: np.ndarray) -> float:
+    """How much a rough image may cost beside measurements as noisy as these."""
+    return float(np.clip(LEAST * (noise_share(values) / CLEAN) ** 2, LEAST, MOST))
+
+
+def inconsistency(geometry: Geometry, values: np.ndarray, roughness: float = LEAST) -> float:
     """sqrt(min_u ‖A C u − y‖² + λ‖u‖²) / ‖y‖, with C a filter that lets smooth images cost less.
 
     An image that fits a wrong geometry is either no fit or full of streaks, and both are counted.
@@ -44,7 +59,7 @@ def inconsistency(geometry: Geometry, values: np.ndarray) -> float:
     for step in range(ITERATIONS):
         measured = forward(p)
         if step == 0:
-            strength = ROUGHNESS * float((_dot(measured, measured) / np.maximum(rr, 1e-30)).max())
+            strength = roughness * float((_dot(measured, measured) / np.maximum(rr, 1e-30)).max())
         Mp = back(measured) + np.float32(strength) * p
         curvature = _dot(p, Mp)
         if not curvature.all():
