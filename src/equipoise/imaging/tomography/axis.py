@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .coarse import CoarseScan, coarsened
-from .consistency import inconsistency, suitable_roughness
+from .consistency import inconsistency
 from .geometry import FanGeometry, Geometry, ParallelGeometry
 from .moments import Moments, are_complete
 
@@ -111,12 +111,11 @@ def _by_fit(geometry: Geometry, sinograms: np.ndarray) -> AxisEstimate:
 
 def _fit_cost(coarse: CoarseScan, geometry: Geometry) -> Cost:
     known: dict[float, float] = {}
-    roughness = suitable_roughness(coarse.values)
 
     def cost(offset: float) -> float:
         if offset not in known:
             known[offset] = inconsistency(
-                coarse.at(offset, geometry), coarse.values, roughness
+                coarse.at(offset, geometry), coarse.values, coarse.noise
             )
         return known[offset]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from .consistency import noise_share
 from .geometry import FanGeometry, Geometry
 from .moments import are_complete
 
@@ -25,6 +26,7 @@ class CoarseScan:
     values: np.ndarray  #: (B, views, detectors) float32
     factor: int  #: how many detectors of the scan are one of these
     rows: np.ndarray  #: which views of the scan these are
+    noise: float  #: as a share of the values
 
     def at(self, offset: float, of: Geometry) -> Geometry:
         """The coarse geometry with the axis where the scan ``of`` has it at ``offset``."""
@@ -55,7 +57,8 @@ def coarsened(geometry: Geometry, sinograms: np.ndarray, size: int, views: int) 
         "offset": middle / factor,
         **_lengths(geometry, factor),
     }
-    return CoarseScan(replace(geometry, **changes), values.astype(np.float32), factor, rows)
+    noise = noise_share(sinograms) / math.sqrt(factor)
+    return CoarseScan(replace(geometry, **changes), values.astype(np.float32), factor, rows, noise)
 
 
 def _lengths(geometry: Geometry, factor: int) -> dict[str, Any]:

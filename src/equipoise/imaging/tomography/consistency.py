@@ -26,19 +26,24 @@ def noise_share(values: np.ndarray) -> float:
     return noise / max(size, 1e-300)
 
 
-def suitable_roughness(values: np.ndarray) -> float:
-    """How much a rough image may cost beside measurements as noisy as these."""
-    return float(np.clip(LEAST * (noise_share(values) / CLEAN) ** 2, LEAST, MOST))
+def suitable_roughness(noise: float) -> float:
+    """How much a rough image may cost beside measurements with this share of noise."""
+    return float(np.clip(LEAST * (noise / CLEAN) ** 2, LEAST, MOST))
 
 
-def inconsistency(geometry: Geometry, values: np.ndarray, roughness: float = LEAST) -> float:
+def inconsistency(
+    geometry: Geometry, values: np.ndarray, noise: float = 0.0, iterations: int = ITERATIONS
+) -> float:
     """sqrt(min_u ‖A C u − y‖² + λ‖u‖²) / ‖y‖, with C a filter that lets smooth images cost less.
 
     An image that fits a wrong geometry is either no fit or full of streaks, and both are counted.
 
     Args:
         values: (B, views, detectors) of a coarse scan.
+        noise: its share of the measurements.
+        iterations: of conjugate gradients.
     """
+    roughness = suitable_roughness(noise)
     matrix = _matrix(geometry)
     transpose = matrix.T
     count, side = len(values), geometry.height
@@ -56,7 +61,7 @@ def inconsistency(geometry: Geometry, values: np.ndarray, roughness: float = LEA
     size = float(np.square(y, dtype=np.float64).sum())
     left = size
     strength = 0.0
-    for step in range(ITERATIONS):
+    for step in range(iterations):
         measured = forward(p)
         if step == 0:
             strength = roughness * float((_dot(measured, measured) / np.maximum(rr, 1e-30)).max())
