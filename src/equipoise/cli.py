@@ -149,16 +149,37 @@ def reconstruct(
     run: RunFolder,
     data: Annotated[Path, typer.Argument(help="Measurements, or images to be measured first.")],
     out: Annotated[Path, typer.Argument(help="New folder for the images.")],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--as", help="Images of measurements: npy (a file each), tiff or hdf5 (one file)."
+        ),
+    ] = "npy",
+    rows: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Of a whole scan, these slices: 100, 100:200, ::10; default: all."),
+    ] = None,
 ) -> None:
     """Reconstruct DATA into the folder OUT: image files stay in their format, measurements give
-    .npy; with a preview, and residual and status of each.
+    .npy; with a preview, and residual and status of each. The same command goes on where one was
+    interrupted.
 
     Example: equipoise reconstruct runs/ct64 ../shared/data/ct/val.h5 out/
     """
     from .commands.reconstruct import reconstruct as run_reconstruct
+    from .commands.terminal import SliceProgress, stopping_after_this_step
+    from .data.ranges import places_of
     from .run import load_run
 
-    run_reconstruct(load_run(run), data, out, typer.echo)
+    trained = load_run(run)
+    progress = SliceProgress()
+    with stopping_after_this_step(typer.echo, "slice; what is done is kept") as is_interrupted:
+        places = places_of(rows, "--rows")
+        run_reconstruct(trained, data, out, typer.echo, form, places, progress, is_interrupted)
+        interrupted = is_interrupted()
+    if interrupted and not (out / "report.json").is_file():
+        typer.echo("interrupted; the same command goes on after the last slice")
+        raise typer.Exit(INTERRUPTED)
 
 
 @app.command()

@@ -13,10 +13,10 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from .data.settings import Data, PhantomSettings
 from .earlier import objective_upgraded, upgraded, without_replaced
 from .errors import UserError, shortened
-from .imaging.settings import ParallelBeamSettings, Physics
+from .imaging.settings import FanBeamSettings, ParallelBeamSettings, Physics
 from .learning.settings import LearningSettings, ObjectiveSettings
 from .reconstruction.settings import ModelSettings
-from .settings import Settings
+from .settings import INTERNAL, Settings
 
 
 class Config(Settings):
@@ -43,6 +43,13 @@ class Config(Settings):
     @model_validator(mode="after")
     def _sections_agree(self) -> Config:
         data, objective = self.data, self.objective
+        fan = self.physics if isinstance(self.physics, FanBeamSettings) else None
+        no_file = isinstance(data, PhantomSettings) and fan is not None and fan.read is None
+        if no_file and fan.source_distance is None and fan.source_to_axis is None:
+            raise ValueError(
+                "physics.source_distance: missing; this kind needs it (in pixels; "
+                "physics.source_to_axis in millimetres)"
+            )
         if data.holdout and (data.validation is not None or data.stream):
             raise ValueError(
                 "data.holdout keeps patients of data.path; leave out data.validation and "
@@ -85,7 +92,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     if not path.is_file():
         raise UserError(f"{path}: no such configuration file; the examples are in configs/")
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
+        tree = yaml.load(path.read_text(), Loader=_Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {error}") from error
     if not isinstance(tree, dict):
@@ -141,7 +148,7 @@ def _overridden(tree: dict[str, Any], text: str) -> dict[str, Any]:
             f"{text!r}: an override is written section.key=value, such as learning.steps=500"
         )
     try:
-        parsed = _with_numbers(yaml.safe_load(value))
+        parsed = _with_numbers(yaml.load(value, Loader=_Loader))
     except yaml.YAMLError as error:
         raise UserError(f"{text!r}: the value is not YAML: {error}") from error
     try:
@@ -207,6 +214,25 @@ def _default(section: type[Settings], key: str) -> Any:
     return section.model_fields[key].get_default(call_default_factory=True)
 
 
+#: 10:20 in YAML 1.1's pattern of whole numbers, base 60.
+_BASE_60 = "|[-+]?[1-9][0-9_]*(?::[0-5]?[0-9])+"
+
+
+def _without_base_60(tag: str, pattern: re.Pattern[str]) -> tuple[str, re.Pattern[str]]:
+    if not tag.endswith(":int"):
+        return tag, pattern
+    return tag, re.compile(pattern.pattern.replace(_BASE_60, ""), re.VERBOSE)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 reads 10:20 as ten minutes and twenty seconds; here it is a range."""
+
+    yaml_implicit_resolvers = {
+        first: [_without_base_60(tag, pattern) for tag, pattern in resolvers]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 def _with_numbers(tree: Any) -> Any:
     """YAML 1.1 takes 1e-4 (without a point) for a string; nobody who writes it does."""
     if isinstance(tree, dict):
@@ -227,9 +253,9 @@ def _find_beside(config: Config, file: Path) -> None:
         (config.physics, "physics"),
         (config.model.denoiser, "model.denoiser"),
     ):
-        for key in ("path", "validation", "file"):
+        for key in ("path", "validation", "file", "white", "dark"):
             given = getattr(section, key, None)
-            if given is None or given.exists():
+            if not isinstance(given, Path) or given.exists():
                 continue
             beside = file.parent / given
             if not beside.exists():
@@ -270,6 +296,8 @@ def options() -> list[tuple[str, str, str]]:
 
 def _options(prefix: str, section: type[Settings]) -> Iterator[tuple[str, str, str]]:
     for key, field in section.model_fields.items():
+        if field.json_schema_extra == INTERNAL:
+            continue
         name = f"{prefix}{key}"
         kinds = sections_of(field.annotation)
         if kinds and "" not in kinds:
@@ -323,7 +351,9 @@ def _place(location: tuple[Any, ...]) -> tuple[list[str], Any]:
         kinds = sections_of(here)
         if step in kinds and step:
             here = kinds[step]
-        elif isinstance(step, str) and not re.match(r"(int|float|list|function|constrained)", step):
+        elif isinstance(step, str) and not re.match(
+            r"(int|float|list|tuple|function|constrained|str$|literal)", step
+        ):
             parent = here
             here = _annotation(here, step)
             path.append(step)

@@ -28,8 +28,11 @@ from .config import Config, changed, parse
 from .data.dataset import Dataset
 from .data.load import load_dataset
 from .data.scan import Scan
+from .data.settings import FileSettings, ImageSettings
+from .data.sinograms import geometry_of
 from .equilibrium import Equilibrium
 from .errors import UserError
+from .imaging.tomography.settings import RaysSettings
 from .learning import checkpoint
 from .learning.validation import solve_dataset
 from .reconstruction import contraction
@@ -227,11 +230,42 @@ def versions() -> dict[str, str]:
 # ---------------------------------------------------------------------------------------- data
 
 
+def described(config: Config) -> Config:
+    """The configuration with what the file of its data says of the scanner, where it says that.
+
+    Raises:
+        UserError: the operator needs what the file says, and it cannot be read.
+    """
+    settings, data = config.physics, config.data
+    if not isinstance(settings, RaysSettings) or not isinstance(data, FileSettings):
+        return config
+    if settings.read is not None or isinstance(data, ImageSettings):
+        return config
+    try:
+        geometry = geometry_of(data.path, data.variable)
+    except UserError:
+        try:
+            settings.setup(data.size)
+        except ValueError:
+            pass
+        else:
+            return config  # whoever reads the data says what is wrong with them
+        raise
+    if geometry is None:
+        return config
+    return config.model_copy(update={"physics": settings.reading(geometry)})
+
+
 def load_data(
-    config: Config, scan: Scan, path: Path | None = None, seed: int | None = None
+    config: Config,
+    scan: Scan,
+    path: Path | None = None,
+    seed: int | None = None,
+    stream: bool = False,
 ) -> Dataset:
-    """The data of a configuration (or those in ``path``), in its precision and in memory."""
-    return _in_precision(config, scan, path, seed, stream=False)
+    """The data of a configuration (or those in ``path``), in its precision; in memory, or, with
+    ``stream``, read when they are asked for."""
+    return _in_precision(config, scan, path, seed, stream)
 
 
 def load_training_data(config: Config, scan: Scan) -> tuple[Dataset, Dataset | None]:

@@ -21,7 +21,7 @@ from ..imaging.linear import least_squares, norm
 from ..imaging.tomography import Tomography
 from ..learning.log import Report
 from ..learning.trainer import Trainer
-from ..run import load_training_data
+from ..run import described, load_training_data
 from .causes import likely_cause
 
 #: Measurements that are looked at closely.
@@ -44,6 +44,11 @@ def _judged(is_fine: bool, what: str, remedy: str, otherwise: Verdict = "wrong")
 
 def examine(config: Config) -> Iterator[Finding]:
     """The findings, one by one as they are made; nothing is written."""
+    try:
+        config = described(config)
+    except UserError as error:
+        yield Finding("wrong", f"the data cannot be read: {error}")
+        return
     scan = Scan.planned(config.physics, config.data.size, config.seed)
     try:
         dataset, _ = load_training_data(config, scan)

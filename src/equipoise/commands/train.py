@@ -30,6 +30,7 @@ from ..run import (
     ABOUT,
     MARK,
     MODEL,
+    described,
     differences,
     is_run,
     load_training_data,
@@ -59,6 +60,7 @@ def train_run(
         UserError: bad data, or the folder holds another run or something else.
         TrainingGaveUp: too many steps in a row had to be skipped.
     """
+    config = described(config)
     fabric, folder = processes(), config.folder
     if fabric.global_rank:
         say, on_report = _silent, _silent

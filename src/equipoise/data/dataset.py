@@ -16,7 +16,8 @@ from ..imaging.operators import select
 from ..imaging.splitting import split
 from .item import Item
 from .scan import Scan
-from .split import split_items
+from .sinograms import unseen_item
+from .split import split_by_name, split_items
 
 
 class Batch(NamedTuple):
@@ -93,15 +94,22 @@ class Dataset:
         last = len(self) - 1
         return self.some(torch.linspace(0, last, min(count, len(self))).round().long())
 
-    def hold_out(self, fraction: float) -> tuple[Dataset, Dataset]:
+    def hold_out(self, which: float | list[str]) -> tuple[Dataset, Dataset]:
         """Those to train on and those that are kept from it, with no patient in both.
 
         The same for every seed.
 
+        Args:
+            which: about how many of the patients are kept, as a fraction of them; or their names.
+
         Raises:
-            UserError: the data are one patient's, and too few to keep a block of slices apart.
+            UserError: the data are one patient's, and too few to keep a block of slices apart; or
+                nothing has such a name, or everything.
         """
-        training, held_out = split_items(self.items, fraction)
+        if isinstance(which, list):
+            training, held_out = split_by_name(self.items, which)
+        else:
+            training, held_out = split_items(self.items, which)
         return self.some(torch.tensor(training)), self.some(torch.tensor(held_out))
 
     def split(self, parts: int, k: int) -> tuple[Dataset, Dataset]:
@@ -114,6 +122,25 @@ class Dataset:
         assert isinstance(self.y, Tensor)
         inside, y_inside, outside, y_outside = split(self.scan.physics, self.y, parts, k)
         return self._with(inside, y_inside), self._with(outside, y_outside)
+
+    def unseen(self) -> Dataset | None:
+        """The same sinograms at the views that ``physics.views`` leaves out: their measurements,
+        and in ``scan.physics`` the operator of these views, in the same units; None where every
+        direction is used. Views that repeat a direction that is used are not among them.
+
+        Raises:
+            UserError: this is no computed tomography, or the files hold the used views alone.
+        """
+        found = self.scan.unseen()
+        if found is None:
+            return None
+        views, scan = found
+        setup = scan.settings.setup(scan.size)
+        items = [unseen_item(item, views, setup) for item in self.items]
+        y = torch.stack([scan.to_model(item) for item in items])
+        if isinstance(self.y, Tensor):
+            y = y.to(self.y.dtype)
+        return replace(self, items=items, scan=scan, y=y)
 
     def _with(self, physics: Any, y: Tensor) -> Dataset:
         scan = replace(self.scan, physics=physics, measurement_shape=tuple(y.shape[1:]))

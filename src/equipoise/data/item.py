@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import UserError
+from ..imaging.tomography.scanner import ScannerGeometry
 
 #: An image, as numpy or torch has it.
 Values = TypeVar("Values", np.ndarray, Tensor)
@@ -29,12 +30,33 @@ class Units:
     """How images in their own units belong to those of the model, in which [0, 1] is what matters:
     native = model · scale + offset. With ``clip``, what lies outside [0, 1] is cut off.
 
-    Those of a measurement are the units of the images that it was made of.
+    Those of a measurement are the units of the images that are made of it.
     """
 
     scale: float = 1.0
     offset: float = 0.0
     clip: bool = False
+    name: str = ""  #: such as "HU" or "1/mm"; empty where it is not known
+    peak: float | None = None  #: of x in a measurement, where native values are not x itself
+
+    @classmethod
+    def of_measurement(cls, peak: float, water: float | None = None, name: str = "") -> Units:
+        """Of what is reconstructed from line integrals: as they are, or in Hounsfield units where
+        the attenuation of water is known.
+
+        Args:
+            peak: the value of x that counts as 1.
+            water: attenuation of water, in the unit of ``peak``.
+            name: of that unit.
+        """
+        if water is None:
+            return cls(scale=peak, name=name)
+        return cls(scale=1000 * peak / water, offset=-1000.0, peak=peak, name="HU")
+
+    @property
+    def counts_as_one(self) -> float:
+        """Of a measurement: the value of x that counts as 1."""
+        return self.scale if self.peak is None else self.peak
 
     def to_model(self, native: Values) -> Values:
         """An image in its own units, in those of the model; not clipped."""
@@ -46,7 +68,16 @@ class Units:
 
 
 #: Attenuation relative to water is 1 + HU / 1000, so that air is 0 and water is 0.5.
-HOUNSFIELD = Units(scale=2000.0, offset=-1000.0, clip=True)
+HOUNSFIELD = Units(scale=2000.0, offset=-1000.0, clip=True, name="HU")
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What makes line integrals of raw counts: the open beam and the dark current of each detector,
+    (detectors,), read when they are asked for; None where the file has none."""
+
+    white: Callable[[], np.ndarray] | None = None
+    dark: Callable[[], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +104,9 @@ class Item:
     format: str = "npy"  #: the name of the format that reads it, and writes what is made of it
     notes: tuple[str, ...] = ()  #: what its reader noticed
     frames: tuple[Item, ...] = ()  #: of which it is a sequence
+    geometry: ScannerGeometry | None = None  #: of a measurement, where its file says it
+    counts: Counts | None = None  #: of a measurement in raw counts
+    whole: Item | None = None  #: of a sinogram of some views: that of all views, as its file has it
 
     def array(self) -> np.ndarray:
         """The values, in the units of the file.

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import UserError
 from ..imaging.phantoms import phantoms, smooth_phase
+from ..imaging.sizes import Size, image_size
+from ..imaging.tomography.settings import RaysSettings
 from .acquired import acquired
+from .counts import refuse_options
 from .dataset import Dataset, Streamed, repeated
 from .formats import holds_images as look_like_images
 from .formats import may_hold_either, open_path
@@ -26,7 +30,9 @@ from .settings import (
     ImageSettings,
     MeasurementSettings,
     PhantomSettings,
+    SinogramSettings,
 )
+from .sinograms import Sinograms, sinograms_of
 from .units import settled
 
 #: None of the phantoms that the shipped denoiser was trained on.
@@ -55,19 +61,53 @@ def load_dataset(
     if path is None:
         assert isinstance(data, FileSettings)
         path = data.path
-    items = open_path(path)
+    items = open_path(path, getattr(data, "variable", None))
     holds_images = _are_images(data, items, scan, is_elsewhere)
     if isinstance(data, AutoSettings) and not is_elsewhere:
         _refuse_ignored_options(data, holds_images)
     if holds_images:
         images = images_of(items, data.size)
         images = settled(images, data.units, override=not is_elsewhere)
-        return _measured(images, scan, seed, stream)
+        images, said = _sampled(images, data, None if is_elsewhere else seed)
+        return _measured(images, scan, seed, stream, said)
     if scan.settings.kind == "mri" and all(item.complex for item in items):
+        if isinstance(data, SinogramSettings):
+            refuse_options(data, "physics.kind is mri")
         return acquired(acquisitions_of(items), scan, seed)
-    peak = getattr(data, "peak", 1.0)
+    own_seed = None if is_elsewhere else seed
+    return _measurements(items, data, scan, stream, own_seed)
+
+
+def _measurements(
+    items: list[Item], data: Data, scan: Scan, stream: bool, seed: int | None
+) -> Dataset:
+    """What a scanner measured; of a tomograph, in line integrals, whatever its files hold.
+
+    Without a seed these are other data than those that are trained on, and all of them.
+    """
+    peak, water = getattr(data, "peak", 1.0), getattr(data, "water", None)
+    options = data if isinstance(data, SinogramSettings) else SinogramSettings()
+    if isinstance(scan.settings, RaysSettings):
+        if seed is None:
+            options = options.model_copy(update={"rows": None})
+        found = sinograms_of(items, scan, peak, water, options)
+        measurements, said = _sampled(found.items, data, seed)
+        return _read(measurements, found.scan, stream, [*found.notes, *said], found)
+    refuse_options(options, f"physics.kind is {scan.settings.kind}")
     measurements = measurements_of(items, tuple(scan.measurement_shape), peak)
-    return _read(measurements, scan, stream)
+    measurements, said = _sampled(measurements, data, seed)
+    return _read(measurements, scan, stream, said)
+
+
+def _sampled(items: list[Item], data: Data, seed: int | None) -> tuple[list[Item], list[str]]:
+    """As many as ``data.sample`` says, drawn by the seed, in their order; all, without a seed."""
+    count = data.sample if isinstance(data, FileSettings) else None
+    if count is None or seed is None or count >= len(items):
+        return items, []
+    rng = torch.Generator().manual_seed(seed_of(seed, "sample", 0))
+    places = sorted(torch.randperm(len(items), generator=rng)[:count].tolist())
+    note = f"data.sample={count} of {len(items)}, drawn by the seed {seed}; the others are not read"
+    return [items[i] for i in places], [note]
 
 
 def _are_images(data: Data, items: Sequence[Item], scan: Scan, is_elsewhere: bool) -> bool:
@@ -94,6 +134,13 @@ def _refuse_ignored_options(data: AutoSettings, holds_images: bool) -> None:
     Raises:
         UserError: an option was set that these files have no use for.
     """
+    if holds_images:
+        refuse_options(data, f"{data.path.name} holds images")
+    if holds_images and data.water is not None:
+        raise UserError(
+            f"{data.path}: holds images, and data.water={data.water:g} applies to measurements; "
+            "leave it out, and set data.units=hounsfield if that is what the images are in"
+        )
     if holds_images and data.peak != 1:
         raise UserError(
             f"{data.path}: holds images, and data.peak={data.peak:g} applies to measurements; set "
@@ -106,15 +153,20 @@ def _refuse_ignored_options(data: AutoSettings, holds_images: bool) -> None:
         )
 
 
-def phantom_items(count: int, size: int, seed: int, scan: Scan) -> list[Item]:
-    """Anatomical phantoms of the kind that the scan looks at."""
+def phantom_items(count: int, size: Size, seed: int, scan: Scan) -> list[Item]:
+    """Anatomical phantoms of the kind that the scan looks at; square ones in the middle of images
+    that are not square."""
     kinds = ("brain",) if scan.image_shape[0] == 2 else ("thorax", "abdomen", "head")
-    values = phantoms(count, size, PHANTOM_SEED + seed, kinds)[:, 0].numpy()
+    h, w = image_size(size)
+    values = phantoms(count, min(h, w), PHANTOM_SEED + seed, kinds)[:, 0].numpy()
+    top, left = (h - min(h, w)) // 2, (w - min(h, w)) // 2
+    sides = (top, h - min(h, w) - top), (left, w - min(h, w) - left)
+    values = np.pad(values, ((0, 0), *sides))
     return [
         Item(
             name=f"phantom_{i:03d}",
             file=Path("phantoms"),
-            shape=(size, size),
+            shape=(h, w),
             read=partial(values.__getitem__, i),
             patient=f"phantom_{i:03d}",
         )
@@ -122,21 +174,47 @@ def phantom_items(count: int, size: int, seed: int, scan: Scan) -> list[Item]:
     ]
 
 
-def _read(items: list[Item], scan: Scan, stream: bool) -> Dataset:
-    """Measurements as they are in their files."""
-    notes = notes_of(items)
+def _read(
+    items: list[Item],
+    scan: Scan,
+    stream: bool,
+    said: Sequence[str] = (),
+    found: Sinograms | None = None,
+) -> Dataset:
+    """Measurements as they are in their files.
+
+    Args:
+        said: what was noticed about all of them.
+        found: of a tomograph, what becomes known as they are read.
+    """
+    notes = [*notes_of(items), *said]
+    places = _noise_samples(len(items)) if stream else range(len(items))
+    values = torch.stack([scan.to_model(items[i]) for i in places])
+    mask = None
+    if found is not None:
+        notes += found.tally.notes(len(items))
+        mask = found.measured
+    if mask is not None:
+        scan = scan.masked(mask)
+        values = values * mask
+    scan = scan.with_noise(scan.noise_level(values))
     if stream:
-        some = torch.stack([scan.to_model(items[i]) for i in _noise_samples(len(items))])
-        y = Streamed(len(items), lambda i: scan.to_model(items[i]))
-        return Dataset(items, scan.with_noise(scan.noise_level(some)), y, notes=notes)
-    values = torch.stack([scan.to_model(item) for item in items])
+        y = Streamed(len(items), partial(_one, items, scan, mask))
+        return Dataset(items, scan, y, notes=notes)
     notes += repeated(items, values)
-    return Dataset(items, scan.with_noise(scan.noise_level(values)), values, notes=notes)
+    return Dataset(items, scan, values, notes=notes)
 
 
-def _measured(images: list[Item], scan: Scan, seed: int, stream: bool) -> Dataset:
+def _one(items: list[Item], scan: Scan, mask: Tensor | None, i: int) -> Tensor:
+    measured = scan.to_model(items[i])
+    return measured if mask is None else measured * mask
+
+
+def _measured(
+    images: list[Item], scan: Scan, seed: int, stream: bool, said: Sequence[str] = ()
+) -> Dataset:
     """Images, and what the scan measures of them."""
-    notes = notes_of(images)
+    notes = [*notes_of(images), *said]
     if scan.settings.frames is not None:
         images, left_out = sequences_of(images, scan.settings.frames)
         notes += left_out
@@ -174,9 +252,9 @@ def _as_the_scan_sees(images: Tensor, scan: Scan, seed: int, first: int = 0) -> 
     """
     if scan.image_shape[0] != 2 or images.shape[1] == 2:
         return images
-    count, size = len(images), images.shape[-1]
+    count, (h, w) = len(images), images.shape[-2:]
     seeds = [seed_of(seed, "phase", first + i) for i in range(count)]
-    phase = torch.cat([smooth_phase(1, size, own) for own in seeds])
+    phase = torch.cat([smooth_phase(1, max(h, w), own)[:, :h, :w] for own in seeds])
     phase = phase.reshape(count, *[1] * (images.ndim - 3), *images.shape[-2:])
     return torch.cat([images * phase.cos(), images * phase.sin()], 1)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
+from ..imaging.sizes import Size, image_size
 from .formats.base import listed
 from .item import Holds, Item, Units
 
@@ -18,7 +19,7 @@ from .item import Holds, Item, Units
 RESERVED_NAMES = ("preview", "report")
 
 
-def images_of(items: Sequence[Item], size: int | None = None) -> list[Item]:
+def images_of(items: Sequence[Item], size: Size | None = None) -> list[Item]:
     """One item an image, of at least ``size`` pixels each way; real or complex.
 
     Raises:
@@ -42,20 +43,27 @@ def images_of(items: Sequence[Item], size: int | None = None) -> list[Item]:
     return uniquely_named(images, "image")
 
 
-def _check_size(item: Item, size: int | None) -> None:
+def _check_size(item: Item, size: Size | None) -> None:
     rows, columns = item.shape[-2:]
     if size is None:
         return
-    if min(rows, columns) < size:
+    h, w = image_size(size)
+    asked = f"{h}" if h == w else f"[{h}, {w}]"
+    if rows < h or columns < w:
         raise UserError(
-            f"{item.file}: the image has {rows}×{columns} pixels, fewer than size={size}; lower "
+            f"{item.file}: the image has {rows}×{columns} pixels, fewer than size={asked}; lower "
             "data.size"
         )
-    if rows != columns:
-        raise UserError(
-            f"{item.file}: the image has {rows}×{columns} pixels, which data.size={size} would "
-            "distort; crop or pad it to a square"
-        )
+    if h == w and rows == columns:
+        return
+    off = abs(w - h * columns / rows), abs(h - w * rows / columns)  # in pixels
+    if h != w and min(off) <= 0.5:
+        return
+    smaller = [h, round(h * columns / rows)] if rows < columns else [round(w * rows / columns), w]
+    raise UserError(
+        f"{item.file}: the image has {rows}×{columns} pixels, which data.size={asked} would "
+        f"distort; set data.size=[{rows}, {columns}], or {smaller}, or crop or pad it to a square"
+    )
 
 
 def _check_one_shape(items: Sequence[Item], what: str) -> None:
@@ -91,7 +99,7 @@ def measurements_of(items: Sequence[Item], shape: tuple[int, ...], peak: float) 
             )
         if not fits(item, shape):
             raise UserError(_does_not_fit(item, shape))
-        item = replace(item, holds="measurement", units=Units(scale=peak))
+        item = replace(item, holds="measurement", units=Units.of_measurement(peak))
         if _without_leading_ones(item.shape) == _one_measurement(item, shape):
             measurements.append(item)
         else:

@@ -20,6 +20,10 @@ from ..imaging.linear import variant
 from ..imaging.mri import prewhiten
 from ..imaging.operators import normalized, select
 from ..imaging.settings import Physics
+from ..imaging.sizes import Size
+from ..imaging.tomography import Tomography
+from ..imaging.tomography.scanner import ScannerGeometry
+from ..imaging.tomography.settings import RaysSettings
 from .item import Item, Units
 from .seeds import seed_of
 
@@ -49,14 +53,54 @@ class Scan:
     kspace: KspaceUnits | None = None  #: of real acquisitions, whose operator came with the data
 
     @classmethod
-    def planned(cls, settings: Physics, size: int, seed: int = 0) -> Scan:
-        """The scan that a configuration describes, of images of ``size`` × ``size`` pixels.
+    def planned(cls, settings: Physics, size: Size, seed: int = 0) -> Scan:
+        """The scan that a configuration describes, of images of ``size`` pixels each way, or
+        (height, width).
 
         Raises:
             UserError: the operator cannot be made, or is not linear.
         """
         found = normalized(settings.make(size, seed), size, settings.frames)
         return cls(settings, found.physics, found.gain, found.image_shape, found.measurement_shape)
+
+    def reading(self, geometry: ScannerGeometry | None) -> Scan:
+        """The scan of files that say ``geometry``, where it is not this one already.
+
+        Raises:
+            UserError: the file's beam is of another kind, or its operator cannot be made.
+        """
+        settings = self.settings
+        if not isinstance(settings, RaysSettings) or geometry is None:
+            return self
+        if settings.read is not None and geometry.same_as(settings.read):
+            return self
+        other: Any = settings.reading(geometry)
+        return Scan.planned(other, self.size)
+
+    def unseen(self) -> tuple[list[int], Scan] | None:
+        """The numbers of the views of a file that ``physics.views`` leaves out, and their scan, in
+        the same units; None where none is left out.
+
+        Raises:
+            UserError: this is no computed tomography.
+        """
+        settings = self.settings
+        if not isinstance(settings, RaysSettings):
+            raise UserError(
+                f"physics.kind: {settings.kind} has no views that could be left out; choose views "
+                "of parallel_beam or fan_beam with physics.views"
+            )
+        left, physics = settings.unseen(self.size, self.gain)
+        if physics is None:
+            return None
+        scan = replace(self, physics=physics, measurement_shape=physics.measurement_shape)
+        return left, scan.with_noise(self.noise)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of an image."""
+        h, w = self.image_shape[-2:]
+        return h, w
 
     # ------------------------------------------------------------------------------ units
 
@@ -77,7 +121,7 @@ class Scan:
         if np.iscomplexobj(values):
             values = np.stack([values.real, values.imag])
         measured = torch.from_numpy(values.astype(np.float32)).reshape(self.measurement_shape)
-        return measured * (self.gain / item.units.scale)
+        return measured * (self.gain / item.units.counts_as_one)
 
     def to_native(self, x: Tensor, item: Item) -> Tensor:
         """An image of the model, (…, H, W), in the units of the item that it was made of."""
@@ -103,7 +147,7 @@ class Scan:
         if units.clip:
             # First: padding far below air must not be averaged into the tissue beside it.
             image = np.clip(image, units.offset, units.offset + units.scale)
-        values = units.to_model(_averaged(image, self.image_shape[-1]))
+        values = units.to_model(_averaged(image, self.size))
         return torch.from_numpy(values).float()
 
     def _kspace_to_model(self, kspace: np.ndarray) -> Tensor:
@@ -114,6 +158,11 @@ class Scan:
         return torch.view_as_real(white).movedim(-1, 0).reshape(self.measurement_shape)
 
     # ------------------------------------------------------------------------------ noise
+
+    def masked(self, measured: Tensor) -> Scan:
+        """The scan without the rays that were not measured, (1, views, detectors) of 0 and 1."""
+        assert isinstance(self.physics, Tomography)
+        return replace(self, physics=self.physics.masked(measured[0]))
 
     def with_noise(self, noise: float) -> Scan:
         """The scan whose physics adds noise of this standard deviation when it is called."""
@@ -172,14 +221,14 @@ class Scan:
         return replace(self, physics=physics)
 
 
-def _averaged(image: np.ndarray, size: int) -> np.ndarray:
-    """(…, H, W) averaged down to size × size pixels; exact block means where the size divides."""
-    if image.shape[-2:] == (size, size):
+def _averaged(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(…, H, W) averaged down to ``size``; exact block means where it divides."""
+    if image.shape[-2:] == size:
         return image
     pixels = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
     stack = pixels.reshape(1, -1, *image.shape[-2:])
     smaller = torch.nn.functional.adaptive_avg_pool2d(stack, size)
-    return smaller.reshape(*image.shape[:-2], size, size).numpy()
+    return smaller.reshape(*image.shape[:-2], *size).numpy()
 
 
 def native_images(images: Tensor, items: Sequence[Item]) -> np.ndarray:

@@ -5,28 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PositiveFloat, field_validator
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, field_validator
 
 from ..settings import Settings
+from .ranges import Places
+
+Side = Annotated[int, Field(ge=8, le=4096)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
 class DataSettings(Settings):
     """What all kinds of data have."""
 
-    size: int = Field(
+    size: Side | tuple[Side, Side] = Field(
         64,
-        ge=8,
-        le=4096,
-        description="pixels each way of the reconstruction; larger images are averaged down",
+        description="pixels of the reconstruction, each way or [height, width], from 8 to 4096; "
+        "larger images are averaged down",
     )
     validation: Path | None = Field(
         None, description="images to score on while training; never trained on"
     )
-    holdout: float = Field(
+    holdout: Fraction | list[str] = Field(
         0,
-        ge=0,
-        lt=1,
-        description="fraction of the patients to keep from training and score on instead",
+        description="fraction of the patients (or scans) to keep from training and score on "
+        "instead, or their names (of patients, files or items; * stands for anything)",
     )
     keep_out: float = Field(
         0,
@@ -59,8 +61,19 @@ class PhantomSettings(DataSettings):
 class FileSettings(DataSettings):
     """What all kinds of files have."""
 
+    sample: int | None = Field(
+        None,
+        ge=1,
+        description="train on so many of them, drawn at random by the seed; none: on all",
+    )
     path: Path = Field(
         description="file or folder of images (DICOM, NIfTI, HDF5, TIFF, PNG), k-space, or arrays"
+    )
+    variable: str | None = Field(
+        None,
+        min_length=1,
+        description="name of the array in each file (MATLAB: fields after dots; .npz); none: the "
+        "only one",
     )
 
 
@@ -70,21 +83,82 @@ class ImageSettings(FileSettings):
     kind: Literal["images"] = "images"
 
 
-PEAK = Field(1.0, gt=0, description="the value of x that counts as 1 in measurements from files")
+Layout = Literal["auto", "sinograms", "projections"]
 
 
-class MeasurementSettings(FileSettings):
+class SinogramSettings(Settings):
+    """How the numbers of a tomograph become line integrals."""
+
+    values: Literal["auto", "counts", "line_integrals"] = Field(
+        "auto",
+        description="what a tomograph's numbers are; auto: counts, where the file or data.white "
+        "says the open beam, and line integrals elsewhere",
+    )
+    white: Path | PositiveFloat | None = Field(
+        None,
+        description="counts with nothing in the way: a file or folder of frames, or a number (1: "
+        "the data are transmissions); none: what the file says",
+    )
+    dark: Path | NonNegativeFloat | None = Field(
+        None, description="counts without a beam: as data.white; none: what the file says, or 0"
+    )
+    layout: Layout = Field(
+        "auto",
+        description="what a plane of the files is: sinograms (views × detectors), or projections "
+        "(rows × detectors, a view each); auto: what the format says, else sinograms",
+    )
+    rows: Places | None = Field(
+        None,
+        description="rows of detectors, or sinograms of a stack, that are used: one (counted from "
+        "0), a range such as 100:200 or ::10, or a list; none: all",
+    )
+    dead: Literal["auto", "interpolate", "mask", "refuse"] = Field(
+        "auto",
+        description="dead detectors, hot values and values not above the dark current: filled in "
+        "from their neighbours, masked (left out of the operator), or refused; auto: counts are "
+        "filled in, NaN in line integrals are refused",
+    )
+    rings: Literal["none", "all", "sorting", "filtering", "fitting", "large", "dead"] = Field(
+        "none",
+        description="remove the stripes that make rings, by algotom's method of that name (pip "
+        "install 'equipoise[rings]')",
+    )
+    bin_rows: int = Field(
+        1,
+        ge=1,
+        description="rows of detectors that become one: their photons are added up, line integrals "
+        "averaged (physics.bin does so along a row)",
+    )
+
+
+PEAK = Field(
+    1.0,
+    gt=0,
+    description="the value of x that counts as 1 in measurements from files; per millimetre, where "
+    "lengths are",
+)
+WATER = Field(
+    None,
+    gt=0,
+    description="attenuation of water in the unit of x, such as 0.02 per millimetre: "
+    "reconstructions come back in Hounsfield units",
+)
+
+
+class MeasurementSettings(SinogramSettings, FileSettings):
     """What a scanner measured."""
 
     kind: Literal["measurements"] = "measurements"
     peak: float = PEAK
+    water: float | None = WATER
 
 
-class AutoSettings(FileSettings):
+class AutoSettings(SinogramSettings, FileSettings):
     """What the files look like: arrays and k-space are measurements, all else is images."""
 
     kind: Literal["auto"] = "auto"
     peak: float = PEAK
+    water: float | None = WATER
 
 
 def _kind_by_path(tree: Any) -> Any:

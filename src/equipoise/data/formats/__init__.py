@@ -14,16 +14,30 @@ from ...errors import UserError
 from ..item import Item
 from .arrays import Npy, Npz
 from .bart import Bart
-from .base import Format, has_known_suffix, know_suffixes, new_folder, visible_files, write_npy
+from .base import (
+    Format,
+    has_known_suffix,
+    know_suffixes,
+    new_folder,
+    shown_path,
+    visible_files,
+    write_npy,
+)
 from .dicom import Dicom
+from .exchange import Exchange
 from .hdf5 import Hdf5
 from .ismrmrd import Ismrmrd
+from .itk import MetaImage, Nrrd
+from .matlab import Matlab
+from .mrc import Mrc
 from .nifti import Nifti
 from .pictures import Png, Tiff
+from .unread import unread_in
 
 __all__ = [
     "FORMATS",
     "Format",
+    "first_item",
     "format_of",
     "holds_images",
     "known_suffixes",
@@ -33,6 +47,9 @@ __all__ = [
     "register",
     "write_images",
 ]
+
+#: So many files of a folder that cannot be read are looked at.
+MOST_UNREAD = 100
 
 #: By name, in the order in which a file's content is looked at.
 FORMATS: dict[str, Format] = {}
@@ -47,9 +64,13 @@ def register(format: Format) -> None:
     know_suffixes(format.suffixes)
 
 
-# The last is asked first: ISMRMRD's files are HDF5 too.
-for _format in (Bart(), Png(), Tiff(), Npz(), Npy(), Hdf5(), Ismrmrd(), Nifti(), Dicom()):
+# The last is asked first: several families are HDF5 inside.
+_HDF5 = (Hdf5(), Exchange(), Ismrmrd())
+_VOLUMES = (MetaImage(), Nrrd(), Mrc(), Matlab(), Nifti(), Dicom())
+for _format in (Bart(), Png(), Tiff(), Npz(), Npy(), *_HDF5, *_VOLUMES):
     register(_format)
+#: Those of this package, which read nothing that is known not to be read.
+_OWN = tuple(FORMATS.values())
 
 
 def known_suffixes() -> str:
@@ -68,8 +89,11 @@ def format_of(file: Path) -> Format | None:
     return None
 
 
-def open_path(path: str | Path) -> list[Item]:
+def open_path(path: str | Path, variable: str | None = None) -> list[Item]:
     """What a file, or a folder of files of one format, holds.
+
+    Args:
+        variable: the name of the array in each file, where a format has several of them.
 
     Raises:
         UserError: there is nothing, nothing that can be read, or there are several formats.
@@ -77,29 +101,65 @@ def open_path(path: str | Path) -> list[Item]:
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
-    items = (_format_of_folder(path) if path.is_dir() else _format_of_file(path)).open(path)
+    format = _format_of_folder(path) if path.is_dir() else _format_of_file(path)
+    items = (format if variable is None else format.choosing(variable)).open(path)
     if not items:
         raise UserError(f"{path}: holds no image and no measurement")
     return items
 
 
+def first_item(path: str | Path, variable: str | None = None) -> Item | None:
+    """The first item of a path: of a folder, that of its first file; None where there is none.
+    ``variable`` as for :func:`open_path`.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    path = Path(path)
+    files = visible_files(path) if path.is_dir() else [path]
+    for file in files:
+        format = format_of(file)
+        if format is not None and (path.is_file() or format.owns(file)):
+            chosen = format if variable is None else format.choosing(variable)
+            return next(iter(chosen.open(file)), None)
+    return None
+
+
 def _format_of_file(path: Path) -> Format:
     format = format_of(path)
+    _refuse_unread([path], format)
     if format is None:
         raise UserError(f"{path}: unknown kind of file; known are {known_suffixes()}")
     return format
 
 
+def _refuse_unread(files: Sequence[Path], format: Format | None) -> None:
+    """
+    Raises:
+        UserError: no format of one's own reads them, and they are known not to be read here.
+    """
+    if format is not None and FORMATS[format.name] not in _OWN:
+        return
+    known = unread_in(files)
+    if known is not None:
+        raise UserError(f"{shown_path(known[0])}: {known[1]}")
+
+
 def _format_of_folder(path: Path) -> Format:
     found: dict[str, Format] = {}
+    first: dict[str, Path] = {}
     for file in visible_files(path):
         format = format_of(file)
         if format is not None and (format.any_suffix or has_known_suffix(file)):
             found[format.name] = format
+            first.setdefault(format.name, file)
     if not found:
+        _refuse_unread(visible_files(path)[:MOST_UNREAD], None)
         raise UserError(
             f"{path}: no file in this folder can be read; expected some of {known_suffixes()}"
         )
+    if len(found) == 1:
+        _refuse_unread(list(first.values()), *found.values())
     if len(found) > 1:
         names = ", ".join(name for name in FORMATS if name in found)
         raise UserError(

@@ -53,6 +53,16 @@ class Format(ABC):
     #: Whether its files are known by their content in a folder, whatever their suffix.
     any_suffix: bool = False
 
+    def choosing(self, variable: str) -> Format:
+        """The same for one of several arrays in a file.
+
+        Raises:
+            UserError: its files have no names for what they hold.
+        """
+        raise UserError(
+            f"data.variable={variable}: {self.title} files hold no variables by name; leave it out"
+        )
+
     def sniff(self, path: Path) -> bool:
         """Whether the file's first bytes are those of this format. It must be quick."""
         return False

@@ -36,9 +36,9 @@ def _view_matrix(geometry: Geometry, view: int) -> scipy.sparse.csr_matrix:
         chosen = np.flatnonzero(crosses_rows if by_row else ~crosses_rows)
         parts = _interpolate(geometry, point[chosen], direction[chosen], by_row)
         for ray, pixel, value in parts:
-            rays.append(chosen[ray].astype(np.int32))
+            rays.append((chosen[ray] // geometry.per_detector).astype(np.int32))
             pixels.append(pixel)
-            values.append(value)
+            values.append(value / geometry.per_detector)
     entries = np.concatenate(values), (np.concatenate(rays), np.concatenate(pixels))
     shape = geometry.detectors, geometry.height * geometry.width
     return scipy.sparse.coo_matrix(entries, shape).tocsr()
