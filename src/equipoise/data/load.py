@@ -15,6 +15,7 @@ from ..imaging.phantoms import phantoms, smooth_phase
 from ..imaging.sizes import Size, image_size
 from ..imaging.tomography.settings import RaysSettings
 from .acquired import acquired
+from .axis import with_axis_found
 from .counts import refuse_options
 from .dataset import Dataset, Streamed, repeated
 from .formats import holds_images as look_like_images
@@ -92,7 +93,8 @@ def _measurements(
             options = options.model_copy(update={"rows": None})
         found = sinograms_of(items, scan, peak, water, options)
         measurements, said = _sampled(found.items, data, seed)
-        return _read(measurements, found.scan, stream, [*found.notes, *said], found)
+        scan, on_axis = with_axis_found(measurements, found.scan, anew=seed is None)
+        return _read(measurements, scan, stream, [*found.notes, *said, *on_axis], found)
     refuse_options(options, f"physics.kind is {scan.settings.kind}")
     measurements = measurements_of(items, tuple(scan.measurement_shape), peak)
     measurements, said = _sampled(measurements, data, seed)
