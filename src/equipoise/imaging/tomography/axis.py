@@ -114,9 +114,7 @@ def _fit_cost(coarse: CoarseScan, geometry: Geometry) -> Cost:
 
     def cost(offset: float) -> float:
         if offset not in known:
-            known[offset] = inconsistency(
-                coarse.at(offset, geometry), coarse.values, coarse.noise
-            )
+            known[offset] = inconsistency(coarse.at(offset, geometry), coarse.values, coarse.noise)
         return known[offset]
 
     return cost

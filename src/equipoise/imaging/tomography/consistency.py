@@ -21,7 +21,9 @@ def noise_share(values: np.ndarray) -> float:
     """The noise of sinograms (B, views, detectors), as a share of their norm: from their second
     differences along the detector, which smooth objects hardly have."""
     differences = values[..., 2:] - 2 * values[..., 1:-1] + values[..., :-2]
-    noise = float(np.median(np.abs(differences))) / (0.6745 * math.sqrt(6)) if differences.size else 0
+    noise = (
+        float(np.median(np.abs(differences))) / (0.6745 * math.sqrt(6)) if differences.size else 0
+    )
     size = math.sqrt(float(np.square(values, dtype=np.float64).mean()))
     return noise / max(size, 1e-300)
 

@@ -46,7 +46,9 @@ class Moments:
         s = np.arange(self.detectors) - (self.detectors - 1) / 2 + offset
         reach = np.abs(s).max()
         basis = np.polynomial.legendre.legvander(s / reach, HIGHEST)
-        coefficients: np.ndarray = self.y @ (basis * np.sqrt((np.arange(HIGHEST + 1) + 0.5) / reach))
+        coefficients: np.ndarray = self.y @ (
+            basis * np.sqrt((np.arange(HIGHEST + 1) + 0.5) / reach)
+        )
         return coefficients
 
 

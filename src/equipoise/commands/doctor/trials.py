@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..imaging.tomography import FanGeometry
-from ..imaging.tomography.axis import AxisEstimate, estimate_axis
-from ..imaging.tomography.coarse import CoarseScan, coarsened
-from ..imaging.tomography.consistency import ITERATIONS, inconsistency
-from ..imaging.tomography.geometry import Geometry, ParallelGeometry
-from ..imaging.tomography.moments import Moments, are_complete, without_background
+from ...imaging.tomography import FanGeometry
+from ...imaging.tomography.axis import AxisEstimate, estimate_axis
+from ...imaging.tomography.coarse import CoarseScan, coarsened
+from ...imaging.tomography.consistency import ITERATIONS, inconsistency
+from ...imaging.tomography.geometry import Geometry, ParallelGeometry
+from ...imaging.tomography.moments import Moments, are_complete
 
 #: Detectors and views of the copy of a scan that mistakes are tried on, and of the one on which a
 #: number is looked for first.
@@ -38,6 +38,8 @@ class Trial:
     what: str  #: the mistake, in a sentence
     remedy: str
     geometry: Geometry
+    #: What becomes of the angles, of all views of a file; None: nothing.
+    turn: Callable[[np.ndarray], np.ndarray] | None = None
     values: str = "as given"  #: what is done to the sinograms: a key of ``VALUES``
     #: The share of the inconsistency that it may leave to be named.
     mends: float = 0.85
@@ -153,46 +155,54 @@ def _convention(geometry: Geometry, found: AxisEstimate) -> str:
 
 
 def _angles(geometry: Geometry) -> Iterator[Trial]:
-    angles = np.asarray(geometry.angles)
 
-    def turned(name: str, what: str, remedy: str, other: np.ndarray) -> Trial:
-        return Trial(name, what, remedy, replace(geometry, angles=tuple(other.tolist())))
+    def turned(
+        name: str, what: str, remedy: str, turn: Callable[[np.ndarray], np.ndarray]
+    ) -> Trial:
+        return Trial(name, what, remedy, with_turned(geometry, turn), turn)
 
     yield turned(
         "radians",
         "the angles are in radians",
         "give physics.angles in degrees",
-        np.degrees(angles),
+        np.degrees,
     )
     yield turned(
         "span",
         "the views cover twice the angle",
         "double physics.angles (a list: views over 360° instead of 180°)",
-        2 * angles,
+        lambda angles: 2 * angles,
     )
     yield turned(
         "span",
         "the views cover half the angle",
         "halve physics.angles (a list: views over 180° instead of 360°)",
-        angles / 2,
+        lambda angles: angles / 2,
     )
     if isinstance(geometry, FanGeometry):
         yield turned(
             "sense",
             "the scanner turns the other way (or the views are stored in the opposite order)",
             "negate physics.angles",
-            -angles,
+            lambda angles: -angles,
         )
+
+
+def with_turned(geometry: Geometry, turn: Callable[[np.ndarray], np.ndarray]) -> Geometry:
+    """The geometry with other angles."""
+    return replace(geometry, angles=tuple(turn(np.asarray(geometry.angles)).tolist()))
+
+
+def _scaled(scale: float) -> Callable[[np.ndarray], np.ndarray]:
+    return lambda angles: angles[0] + scale * (angles - angles[0])
 
 
 def _span(judge: Judge) -> Iterator[Trial]:
     """The views over another angle: the best of all scales, if it is none of the usual ones."""
     angles = np.asarray(judge.geometry.angles)
-    first = angles[0]
 
     def scaled(scale: float) -> Geometry:
-        other = first + scale * (angles - first)
-        return replace(judge.geometry, angles=tuple(other.tolist()))
+        return with_turned(judge.geometry, _scaled(scale))
 
     def cost(scale: float) -> float:
         return judge.of(scaled(scale))
@@ -212,6 +222,7 @@ def _span(judge: Judge) -> Iterator[Trial]:
             f"give physics.angles as a list of degrees, {len(angles)} of them over "
             f"{scale * span:.1f}°",
             scaled(scale),
+            _scaled(scale),
         )
 
 
@@ -252,21 +263,34 @@ def _order(geometry: Geometry) -> Iterator[Trial]:
         "the second half of the views stands first": np.roll(rows, count // 2),
         "neighbouring views are swapped": pairs,
         "every other view stands first, and the others follow": halves,
-        "the views are in order, their angles are not": np.argsort(np.argsort(geometry.angles)),
+        "the views are in order, their angles are not": rows,
         "the views are interleaved (the second half of them between the first)": np.argsort(halves),
     }
-    angles = np.asarray(geometry.angles)
     for what, order in orders.items():
-        other = np.sort(angles)[order] if "in order" in what else angles[order]
-        if np.array_equal(other, angles):
+        turn = _put_in(order, first_sorted="in order" in what)
+        other = with_turned(geometry, turn)
+        if other == geometry:
             continue
         yield Trial(
             "order",
             what,
             "put the rows of each sinogram in the order of physics.angles, or give physics.angles "
             "as a list in the order of the rows",
-            replace(geometry, angles=tuple(other.tolist())),
+            other,
+            turn,
         )
+
+
+def _put_in(order: np.ndarray, first_sorted: bool) -> Callable[[np.ndarray], np.ndarray]:
+    """Angles in the order that rows are in; of another number of them, as they are."""
+
+    def turn(angles: np.ndarray) -> np.ndarray:
+        if len(angles) != len(order):
+            return angles
+        ordered: np.ndarray = (np.sort(angles) if first_sorted else angles)[order]
+        return ordered
+
+    return turn
 
 
 def _fan(judge: Judge, geometry: FanGeometry) -> Iterator[Trial]:
@@ -301,7 +325,7 @@ def _values(judge: Judge) -> Iterator[Trial]:
             "views and detectors are swapped",
             "transpose the sinograms",
             geometry,
-            "transposed",
+            values="transposed",
         )
     if is_brighter_outside(y):
         yield Trial(
@@ -309,7 +333,7 @@ def _values(judge: Judge) -> Iterator[Trial]:
             "these are counts behind the object, not line integrals",
             "take −log(counts / counts without the object), and set data.peak anew",
             geometry,
-            "line integrals",
+            values="line integrals",
         )
 
 
@@ -322,6 +346,3 @@ def is_brighter_outside(y: np.ndarray) -> bool:
     width = max(1, len(profile) // 20)
     ends = np.concatenate([profile[:width], profile[-width:]])
     return bool(ends.mean() > 1.05 * profile[len(profile) // 4 : -len(profile) // 4].mean())
-
-
-__all__ = ["Judge", "Trial", "is_brighter_outside", "trials", "without_background"]
