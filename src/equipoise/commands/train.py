@@ -38,6 +38,8 @@ from ..run import (
     load_training_data,
     read_config,
     versions,
+    with_axis_of,
+    with_stored_axis,
 )
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ def train_run(
         UserError: bad data, or the folder holds another run or something else.
         TrainingGaveUp: too many steps in a row had to be skipped.
     """
-    config = described(config)
+    config = with_stored_axis(described(config))
     fabric, folder = processes(), config.folder
     if fabric.global_rank:
         say, on_report = _silent, _silent
@@ -73,6 +75,7 @@ def train_run(
 
     scan = Scan.planned(config.physics, config.data.size, config.seed)
     dataset, held_out = load_training_data(config, scan)
+    config = with_axis_of(config, dataset)
     _tell_about_data(dataset, held_out, config, say)
     dataset, kept_out = _keep_out(config, dataset)
     if config.objective.supervised.weight:

@@ -17,6 +17,7 @@ from ..imaging.phantoms import phantoms, smooth_phase
 from ..imaging.sizes import Size, image_size
 from ..imaging.tomography.settings import RaysSettings
 from .acquired import acquired
+from .axis import with_axis_found
 from .choice import Choice, with_chosen_slices
 from .counts import refuse_options
 from .dataset import Dataset, Streamed, notes_of, repeated
@@ -110,7 +111,9 @@ def _measurements(
         found = sinograms_of(items, scan, peak, water, options)
         measurements, notes = with_chosen_slices(found.items, slices)
         measurements, said = _sampled(measurements, data, seed)
-        return _read(measurements, found.scan, stream, [*found.notes, *notes, *said], found)
+        scan, on_axis = with_axis_found(measurements, found.scan, anew=seed is None)
+        notes = [*found.notes, *notes, *said, *on_axis]
+        return _read(measurements, scan, stream, notes, found)
     refuse_options(options, f"physics.kind is {scan.settings.kind}")
     measurements = measurements_of(items, tuple(scan.measurement_shape), peak)
     measurements, notes = with_chosen_slices(measurements, slices)
