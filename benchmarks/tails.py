@@ -1,6 +1,6 @@
 """Do exact gradients train worse than rough ones? Their tails are heavy; what tames them?
 
-    python benchmarks/tails.py [--steps 80] [--seeds 0 1 2]        # 64² chest CT, beside the repository
+    python benchmarks/tails.py [--steps 80] [--seeds 0 1 2]      # 64² chest CT, real data
 
 20 views, batch 4, learning rate 5e-4, σ = 0.02 and λ as the noise asks. Each row: mean PSNR of the
 running average on `ct/val.h5` after so many steps, median and longest norm of the gradient, seconds
