@@ -37,6 +37,10 @@ class TestConsistency:
         assert torch.allclose(plain, physics.A(e).square().flatten(1).mean(1))
         visible = MeasurementConsistency(floor=1e-6)(x_net=x + e, y=physics.A(x), physics=physics)
         assert torch.allclose(visible, e.square().flatten(1).mean(1), rtol=0.05)
+        alone = MeasurementConsistency(floor=1e-6)(
+            x_net=(x + e)[:1], y=physics.A(x)[:1], physics=physics
+        )
+        assert torch.allclose(alone, visible[:1], rtol=1e-4)
 
     def test_stacked_physics_count_every_measurement_once(self):
         parts = [eq.ParallelBeam(8, n, normalize=True) for n in (3, 5)]

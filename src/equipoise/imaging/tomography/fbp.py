@@ -253,7 +253,7 @@ def _check_coverage(g: FanGeometry, shares: np.ndarray, missing: list[tuple[floa
         math.asin(math.hypot(g.height, g.width) / 2 / g.source_distance),
     )
     usual = float(np.median(shares))
-    slack = [(start + usual / 2, max(length - usual, 0)) for start, length in missing if length > 0]
+    slack = [(start, max(length - usual, 0)) for start, length in missing if length > 0]
     beta = np.linspace(0, 2 * math.pi, 721)[:, None]
     gamma = np.linspace(-widest, widest, 41)
     measured = _confidence(beta, slack) + _confidence(beta + math.pi + 2 * gamma, slack)
