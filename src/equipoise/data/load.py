@@ -30,7 +30,7 @@ from .settings import (
     MeasurementSettings,
     PhantomSettings,
 )
-from .sinograms import sinograms_of
+from .sinograms import cut_off_words, sinograms_of
 from .units import settled
 
 #: None of the phantoms that the shipped denoiser was trained on.
@@ -147,7 +147,7 @@ def _read(items: list[Item], scan: Scan, stream: bool, said: Sequence[str] = ())
         y = Streamed(len(items), lambda i: scan.to_model(items[i]))
         return Dataset(items, scan.with_noise(scan.noise_level(some)), y, notes=notes)
     values = torch.stack([scan.to_model(item) for item in items])
-    notes += repeated(items, values)
+    notes += [*cut_off_words(values, scan), *repeated(items, values)]
     return Dataset(items, scan.with_noise(scan.noise_level(values)), values, notes=notes)
 
 
