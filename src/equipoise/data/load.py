@@ -36,7 +36,7 @@ from .settings import (
     PhantomSettings,
     SinogramSettings,
 )
-from .sinograms import Sinograms, sinograms_of
+from .sinograms import Sinograms, cut_off_words, sinograms_of
 from .sizes import framed_measurement, framed_truth, in_frames, noise_of
 from .units import settled
 
@@ -145,7 +145,10 @@ def _are_images(data: Data, items: Sequence[Item], scan: Scan, is_elsewhere: boo
 
 
 def _are_surely_measurements(items: Sequence[Item], scan: Scan) -> bool:
-    """Whether arrays have the shape of a measurement, where that is not the shape of an image."""
+    """Whether files say where their rays ran, or arrays have the shape of a measurement, where that
+    is not the shape of an image."""
+    if all(item.geometry is not None for item in items):
+        return True
     if scan.measurement_shape[-2:] == scan.image_shape[-2:]:
         return False
     return all(fits(item, scan.measurement_shape) for item in items)
@@ -224,7 +227,7 @@ def _read(
     if stream:
         y = Streamed(len(items), partial(_one, items, scan, mask))
         return Dataset(items, scan, y, notes=notes)
-    notes += repeated(items, values)
+    notes += [*cut_off_words(values, scan), *repeated(items, values)]
     return Dataset(items, scan, values, notes=notes)
 
 
