@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -189,6 +191,8 @@ def _read(
         found: of a tomograph, what becomes known as they are read.
     """
     notes = [*notes_of(items), *said]
+    if not stream:
+        _check_memory(items, scan)
     places = _noise_samples(len(items)) if stream else range(len(items))
     values = torch.stack([scan.to_model(items[i]) for i in places])
     mask = None
@@ -205,6 +209,22 @@ def _read(
         return Dataset(items, scan, y, notes=notes)
     notes += repeated(items, values)
     return Dataset(items, scan, values, notes=notes)
+
+
+def _check_memory(items: Sequence[Item], scan: Scan) -> None:
+    """
+    Raises:
+        UserError: so many measurements do not fit.
+    """
+    needed = 8 * len(items) * math.prod(scan.measurement_shape)  # once read, once corrected
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if needed > there:
+            raise UserError(
+                f"{items[0].file}: {len(items)} measurements take {needed / 2**30:.0f} GiB, and "
+                f"this machine has {there / 2**30:.0f}; train on a sample (data.sample=64), on "
+                "some rows (data.rows), or leave them in their files (data.stream=true)"
+            )
 
 
 def _one(items: list[Item], scan: Scan, mask: Tensor | None, i: int) -> Tensor:

@@ -157,6 +157,18 @@ class TestAngles:
         assert np.allclose(found, np.arange(VIEWS) * 6.0)
         assert "process/acquisition/rotation/rotation_angle" in notes
 
+    @pytest.mark.parametrize(("other", "value"), [("rotation_step", 6.0), ("rotation_stop", 174.0)])
+    def test_a_start_and_a_step(self, tmp_path, other, value):
+        scalars = {"rotation_start": 0.0, other: value}
+        path = make_exchange(
+            tmp_path / "x.h5",
+            exchange__theta=None,
+            **{f"process__acquisition__rotation__{name}": v for name, v in scalars.items()},
+        )
+        found, notes = self.angles(path)
+        assert np.allclose(found, np.arange(VIEWS) * 6.0)
+        assert "process/acquisition/rotation: start and" in notes
+
     def test_nowhere(self, tmp_path):
         item = open_path(make_exchange(tmp_path / "x.h5", exchange__theta=None))[0]
         assert item.geometry.angles is None
