@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -23,6 +22,7 @@ from .dataset import Dataset, Streamed, repeated
 from .formats import holds_images as look_like_images
 from .formats import may_hold_either, open_path
 from .item import Item
+from .memory import GIB, physical_memory
 from .pick import acquisitions_of, fits, images_of, measurements_of, sequences_of
 from .scan import Scan
 from .seeds import seed_of
@@ -217,14 +217,13 @@ def _check_memory(items: Sequence[Item], scan: Scan) -> None:
         UserError: so many measurements do not fit.
     """
     needed = 8 * len(items) * math.prod(scan.measurement_shape)  # once read, once corrected
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        if needed > there:
-            raise UserError(
-                f"{items[0].file}: {len(items)} measurements take {needed / 2**30:.0f} GiB, and "
-                f"this machine has {there / 2**30:.0f}; train on a sample (data.sample=64), on "
-                "some rows (data.rows), or leave them in their files (data.stream=true)"
-            )
+    there = physical_memory()
+    if there is not None and needed > there:
+        raise UserError(
+            f"{items[0].file}: {len(items)} measurements take {needed / GIB:.0f} GiB, and this "
+            f"machine has {there / GIB:.0f}; train on a sample (data.sample=64), on some rows "
+            "(data.rows), or leave them in their files (data.stream=true)"
+        )
 
 
 def _one(items: list[Item], scan: Scan, mask: Tensor | None, i: int) -> Tensor:
