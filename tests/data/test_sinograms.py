@@ -272,7 +272,7 @@ class TestViews:
         config = parse(tree, "test")
         dataset = load_dataset(config.data, Scan.planned(config.physics, SIZE))
         assert dataset.y.shape == (1, 1, 4, 10)
-        assert "holds the 4 views of 10 detectors that are used" in dataset.notes[-1]
+        assert any("holds the 4 views of 10 detectors" in note for note in dataset.notes)
         with pytest.raises(UserError, match=r"y.npy: holds the used views alone"):
             dataset.unseen()
 
@@ -307,6 +307,25 @@ class TestViews:
         turned = TypeAdapter(Physics).validate_python({**tree, "start": 90}).make(SIZE, 0)
         x = torch.rand(1, 1, SIZE, SIZE, dtype=torch.float64)
         assert torch.allclose(turned.A(x), plain.A(torch.rot90(x, -1, (-2, -1))), atol=1e-6)
+
+
+def test_projections_that_are_cut_off_are_said(tmp_path):
+    """In words that name the circle which every view sees; not where the object is inside."""
+    for detectors, cut in ((17, True), (41, False)):
+        physics = TypeAdapter(Physics).validate_python({"angles": 9, "detectors": detectors})
+        rows = torch.arange(32.0) - 15.5
+        x = (rows[:, None] ** 2 + rows[None] ** 2 < 13**2).float()[None, None]
+        beam = physics.make(32, 0)
+        folder = tmp_path / str(detectors)
+        folder.mkdir()
+        np.save(folder / "y.npy", (beam.A(x) / beam.gain)[0, 0].numpy())
+        tree = {"path": str(folder), "size": 32}
+        config = parse({"data": tree, "physics": {"angles": 9, "detectors": detectors}}, "test")
+        notes = load_dataset(config.data, Scan.planned(physics, 32)).notes
+        said = [note for note in notes if "cut off" in note]
+        assert bool(said) == cut
+        if cut:
+            assert "every view sees 8.5 units of physics.pixel around the axis" in said[0]
 
 
 class TestOtherConventions:

@@ -35,7 +35,7 @@ from .settings import (
     PhantomSettings,
     SinogramSettings,
 )
-from .sinograms import Sinograms, sinograms_of
+from .sinograms import Sinograms, cut_off_words, sinograms_of
 from .units import settled
 
 #: None of the phantoms that the shipped denoiser was trained on.
@@ -207,7 +207,8 @@ def _read(
     if stream:
         y = Streamed(len(items), partial(_one, items, scan, mask))
         return Dataset(items, scan, y, notes=notes)
-    notes += repeated(items, values)
+    words = cut_off_words(values, scan) if found is not None else []
+    notes += [*words, *repeated(items, values)]
     return Dataset(items, scan, values, notes=notes)
 
 
