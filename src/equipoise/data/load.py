@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,7 @@ from .dataset import Dataset, Streamed, notes_of, repeated
 from .formats import holds_images as look_like_images
 from .formats import may_hold_either, open_path
 from .item import Item
+from .memory import GIB, physical_memory
 from .pick import acquisitions_of, fits, images_of, measurements_of, sequences_of
 from .scan import Scan
 from .seeds import seed_of
@@ -213,6 +215,8 @@ def _read(
         found: of a tomograph, what becomes known as they are read.
     """
     notes = [*notes_of(items), *said]
+    if not stream:
+        _check_memory(items, scan)
     places = _noise_samples(len(items)) if stream else range(len(items))
     values = torch.stack([scan.to_model(items[i]) for i in places])
     mask = None
@@ -227,8 +231,24 @@ def _read(
     if stream:
         y = Streamed(len(items), partial(_one, items, scan, mask))
         return Dataset(items, scan, y, notes=notes)
-    notes += [*cut_off_words(values, scan), *repeated(items, values)]
+    words = cut_off_words(values, scan) if found is not None else []
+    notes += [*words, *repeated(items, values)]
     return Dataset(items, scan, values, notes=notes)
+
+
+def _check_memory(items: Sequence[Item], scan: Scan) -> None:
+    """
+    Raises:
+        UserError: so many measurements do not fit.
+    """
+    needed = 8 * len(items) * math.prod(scan.measurement_shape)  # once read, once corrected
+    there = physical_memory()
+    if there is not None and needed > there:
+        raise UserError(
+            f"{items[0].file}: {len(items)} measurements take {needed / GIB:.0f} GiB, and this "
+            f"machine has {there / GIB:.0f}; train on a sample (data.sample=64), on some rows "
+            "(data.rows), or leave them in their files (data.stream=true)"
+        )
 
 
 def _one(items: list[Item], scan: Scan, mask: Tensor | None, i: int) -> Tensor:

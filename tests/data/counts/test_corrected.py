@@ -199,6 +199,12 @@ class TestLoading:
         assert len(others) > 2
         assert len(load_data(config, scan, path)) == 4  # all, where they are reconstructed
 
+    def test_what_does_not_fit_into_memory_is_said_before_it_is_read(self, tmp_path, monkeypatch):
+        path = saved(tmp_path / "lines.npy", INTEGRALS)
+        monkeypatch.setattr("os.sysconf", lambda name: 100)
+        with pytest.raises(UserError, match=r"data\.sample=64.*data\.stream=true"):
+            loaded(path)
+
     def test_options_that_do_not_apply(self, tmp_path):
         path = saved(tmp_path / "images.npy", np.random.default_rng(0).random((3, 32, 32)))
         config = parse(
