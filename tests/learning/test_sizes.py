@@ -83,5 +83,5 @@ def test_what_is_solved_together_is_as_if_alone(config):
 
 def test_operators_of_other_samples_do_not_fit(config):
     config["objective"] = {"operators": 1.0}
-    with pytest.raises(UserError, match="objective.operators: the samples are of different sizes"):
+    with pytest.raises(UserError, match=r"objective.operators: the samples are of different sizes"):
         trainer_of(config)

@@ -66,7 +66,7 @@ def examine(config: Config) -> Iterator[Finding]:
     if sample.truth is None:
         yield _noise(config, sample)
     try:
-        losses = config.objective.make(dataset.scan, y[:1])
+        losses = config.objective.make(sample.scan, y[:1])
     except UserError as error:
         yield Finding("wrong", str(error))
         return
