@@ -55,7 +55,7 @@ def test_a_step_is_the_same_however_its_batch_is_shared(config):
         sizes.add(tuple(whole.batches.of_step(whole.step)[0].y.shape[-2:]))
         a, b = whole.advance(), parts.advance()
         assert not a.skipped
-        assert a.loss == pytest.approx(b.loss, rel=1e-9)
+        assert a.loss == pytest.approx(b.loss, rel=1e-5)
         assert a.gradient == pytest.approx(b.gradient, rel=1e-3)
     assert sizes == {(12, 16), (16, 10)}
 
