@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from equipoise.data.choice import Choice
 from equipoise.data.formats import open_path
 from equipoise.data.load import load_dataset
 from equipoise.data.scan import Scan
@@ -169,6 +170,20 @@ def test_the_bandwidth_of_the_noise_scan_counts(tmp_path):
         for row in EVERY:
             scan.line(k[:, row], row, dwell=5.0)
     (item,) = open_path(tmp_path / "n.h5")
+    assert np.abs(item.kspace.noise - COVARIANCE).max() < 0.1 * COVARIANCE.real.max()
+
+
+def test_what_is_averaged_has_less_noise(tmp_path):
+    """The mean of four repetitions has a quarter of the variance; one of them has all of it."""
+    with Scanner(tmp_path / "n.h5", header()) as scan:
+        scan.noise(MIXING)
+        for repetition in range(4):
+            k = kspace(seed=repetition)
+            for row in EVERY:
+                scan.line(k[:, row], row, repetition=repetition)
+    (item,) = open_path(tmp_path / "n.h5")
+    assert np.abs(item.kspace.noise - COVARIANCE / 4).max() < 0.03 * COVARIANCE.real.max()
+    (item,) = open_path(tmp_path / "n.h5", choice=Choice(repetition=1))
     assert np.abs(item.kspace.noise - COVARIANCE).max() < 0.1 * COVARIANCE.real.max()
 
 

@@ -244,3 +244,13 @@ def test_bids_folders(tmp_path):
     items = images_of(open_path(tmp_path))
     assert [item.patient for item in items] == ["sub-01"] * 2 + ["sub-02"] * 2
     assert len(write_images(items, arrays(items), tmp_path / "out")) == 2
+
+
+def test_those_of_one_size(heads):
+    dataset = load(heads, size="native")
+    part = dataset.of_one_size()
+    assert part.names == ["a_000", "a_001", "a_002", "c_000", "c_001"]
+    assert part.scan.image_shape == (2, 18, 22)
+    noise = part.scan.physics.A(part.truth) - part.y
+    assert float(noise.abs().max()) < 6 * dataset.scan.noise
+    assert load(heads, size=24).of_one_size().names == load(heads, size=24).names

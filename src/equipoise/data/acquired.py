@@ -31,7 +31,7 @@ from .sizes import framed_measurement, framed_truth, in_frames
 
 #: The root mean square of a noise scan is believed if it lies between these, relative to that of
 #: the outermost samples of k-space: these are noise and some signal.
-PLAUSIBLE = (1 / 30, 2.0)
+PLAUSIBLE = (1 / 100, 2.0)
 #: Of a scan that is fully sampled, coil maps come from so many lines at most, where those that are
 #: left in the centre are too few.
 CALIBRATION = 24

@@ -109,6 +109,20 @@ class Dataset:
         images = None if images is None else physics.image_out(images, k)
         return Batch(physics.measurement_out(y, k), operator, images)
 
+    def of_one_size(self) -> Dataset:
+        """The items of the size that most of them have, in memory, at that size."""
+        physics = self.scan.physics
+        if not isinstance(physics, Framed):
+            return self
+        group = max(self.by_size(torch.arange(len(self))), key=len)
+        y, operator, truth = self.own(group)
+        shape = physics.image_shapes[int(physics.part[group[0]])]
+        scan = replace(
+            self.scan, physics=operator, image_shape=shape, measurement_shape=tuple(y.shape[1:])
+        )
+        items = [self.items[int(i)] for i in group]
+        return replace(self, items=items, scan=scan, y=y, truth=truth)
+
     def framed(self, images: Tensor) -> Tensor:
         """Images (B, C, …, h, w) of one size, in frames; the frame's border is zero."""
         physics = self.scan.physics
@@ -131,9 +145,11 @@ class Dataset:
         return replace(self, items=items, scan=scan, y=y, truth=truth)
 
     def spread(self, count: int) -> Dataset:
-        """At most ``count`` of the items, evenly spread over all of them."""
-        last = len(self) - 1
-        return self.some(torch.linspace(0, last, min(count, len(self))).round().long())
+        """At most ``count`` of the items, evenly spread over all of them; where they differ in
+        size, over those of the size that most have."""
+        whole = self.of_one_size()
+        last = len(whole) - 1
+        return whole.some(torch.linspace(0, last, min(count, len(whole))).round().long())
 
     def hold_out(self, which: float | list[str]) -> tuple[Dataset, Dataset]:
         """Those to train on and those that are kept from it, with no patient in both.

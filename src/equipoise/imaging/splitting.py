@@ -49,6 +49,10 @@ def split(physics: Any, y: Tensor, parts: int, k: int) -> Split:
 def _split_each_size(physics: Framed, y: Tensor, parts: int, k: int) -> Split:
     """Of samples of different sizes, each size by itself."""
     index = torch.arange(len(y))
+    own = [k for k, shape in enumerate(physics.measurement_shapes) if shape == y.shape[1:]]
+    if tuple(y.shape[1:]) != physics.measurement_frame and own:  # out of their frames
+        members = torch.nonzero(physics.part == own[0])[: len(y), 0]
+        return split(physics.own(members, select)[1], y, parts, k)
     if len(y) < len(physics):  # of the first of them
         physics = physics.restricted(index, select)
     groups = physics.by_size(index)

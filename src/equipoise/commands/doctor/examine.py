@@ -63,7 +63,7 @@ def examine(config: Config, say: Say = lambda text: None) -> Iterator[Finding]:
 def _training(config: Config, dataset: Dataset, estimate: Tensor, say: Say) -> Iterator[Finding]:
     try:
         first = dataset.batch(torch.arange(1))
-        losses = config.objective.make(dataset.scan, first.y)
+        losses = config.objective.make(dataset.spread(1).scan, first.y)
     except UserError as error:
         yield Finding("wrong", str(error))
         return

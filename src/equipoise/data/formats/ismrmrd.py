@@ -86,6 +86,8 @@ class Ismrmrd(Format):
             planes = self._filled(file, used, encoding)
             beside = self._filled(file, found.calibration, encoding)
             noise = self._noise(file, found.noise, used, encoding)
+            if noise is not None:
+                noise = noise / _times(planes)
         remarks = ()
         if found.noise and noise is None:
             remarks = ("the noise scan has too few samples, or other coils, and is not used",)
@@ -227,6 +229,12 @@ def _readout_first(plane: Plane, encoding: Encoding) -> tuple[np.ndarray, np.nda
     if encoding.readout_kept < encoding.columns:
         return cropped_readout(samples, sampled, encoding.readout_kept)
     return samples, sampled
+
+
+def _times(planes: dict[int, Plane]) -> float:
+    """How often a point was measured, usually: so many times smaller is the noise's variance."""
+    times = np.concatenate([plane.times[plane.times > 0] for plane in planes.values()])
+    return float(np.median(times))
 
 
 def _position(lines: list[Any], number: int) -> float | None:
