@@ -29,8 +29,8 @@ from .tomography import FanBeam, ParallelBeam, Tomography
 Wanted = int | Literal["auto", "exact"]
 Method = Literal["formula", "eigenvectors", "conjugate gradients", "chebyshev"]
 
-#: "auto" looks for eigenvectors in matrices of at most this many rows: to find those of twice as many
-#: takes a minute, and to apply them longer than Chebyshev's steps.
+#: "auto" looks for eigenvectors in matrices of at most this many rows: those of twice as many take
+#: a minute to find, and longer to apply than Chebyshev's steps.
 MOST_ROWS = 2048
 #: Where an error needs more steps than this to shrink to ``REMAINING``, "auto" takes this many.
 MOST_STEPS = 24
