@@ -4,10 +4,10 @@
     python benchmarks/gpu.py [--out results/gpu.md] [--steps 300] [--seeds 3]
 
 Checks are `pytest -m cuda`. Times are of A and Aᵀ (beside deepinv's), of the parts of an
-evaluation, and of training steps, with the largest memory. Trained are 256² CT with 60 views and MRI at its own
-size, over some seeds, on real data where they are (`../shared/data`) and on phantoms elsewhere; the
-scores are those of images that nobody trained on. Without a GPU it says so, runs every part once at
-32² on the CPU, writes nothing and exits with 0.
+evaluation, and of training steps, with the largest memory. Trained are 256² CT with 60 views and
+heads of 2 mm as 4× MRI, over some seeds, on real data where they are (`../shared/data`) and on
+phantoms elsewhere; the scores are those of images that nobody trained on. Without a GPU it says so,
+runs every part once at 32² on the CPU, writes nothing and exits with 0.
 """
 
 from __future__ import annotations
@@ -145,7 +145,8 @@ def time_steps(account: Account, a: argparse.Namespace) -> None:
         seconds = seconds_of(trainer.advance, a.rounds)
         account.say(
             f"- {size}², {views} views, batch {batch}: {seconds:.2f} s, {batch / seconds:.1f} "
-            f"images a second, at most {largest_memory()}; {report.forward:.0f} evaluations forward, "
+            f"images a second, at most {largest_memory()}; {report.forward:.0f} evaluations "
+            "forward, "
             f"{report.adjoint:.0f} backward a solve"
         )
 
@@ -166,13 +167,17 @@ def problems(a: argparse.Namespace, steps: int) -> dict[str, dict[str, Any]]:
     if CUDA and (DATA / "ct" / "train.h5").exists():
         files = {name: str(DATA / "ct" / f"{name}.h5") for name in ("train", "val")}
         ct["data"] = {"path": files["train"], "validation": files["val"], "size": a.size}
+    if CUDA and (DATA / "mri" / "heads").exists():
+        mri["data"] = {"path": str(DATA / "mri" / "heads"), "size": 120, "holdout": 0.25}
     return {"CT": ct, "MRI": mri}
 
 
 def train_all(account: Account, a: argparse.Namespace, folder: Path) -> None:
     for name, sections in problems(a, a.steps).items():
         where = "real data" if "path" in sections["data"] else "phantoms"
-        account.part(f"{name}, {a.size}², {where}, {a.steps} steps of batch {a.batch}")
+        account.part(
+            f"{name}, {sections['data']['size']}², {where}, {a.steps} steps of batch {a.batch}"
+        )
         scores = []
         for seed in range(a.seeds):
             config = parse({**sections, "seed": seed, "name": name}, "benchmark")
@@ -194,9 +199,10 @@ def train_all(account: Account, a: argparse.Namespace, folder: Path) -> None:
 
 def heading(account: Account) -> None:
     card = torch.cuda.get_device_name() if CUDA else "no GPU"
+    command = " ".join(["python", *sys.argv])
     account.say(
-        f"# On a GPU\n\n`{' '.join(['python', *sys.argv])}`: {card}, PyTorch {torch.__version__}, "
-        f"deepinv {deepinv.__version__}, Python {platform.python_version()}"
+        f"# On a GPU\n\n`{command}`: {card}, PyTorch {torch.__version__}, deepinv "
+        f"{deepinv.__version__}, Python {platform.python_version()}"
     )
 
 
@@ -210,15 +216,8 @@ def main() -> None:
     p.add_argument("--steps", type=int, default=300)
     p.add_argument("--seeds", type=int, default=3)
     p.add_argument("--out", type=Path, default=ROOT / "results" / "gpu.md")
-    smallest = {
-        "size": 32,
-        "large": 32,
-        "views": 6,
-        "batch": 2,
-        "rounds": 1,
-        "steps": 1,
-        "seeds": 1,
-    }
+    smallest = {"size": 32, "large": 32, "views": 6, "batch": 2}
+    smallest |= {"rounds": 1, "steps": 1, "seeds": 1}
     a = arguments(p, **smallest)
     if not CUDA:
         print("no GPU here: every part runs once at 32² on the CPU; nothing is written")
