@@ -168,7 +168,7 @@ def problems(a: argparse.Namespace, steps: int) -> dict[str, dict[str, Any]]:
         files = {name: str(DATA / "ct" / f"{name}.h5") for name in ("train", "val")}
         ct["data"] = {"path": files["train"], "validation": files["val"], "size": a.size}
     if CUDA and (DATA / "mri" / "heads").exists():
-        mri["data"] = {"path": str(DATA / "mri" / "heads"), "size": 120, "holdout": 0.25}
+        mri["data"] = {"path": str(DATA / "mri" / "heads"), "size": 128, "holdout": 0.25}
     return {"CT": ct, "MRI": mri}
 
 

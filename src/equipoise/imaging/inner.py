@@ -153,11 +153,12 @@ def inner_solve(
     if not isinstance(physics, LinearPhysics):
         return _unbounded(wanted, f"{type(physics).__name__} is no LinearPhysics")
     with torch.no_grad(), full_precision(y if isinstance(y, Tensor) else y[0]):
-        example = at_least_single(physics.A_adjoint(y))
+        y = at_least_single(y) if isinstance(y, Tensor) else y
+        example = physics.A_adjoint(y)
         if not differs(physics, len(example)):
             example = example[:1]
         reference = _rounded_up(strength) if moving else strength
-        key = (_fingerprint(physics, example), reference, wanted)
+        key = (_fingerprint(physics, example), reference, wanted, moving)
         if key not in _remembered:
             _remember(key, _planned(physics, example, reference, wanted, moving))
         _remembered.move_to_end(key)
