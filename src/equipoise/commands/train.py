@@ -98,8 +98,13 @@ def train_run(
             return True
         say(f"{folder}: continuing at step {trainer.step}")
     _check_shared_folder(trainer, folder)
+    first = dataset.batch(torch.arange(1))
+    inner = model.explain(first.y, first.physics)
+    if inner:
+        say(f"inner problem: {inner}")
     state = {
         "config": config.model_dump(mode="json"),
+        "inner": inner,
         "noise": noise,
         "denoiser": denoiser_config(model),
         "chosen": choice.settings,

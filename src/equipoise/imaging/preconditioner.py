@@ -75,7 +75,7 @@ def circulants(AtA: Operator, example: Tensor, strength: float) -> Iterator[Circ
 def _mean_response(AtA: Operator, example: Tensor, is_complex: bool) -> Tensor:
     """The circulant matrix that is nearest to AᵀA (Chan, SIAM J. Sci. Stat. Comput. 1988), as its
     transform c(ω) ≥ 0: the diagonal of F AᵀA F⁻¹, from images whose spectra have modulus one."""
-    total: Tensor | float = 0.0
+    total = example.new_zeros(())
     with torch.no_grad(), full_precision(example):
         for seed in range(PROBES):
             v = random_image(example, 100 + seed)

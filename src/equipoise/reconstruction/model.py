@@ -115,6 +115,16 @@ class EquilibriumReconstructor(Reconstructor):
         )
         return replace(result, value=self.step.image(result.value, y, physics))
 
+    def explain(self, y: Tensor, physics: Any) -> str:
+        """How the step solves its inner problem for these measurements, and why so: a line of
+        words; empty where it has none.
+
+        Raises:
+            UserError: a number of steps is asked for, and the operator's spectrum has no bound.
+        """
+        explain = getattr(self.step, "explain", None)
+        return "" if explain is None else str(explain(y, physics))
+
 
 class UntiedReconstructor(EquilibriumReconstructor):
     """Deep unrolling with weights of its own for each of ``steps``, taken once, in their order.
