@@ -266,6 +266,9 @@ def _order(geometry: Geometry) -> Iterator[Trial]:
         "the views are in order, their angles are not": rows,
         "the views are interleaved (the second half of them between the first)": np.argsort(halves),
     }
+    steps = np.diff(geometry.angles)
+    if bool((steps > 0).all() or (steps < 0).all()):
+        orders = {what: order for what, order in orders.items() if "in order" not in what}
     for what, order in orders.items():
         turn = _put_in(order, first_sorted="in order" in what)
         other = with_turned(geometry, turn)
@@ -334,6 +337,7 @@ def _values(judge: Judge) -> Iterator[Trial]:
             "take −log(counts / counts without the object), and set data.peak anew",
             geometry,
             values="line integrals",
+            mends=1.0,  # that they are brightest outside says most of it
         )
 
 
