@@ -109,7 +109,7 @@ def check(fault, set_up, geometry, y):
     if set_up in TOLD[fault]:
         assert cause is not None, f"{fault} was not noticed"
         assert cause.name == NAMES.get(fault, fault), cause.what
-        assert cause.misfit < 0.9 * cause.before
+        assert fault == "counts" or cause.misfit < 0.9 * cause.before
     elif cause is not None:
         pytest.fail(f"{fault} cannot be told, and {cause.what} was named")
 

@@ -173,9 +173,7 @@ def test_a_disc_of_the_challenge(left_out):
     angles = tuple(-6.0 * np.arange(60))
     far = (553.74 - 410.66) / pixel
     count = 140 - left_out
-    geometry = FanGeometry(
-        128, 128, angles, count, 410.66 / pixel, far, 0.8 / pixel, False, 0.0
-    )
+    geometry = FanGeometry(128, 128, angles, count, 410.66 / pixel, far, 0.8 / pixel, False, 0.0)
     estimate = estimate_axis(geometry, y)
     assert estimate.offset == pytest.approx(left_out / 2, abs=0.06)
     assert estimate.uncertainty < 0.1

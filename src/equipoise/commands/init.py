@@ -151,7 +151,11 @@ def _fewer(views: int, detectors: int) -> list[Line]:
     every = -(-views // VIEWS)
     if every > 1:
         lines.append(
-            Line("views", every, f"one of {every} of the {views} views; the others can judge (1: use all)")
+            Line(
+                "views",
+                every,
+                f"one of {every} of the {views} views; the others can judge (1: use all)",
+            )
         )
     bin = _binning(detectors)
     if bin > 1:
@@ -350,7 +354,9 @@ def _with_units(draft: Draft, path: Path) -> Draft:
     x = least_squares(physics.A, physics.A_adjoint, y, 1e-3, 30).value
     top = float(f"{float(x.flatten().abs().quantile(0.999)):.2g}")
     if top > 0:
-        draft.data.append(Line("peak", top, "the value of x that counts as 1: of the brightest here"))
+        draft.data.append(
+            Line("peak", top, "the value of x that counts as 1: of the brightest here")
+        )
     found = measured_noise(y)
     if found:
         noise = float(f"{found / float(y.abs().max()):.1g}")

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from ...config import Config
-from ...data.dataset import Dataset
 from ...data.counts.looks import look_like_counts
+from ...data.dataset import Dataset
 from ...data.formats import open_path
 from ...data.scan import Scan
 from ...data.settings import FileSettings, SinogramSettings
