@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..assessment import figures
-from ..assessment.metrics import misfit
-from ..assessment.solves import residual_in_words, solve_rows
+from ..assessment.solves import residual_in_words
 from ..data.dataset import Dataset
 from ..data.formats import new_folder, write_images
 from ..data.ranges import Places
@@ -20,7 +19,7 @@ from ..equilibrium import Equilibrium
 from ..errors import UserError
 from ..learning.processes import processes
 from ..run import Run, load_data
-from .slices import PROGRESS, Step, WholeScan, lazily
+from .slices import PROGRESS, Step, WholeScan, account, lazily
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -115,10 +114,7 @@ def _at_once(
         return solved
     paths = write_images(dataset.items, native_images(solved.value, dataset.items), out)
     _save_picture(dataset, solved.value, out)
-    rows = solve_rows(solved, dataset.names)
-    misfits = misfit(solved.value, dataset.measurements(), dataset.scan.physics)
-    for row, value in zip(rows, misfits.tolist(), strict=True):
-        row["misfit"] = value
+    rows = account(dataset, solved)
     _save_report(rows, {**about, "measured": _what_was_measured(dataset)}, out, say)
     _say_what_was_written(len(paths), out, say)
     return solved
@@ -126,7 +122,13 @@ def _at_once(
 
 def _save_picture(dataset: Dataset, images: Tensor, out: Path) -> None:
     y = dataset.measurements()
-    picture = figures.grid(y, {"equipoise": images}, dataset.truth, dataset.names)
+    picture = figures.grid(
+        y,
+        {"equipoise": images},
+        dataset.truth,
+        dataset.names,
+        units=dataset.items[0].units.words,
+    )
     figures.save_png(picture, out / "preview.png")
 
 

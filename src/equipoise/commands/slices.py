@@ -17,7 +17,7 @@ from torch import Tensor
 from ..assessment.metrics import misfit
 from ..assessment.solves import solve_rows
 from ..data.dataset import Dataset, Streamed
-from ..data.output import Output, output
+from ..data.output import Output, check_form, output
 from ..data.ranges import Places, chosen
 from ..data.scan import native_images
 from ..equilibrium import Equilibrium
@@ -78,6 +78,7 @@ class WholeScan:
     """
 
     def __init__(self, run: Run, dataset: Dataset, folder: Path, form: str, about: dict[str, Any]):
+        check_form(form)
         self.run, self.dataset, self.folder = run, dataset, folder
         self.about = {**about, "as": form, "slices": len(dataset), "weights": _digest(run)}
         self.done = self._begin()
@@ -152,11 +153,9 @@ class WholeScan:
 
     def _write(self, part: Dataset, solved: Equilibrium, first: int) -> None:
         self.output.write(first, native_images(solved.value, part.items).astype("float32"))
-        rows = solve_rows(solved, part.names)
-        misfits = misfit(solved.value, part.measurements(), part.scan.physics)
         with (self.folder / ROWS).open("a") as file:
-            for row, value in zip(rows, misfits.tolist(), strict=True):
-                file.write(json.dumps({**row, "misfit": value}) + "\n")
+            for row in account(part, solved):
+                file.write(json.dumps(row) + "\n")
 
     def finish(self) -> list[dict[str, Any]]:
         """The rows of all slices; what told how far it was is removed."""
@@ -175,6 +174,17 @@ class WholeScan:
             for place, item in zip(places, part.items, strict=True)
         ]
         return part, torch.stack(images)[:, None]
+
+
+def account(dataset: Dataset, solved: Equilibrium) -> list[dict[str, Any]]:
+    """Residual, steps, status, misfit and unit of each image."""
+    rows = solve_rows(solved, dataset.names)
+    misfits = misfit(solved.value, dataset.measurements(), dataset.scan.physics)
+    for row, value, item in zip(rows, misfits.tolist(), dataset.items, strict=True):
+        row["misfit"] = value
+        if item.units.name:
+            row["unit"] = item.units.name
+    return rows
 
 
 def _joined(parts: list[Equilibrium]) -> Equilibrium | None:

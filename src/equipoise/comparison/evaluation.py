@@ -274,7 +274,10 @@ def _write(evaluation: Evaluation, run: Run, what: str) -> None:
     (folder / "results.json").write_text(json.dumps(evaluation.as_json(), indent=1))
     y, _, truth = dataset.batch(torch.arange(len(dataset)))
     images = evaluation.titled_images()
-    grid = figures.save_png(figures.grid(y, images, truth, dataset.names), folder / "grid.png")
+    grid = figures.save_png(
+        figures.grid(y, images, truth, dataset.names, units=dataset.items[0].units.words),
+        folder / "grid.png",
+    )
     shown = [
         (grid, "Measurement, every method and the truth; error maps on one scale under each row")
     ]

@@ -58,6 +58,13 @@ class Units:
         """Of a measurement: the value of x that counts as 1."""
         return self.scale if self.peak is None else self.peak
 
+    @property
+    def words(self) -> str:
+        """What black and white stand for in a picture from 0 to 1 of the model; empty where the
+        unit is not known."""
+        low, high = self.offset, self.offset + self.scale
+        return f"grey from {low:g} to {high:g} {self.name}" if self.name else ""
+
     def to_model(self, native: Values) -> Values:
         """An image in its own units, in those of the model; not clipped."""
         return (native - self.offset) / self.scale
@@ -80,7 +87,7 @@ class Counts:
     dark: Callable[[], np.ndarray] | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a scan has thousands of them
 class Item:
     """One array of a file, which is read when it is asked for.
 

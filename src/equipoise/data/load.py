@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from .dataset import Dataset, Streamed, repeated
 from .formats import holds_images as look_like_images
 from .formats import may_hold_either, open_path
 from .item import Item
+from .memory import GIB, physical_memory
 from .pick import acquisitions_of, fits, images_of, measurements_of, sequences_of
 from .scan import Scan
 from .seeds import seed_of
@@ -33,7 +36,7 @@ from .settings import (
     PhantomSettings,
     SinogramSettings,
 )
-from .sinograms import Sinograms, sinograms_of
+from .sinograms import Sinograms, cut_off_words, sinograms_of
 from .units import settled
 
 #: None of the phantoms that the shipped denoiser was trained on.
@@ -125,7 +128,10 @@ def _are_images(data: Data, items: Sequence[Item], scan: Scan, is_elsewhere: boo
 
 
 def _are_surely_measurements(items: Sequence[Item], scan: Scan) -> bool:
-    """Whether arrays have the shape of a measurement, where that is not the shape of an image."""
+    """Whether files say where their rays ran, or arrays have the shape of a measurement, where that
+    is not the shape of an image."""
+    if all(item.geometry is not None for item in items):
+        return True
     if scan.measurement_shape[-2:] == scan.image_shape[-2:]:
         return False
     return all(fits(item, scan.measurement_shape) for item in items)
@@ -190,10 +196,13 @@ def _read(
         found: of a tomograph, what becomes known as they are read.
     """
     notes = [*notes_of(items), *said]
+    if not stream:
+        _check_memory(items, scan)
     places = _noise_samples(len(items)) if stream else range(len(items))
     values = torch.stack([scan.to_model(items[i]) for i in places])
     mask = None
     if found is not None:
+        scan = replace(scan, peak=items[0].units.counts_as_one)
         notes += found.tally.notes(len(items))
         mask = found.measured
     if mask is not None:
@@ -203,8 +212,24 @@ def _read(
     if stream:
         y = Streamed(len(items), partial(_one, items, scan, mask))
         return Dataset(items, scan, y, notes=notes)
-    notes += repeated(items, values)
+    words = cut_off_words(values, scan) if found is not None else []
+    notes += [*words, *repeated(items, values)]
     return Dataset(items, scan, values, notes=notes)
+
+
+def _check_memory(items: Sequence[Item], scan: Scan) -> None:
+    """
+    Raises:
+        UserError: so many measurements do not fit.
+    """
+    needed = 8 * len(items) * math.prod(scan.measurement_shape)  # once read, once corrected
+    there = physical_memory()
+    if there is not None and needed > there:
+        raise UserError(
+            f"{items[0].file}: {len(items)} measurements take {needed / GIB:.0f} GiB, and this "
+            f"machine has {there / GIB:.0f}; train on a sample (data.sample=64), on some rows "
+            "(data.rows), or leave them in their files (data.stream=true)"
+        )
 
 
 def _one(items: list[Item], scan: Scan, mask: Tensor | None, i: int) -> Tensor:

@@ -110,8 +110,8 @@ class ConsistencySettings(Settings):
     weight: float = Field(0.1, ge=0, description="weight of the measurement consistency")
     floor: float = FLOOR
 
-    def make(self) -> MeasurementConsistency:
-        return MeasurementConsistency(self.weight, self.floor)
+    def make(self, attenuation: float | None = None) -> MeasurementConsistency:
+        return MeasurementConsistency(self.weight, self.floor, attenuation)
 
 
 class SplittingSettings(Settings):
@@ -121,7 +121,9 @@ class SplittingSettings(Settings):
     parts: int = Field(5, ge=2, description="into how many parts; one is left out and predicted")
     floor: float = FLOOR
 
-    def make(self, scan: Scan, y: Tensor, accuracy: Accuracy) -> Splitting:
+    def make(
+        self, scan: Scan, y: Tensor, accuracy: Accuracy, attenuation: float | None = None
+    ) -> Splitting:
         """
         Raises:
             UserError: the measurements cannot be split.
@@ -132,7 +134,7 @@ class SplittingSettings(Settings):
             raise UserError(
                 f"objective.splitting.parts={self.parts}: {error}, or set objective.splitting=0"
             ) from error
-        return Splitting(self.parts, self.weight, self.floor, accuracy=accuracy)
+        return Splitting(self.parts, self.weight, self.floor, accuracy, attenuation)
 
 
 class EquivarianceSettings(Settings):
@@ -150,7 +152,21 @@ class EquivarianceSettings(Settings):
         "EI",
     )
 
-    def make(self, accuracy: Accuracy) -> Equivariance:
+    def make(self, accuracy: Accuracy, size: tuple[int, int]) -> Equivariance:
+        """
+        Args:
+            accuracy: of the second solve.
+            size: height and width of the images.
+
+        Raises:
+            UserError: the group does not act on images of this size.
+        """
+        if self.group.kind == "quarter_turns" and size[0] != size[1]:
+            raise UserError(
+                f"objective.equivariance.group: quarter_turns need square images, and data.size is "
+                f"[{size[0]}, {size[1]}]; choose reflections, shifts or rotations (what leaves the "
+                "image comes in on the other side), or a square data.size"
+            )
         return Equivariance(
             self.group.make(self.draws),
             self.weight,
@@ -250,6 +266,11 @@ class ObjectiveSettings(Settings):
         "within 3 % (float64); false: to model.rtol. Takes 1.4 times as long, and asks for a "
         "learning.clip of 0.004",
     )
+    counts: bool = Field(
+        False,
+        description="the noise is that of counted photons (computed tomography): consistency and "
+        "splitting weigh each line integral by the photons that came through",
+    )
     consistency: Annotated[ConsistencySettings, BARE_WEIGHT] = Field(
         default_factory=lambda: ConsistencySettings(), description="measurement consistency"
     )
@@ -289,13 +310,14 @@ class ObjectiveSettings(Settings):
             UserError: nothing is left, or a loss does not fit what measured.
         """
         accuracy = DEFAULT_ACCURACY if self.exact else AS_THE_MODEL
+        attenuation = scan.attenuation if self.counts else None
         losses: dict[str, Loss] = {}
         if self.consistency.weight:
-            losses["consistency"] = self.consistency.make()
+            losses["consistency"] = self.consistency.make(attenuation)
         if self.splitting.weight:
-            losses["splitting"] = self.splitting.make(scan, y, accuracy)
+            losses["splitting"] = self.splitting.make(scan, y, accuracy, attenuation)
         if self.equivariance.weight:
-            losses["equivariance"] = self.equivariance.make(accuracy)
+            losses["equivariance"] = self.equivariance.make(accuracy, scan.size)
         if self.operators.weight:
             losses["operators"] = self.operators.make(accuracy)
         if self.sure.weight:

@@ -31,6 +31,16 @@ def itk() -> Any:
     return library
 
 
+def reader_of(file: Path, with_header: bool = True) -> Any:
+    """SimpleITK's reader of the file, by its content: whatever it is called."""
+    reader = itk().ImageFileReader()
+    reader.SetImageIO("NrrdImageIO" if first_bytes(file, 4) == b"NRRD" else "MetaImageIO")
+    reader.SetFileName(str(file))
+    if with_header:
+        reader.ReadImageInformation()
+    return reader
+
+
 @dataclass(frozen=True)
 class Header:
     """What a file says of its volume, axes in the order x, y, z."""
@@ -143,10 +153,7 @@ def _header(file: Path) -> Header:
     Raises:
         EOFError: it promises more values than there are bytes.
     """
-    library = itk()
-    reader = library.ImageFileReader()
-    reader.SetFileName(str(file))
-    reader.ReadImageInformation()
+    reader = reader_of(file)
     size = tuple(int(n) for n in reader.GetSize())
     if reader.GetNumberOfComponents() != 1:
         raise NotImplementedError("its values are vectors or colours, not single numbers")
@@ -155,7 +162,7 @@ def _header(file: Path) -> Header:
     if len(size) not in (2, 3):
         raise NotImplementedError(f"it has {len(size)} axes {size}: split it into volumes")
     kind = reader.GetPixelIDValue()
-    probe = library.GetArrayFromImage(library.Image([1] * 2, kind))
+    probe = itk().GetArrayFromImage(itk().Image([1] * 2, kind))
     _check_size(file, math.prod(size) * probe.dtype.itemsize)
     spacing = tuple(float(n) for n in reader.GetSpacing())
     return Header(size, spacing, probe.dtype.itemsize, probe.dtype.kind == "c")
@@ -179,8 +186,8 @@ def _check_size(file: Path, promised: int) -> None:
 def _volume(file: Path, changed: float) -> np.ndarray:
     """(slices, rows, columns)."""
     _header(file)
-    library = itk()
-    values: np.ndarray = library.GetArrayFromImage(library.ReadImage(str(file)))
+    image = reader_of(file, with_header=False).Execute()
+    values: np.ndarray = itk().GetArrayFromImage(image)
     while values.ndim > 3 and len(values) == 1:
         values = values[0]
     return values[None] if values.ndim == 2 else values
@@ -196,10 +203,7 @@ def _units(volume: np.ndarray, file: Path) -> tuple[Units, UnitsFrom, tuple[str,
 
 def _image(items: Sequence[Item], images: np.ndarray) -> Any:
     """Slices of one file as an image of ITK's, in the place of the original."""
-    library = itk()
-    original = library.ImageFileReader()
-    original.SetFileName(str(items[0].file))
-    original.ReadImageInformation()
+    original = reader_of(items[0].file)
     places = [item.index or 0 for item in items]
     first, count = min(places), max(places) - min(places) + 1
     volume = np.full((count, *images.shape[1:]), items[0].units.offset, dtype=np.float32)
@@ -212,7 +216,7 @@ def _image(items: Sequence[Item], images: np.ndarray) -> Any:
         raise UserError(
             f"{items[0].file}: has {axes} axes, of which no volume can be written; split it"
         )
-    image = library.GetImageFromArray(volume)
+    image = itk().GetImageFromArray(volume)
     spacing = np.array(original.GetSpacing())
     direction = np.array(original.GetDirection()).reshape(axes, axes)
     factor = np.ones(axes)
