@@ -444,6 +444,23 @@ def _fix(config: Path, overrides: list[str] | None, out: Path) -> None:
 
 
 @app.command()
+def init(
+    data: Annotated[Path, typer.Argument(help="File or folder of any family that can be read.")],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", "-o", help="New YAML file; default NAME.yaml."),
+    ] = None,
+) -> None:
+    """Look at a file or folder, and write a commented configuration for it.
+
+    Example: equipoise init ../shared/data/ct/dicom -o mine.yaml
+    """
+    from .commands.init import init as run_init
+
+    run_init(data, out, typer.echo)
+
+
+@app.command()
 def pretrain(
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("denoiser.safetensors"),
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 4000,

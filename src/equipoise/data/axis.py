@@ -87,6 +87,6 @@ def _not_told(before: float | None, estimate: AxisEstimate) -> str:
         taken = f"taken to be at {before:+.2f}, as found in training"
     return (
         "axis of rotation: these measurements do not tell it (too few views or too narrow an "
-        f"angle; it could be {estimate.uncertainty:.1f} detectors elsewhere); {taken}: compare with "
-        "a scan of something sharp, and set physics.offset"
+        f"angle; it could be {estimate.uncertainty:.1f} detectors elsewhere); {taken}: compare "
+        "with a scan of something sharp, and set physics.offset"
     )

@@ -180,8 +180,8 @@ class SinogramSettings(Settings):
     layout: Layout = Field(
         "auto",
         description="what a plane of the files is: sinograms (views × detectors), transposed ones "
-        "(detectors × views), or projections (rows × detectors, a view each); auto: what the format "
-        "says, else sinograms",
+        "(detectors × views), or projections (rows × detectors, a view each); auto: what the "
+        "format says, else sinograms",
     )
     rows: Places | None = Field(
         None,

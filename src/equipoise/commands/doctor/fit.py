@@ -14,8 +14,8 @@ from .finding import Finding, judged
 from .mend import changes_of
 from .noise import measured_noise
 
-#: The misfit of least squares that cannot be right (what is measured may be anything but noise), and
-#: what is worth no word.
+#: The misfit of least squares that cannot be right, and what is worth no word. (What is measured as
+#: noise may be anything but smooth.)
 WRONG_MISFIT, LITTLE_MISFIT = 0.2, 0.02
 #: Models are never exact: this many times the noise is still a fit.
 OVER_NOISE = 4.0

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from ...config import Config
+from ...data.counts.looks import look_like_counts
 from ...data.dataset import Dataset
+from ...data.formats import open_path
 from ...data.scan import Scan
-from ...data.settings import SinogramSettings
+from ...data.settings import FileSettings, SinogramSettings
 from ...errors import UserError
 from ...imaging.tomography.geometry import FanGeometry
 from ...imaging.tomography.settings import RaysSettings
@@ -93,21 +96,42 @@ def _open_beam(sample: Dataset) -> float:
 
 
 def unreadable(config: Config, error: UserError) -> Finding:
-    """That the data cannot be read; and if that is because views and detectors are swapped."""
+    """That the data cannot be read; and what they would have to be taken for, if that mends it."""
     what = f"the data cannot be read: {error}"
     settings, data = config.physics, config.data
     if not isinstance(settings, RaysSettings) or not isinstance(data, SinogramSettings):
         return Finding("wrong", what)
+    for words, changes in _other_readings(config):
+        options = {key.removeprefix("data."): value for key, value in changes.items()}
+        if _can_be_read(config.model_copy(update={"data": data.model_copy(update=options)})):
+            said = ", ".join(f"{key}={value}" for key, value in changes.items())
+            return Finding("wrong", f"{what}; {words}", f"set {said}", changes)
+    return Finding("wrong", what)
+
+
+def _other_readings(config: Config) -> Iterator[tuple[str, dict[str, Any]]]:
+    transposed = "views and detectors are swapped: transposed, they fit"
+    yield transposed, {"data.layout": "transposed"}
+    assert isinstance(config.data, FileSettings)
     try:
-        other = config.model_copy(update={"data": data.model_copy(update={"layout": "transposed"})})
-        other = described(other)
-        scan = Scan.planned(other.physics, other.data.size, other.seed)
-        load_training_data(other, scan)
+        item = open_path(config.data.path, config.data.variable)[0]
+        values = np.asarray(item.array(), dtype=np.float64)
+    except (UserError, OSError):
+        return
+    if look_like_counts(values):
+        white = float(f"{np.quantile(values, 0.99):.4g}")
+        words = (
+            "these are counts behind the object, not line integrals; the brightest are taken for "
+            "the open beam"
+        )
+        yield words, {"data.values": "counts", "data.white": white}
+
+
+def _can_be_read(config: Config) -> bool:
+    try:
+        config = described(config)
+        scan = Scan.planned(config.physics, config.data.size, config.seed)
+        load_training_data(config, scan)
     except UserError:
-        return Finding("wrong", what)
-    return Finding(
-        "wrong",
-        f"{what}; views and detectors are swapped: transposed, they fit",
-        "set data.layout=transposed",
-        {"data.layout": "transposed"},
-    )
+        return False
+    return True

@@ -266,6 +266,9 @@ def _order(geometry: Geometry) -> Iterator[Trial]:
         "the views are in order, their angles are not": rows,
         "the views are interleaved (the second half of them between the first)": np.argsort(halves),
     }
+    steps = np.diff(geometry.angles)
+    if bool((steps > 0).all() or (steps < 0).all()):
+        orders = {what: order for what, order in orders.items() if "in order" not in what}
     for what, order in orders.items():
         turn = _put_in(order, first_sorted="in order" in what)
         other = with_turned(geometry, turn)
@@ -317,6 +320,20 @@ def _fan(judge: Judge, geometry: FanGeometry) -> Iterator[Trial]:
     )
 
 
+def pairs(judge: Judge) -> Iterator[Trial]:
+    """Mistakes that hide each other: the sense of rotation of a fan, or the angle that its views
+    cover, while the axis is elsewhere. The first of both is named; the axis is found once it is
+    mended."""
+    if judge.by_moments or not isinstance(judge.geometry, FanGeometry):
+        return
+    for trial in _angles(judge.geometry):
+        found = estimate_axis(trial.geometry, judge.y)
+        if found.is_told:
+            moved = replace(trial.geometry, offset=found.offset)
+            what = f"{trial.what}, and the axis of rotation is not where it is assumed, either"
+            yield replace(trial, what=what, geometry=moved, mends=0.6)
+
+
 def _values(judge: Judge) -> Iterator[Trial]:
     y, geometry = judge.y, judge.geometry
     if y.shape[-1] == y.shape[-2]:
@@ -334,6 +351,7 @@ def _values(judge: Judge) -> Iterator[Trial]:
             "take −log(counts / counts without the object), and set data.peak anew",
             geometry,
             values="line integrals",
+            mends=1.3,  # that they are brightest outside says most of it
         )
 
 

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from .coarse import CoarseScan, coarsened
 from .consistency import inconsistency
-from .geometry import FanGeometry, Geometry, ParallelGeometry
+from .geometry import Geometry, ParallelGeometry
 from .moments import Moments, are_complete
 
 #: How far from the detector's middle it is looked for, as a share of the detector.
 FARTHEST = 0.2
 #: An axis that is less certain than this, in detectors, is not told at all.
-TELLABLE = 0.5
+TELLABLE = 0.3
 #: What no statistics know of: pixels, rays that are not lines. In detectors.
 LEAST_UNCERTAINTY = 0.02
 #: Detectors and views of the small copies that are looked at, first and last.
@@ -146,11 +146,3 @@ def _error(lowest: float, curvature: float, freedom: int) -> float:
     if curvature <= 0 or freedom <= 0:
         return math.inf
     return LEAST_UNCERTAINTY + 2 * math.sqrt(2 * lowest / (curvature * freedom))
-
-
-def with_axis(geometry: Geometry, offset: float) -> Geometry:
-    """The geometry with its axis elsewhere."""
-    return replace(geometry, offset=offset)
-
-
-__all__ = ["AxisEstimate", "FanGeometry", "estimate_axis", "with_axis"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import scipy.fft
@@ -13,6 +14,9 @@ from .geometry import Geometry
 #: How much a rough image costs, beside what it leaves unexplained, where noise is ``CLEAN`` of the
 #: measurements; it grows with the variance of the noise, up to ``MOST``.
 LEAST, CLEAN, MOST = 1e-6, 0.003, 1e-4
+#: Degrees that the image is turned by: rays along its rows would meet either its pixels or the gaps
+#: between them, and the place of the axis would matter for that reason.
+TURNED = 17.3
 #: Of conjugate gradients; more of them change little.
 ITERATIONS = 40
 
@@ -46,6 +50,7 @@ def inconsistency(
         iterations: of conjugate gradients.
     """
     roughness = suitable_roughness(noise)
+    geometry = replace(geometry, angles=tuple(angle + TURNED for angle in geometry.angles))
     matrix = _matrix(geometry)
     transpose = matrix.T
     count, side = len(values), geometry.height
