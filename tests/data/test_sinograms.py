@@ -11,7 +11,8 @@ import torch
 from pydantic import TypeAdapter
 from support import DATA, real_data
 
-from equipoise.config import parse
+from equipoise.commands.simulate import simulate
+from equipoise.config import load_config, parse
 from equipoise.data.load import load_dataset
 from equipoise.data.scan import Scan, native_images
 from equipoise.errors import UserError
@@ -340,6 +341,18 @@ class TestOtherConventions:
         scan = Scan.planned(config.physics, SIZE)
         dataset = load_dataset(config.data, scan)
         assert np.allclose(dataset.y[0, 0].numpy() / dataset.scan.gain, y.T, rtol=1e-5)
+
+    def test_what_is_simulated_for_it_is_read_again(self, tmp_path):
+        """Where there are as many views as detectors, too."""
+        physics = {"angles": 16, "detectors": 16, "convention": "skimage"}
+        tree = {"data": {"size": SIZE, "count": 2}, "physics": physics, "name": "s"}
+        config = parse(tree, "test")
+        paths = simulate(config, tmp_path / "out")
+        scan = Scan.planned(config.physics, SIZE)
+        made = load_dataset(config.data, scan)
+        read = load_dataset(load_config(tmp_path / "out" / "config.yaml").data, scan)
+        assert len(paths) == 2
+        assert torch.allclose(made.y, read.y, rtol=1e-5)
 
 
 def test_geometries_are_compared():
