@@ -46,8 +46,8 @@ class Framed(LinearPhysics):
         self.measurement_shapes = [tuple(shape) for shape in measurement_shapes]
         self.image_frame = _largest(image_shapes)
         self.measurement_frame = _largest(measurement_shapes)
-        self.register_buffer("part", part)
-        self.register_buffer("place", place)
+        # No buffers: indices stay on the CPU, wherever the operators are.
+        self.part, self.place = part.cpu(), place.cpu()
 
     def __len__(self) -> int:
         return len(self.part)
@@ -122,6 +122,7 @@ class Framed(LinearPhysics):
 
     def by_size(self, index: Tensor) -> list[Tensor]:
         """The samples ``index``, in groups of one size each."""
+        index = index.cpu()
         return [index[self.part[index] == k] for k in self.part[index].unique().tolist()]
 
     def own(self, index: Tensor, restrict: Restrict) -> tuple[int, Any]:
@@ -130,6 +131,7 @@ class Framed(LinearPhysics):
         Raises:
             ValueError: they are of different sizes.
         """
+        index = index.cpu()
         sizes = self.part[index].unique().tolist()
         if len(sizes) != 1:
             raise ValueError("these samples are of different sizes; take those of one size")
@@ -139,13 +141,14 @@ class Framed(LinearPhysics):
 
     def restricted(self, index: Tensor, restrict: Restrict) -> Framed:
         """The operator of the samples ``index``, in the same frames."""
+        index = index.cpu()
         out: Framed = variant(self)
         parts, place = list(self.parts), torch.zeros_like(index)
         counts = self._counts()
         for k in self.part[index].unique().tolist():
             here = self.part[index] == k
             parts[k] = restrict(parts[k], self.place[index[here]], int(counts[k]))
-            place[here] = torch.arange(int(here.sum()), device=index.device)
+            place[here] = torch.arange(int(here.sum()))
         out.parts = torch.nn.ModuleList(parts)
         out.part, out.place = self.part[index], place
         return out

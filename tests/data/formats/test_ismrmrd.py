@@ -130,6 +130,21 @@ def test_calibration_lines_of_the_same_contrast_are_used(tmp_path, mode, used):
     assert bool(found.notes) != used
 
 
+def test_lines_that_calibrate_and_image_are_of_the_image(tmp_path):
+    k = complex_array(2, 6, 8)
+    make_ismrmrd(
+        tmp_path / "scan.h5",
+        k,
+        header=ismrmrd_header(8, 6, more=CALIBRATION["separate"]),
+        flags={3: ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING},
+    )
+    with h5py.File(tmp_path / "scan.h5", "a") as stored:
+        lines = stored["dataset"]["data"][()]
+        lines["head"]["flags"][3] |= 1 << (ismrmrd.ACQ_IS_PARALLEL_CALIBRATION - 1)
+        stored["dataset"]["data"][...] = lines
+    assert np.array_equal(only(tmp_path / "scan.h5").array(), k.swapaxes(1, 2))
+
+
 def test_true_reasons(tmp_path):
     k = complex_array(2, 6, 8)
     header = ismrmrd_header(8, 6)

@@ -177,8 +177,12 @@ def has_known_suffix(file: Path) -> bool:
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """The files of a folder whose names do not begin with a dot, sorted."""
-    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    """The files of a folder whose names do not begin with a dot, sorted; without the picture that
+    stands beside reconstructions of ours."""
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    if folder / "report.json" in files:
+        files = [file for file in files if file.name != "preview.png"]
+    return files
 
 
 def readable_files(folder: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from .encoding import Encoding
 #: The bits of a line's flags, counted from 1.
 NOISE = 19
 CALIBRATION = 20
+CALIBRATION_AND_IMAGE = 21
 REVERSE = 22
 #: Lines that are not of the image: noise, navigators, feedback and their like.
 NOT_OF_THE_IMAGE = {
@@ -73,7 +74,8 @@ def _reason_to_leave_out(head: Any, encoding: Encoding) -> str:
             return what
     if int(head["encoding_space_ref"]) > 0:
         return "another encoding"
-    if has(head, CALIBRATION) and encoding.calibration not in SAME_CONTRAST:
+    is_calibration = has(head, CALIBRATION) and not has(head, CALIBRATION_AND_IMAGE)
+    if is_calibration and encoding.calibration not in SAME_CONTRAST:
         return SEPARATE
     return ""
 
