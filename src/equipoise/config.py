@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -79,6 +79,27 @@ class Config(Settings):
 # ------------------------------------------------------------------------- reading and writing
 
 
+class _Colonless(NamedTuple):
+    """A pattern of numbers that have no colon."""
+
+    pattern: re.Pattern[str]
+
+    def match(self, text: str) -> re.Match[str] | None:
+        return None if ":" in text else self.pattern.match(text)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1:50:5 for a number to base 60; here it is a range of views."""
+
+    yaml_implicit_resolvers = {
+        first: [
+            (tag, _Colonless(pattern) if tag.endswith((":int", ":float")) else pattern)
+            for tag, pattern in resolvers
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Reads a YAML file and applies overrides such as ``learning.steps=500``.
 
@@ -92,7 +113,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     if not path.is_file():
         raise UserError(f"{path}: no such configuration file; the examples are in configs/")
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
+        tree = yaml.load(path.read_text(), _Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {error}") from error
     if not isinstance(tree, dict):
@@ -156,7 +177,7 @@ def _overridden(tree: dict[str, Any], text: str) -> dict[str, Any]:
             f"{text!r}: an override is written section.key=value, such as learning.steps=500"
         )
     try:
-        parsed = _with_numbers(yaml.safe_load(value))
+        parsed = _with_numbers(yaml.load(value, _Loader))
     except yaml.YAMLError as error:
         raise UserError(f"{text!r}: the value is not YAML: {error}") from error
     try:

@@ -30,7 +30,7 @@ from .settings import (
     MeasurementSettings,
     PhantomSettings,
 )
-from .sinograms import sinograms_of
+from .sinograms import cut_off_words, sinograms_of
 from .units import settled
 
 #: None of the phantoms that the shipped denoiser was trained on.
@@ -90,7 +90,10 @@ def _are_images(data: Data, items: Sequence[Item], scan: Scan, is_elsewhere: boo
 
 
 def _are_surely_measurements(items: Sequence[Item], scan: Scan) -> bool:
-    """Whether arrays have the shape of a measurement, where that is not the shape of an image."""
+    """Whether files say where their rays ran, or arrays have the shape of a measurement, where that
+    is not the shape of an image."""
+    if all(item.geometry is not None for item in items):
+        return True
     if scan.measurement_shape[-2:] == scan.image_shape[-2:]:
         return False
     return all(fits(item, scan.measurement_shape) for item in items)
@@ -147,7 +150,7 @@ def _read(items: list[Item], scan: Scan, stream: bool, said: Sequence[str] = ())
         y = Streamed(len(items), lambda i: scan.to_model(items[i]))
         return Dataset(items, scan.with_noise(scan.noise_level(some)), y, notes=notes)
     values = torch.stack([scan.to_model(item) for item in items])
-    notes += repeated(items, values)
+    notes += [*cut_off_words(values, scan), *repeated(items, values)]
     return Dataset(items, scan.with_noise(scan.noise_level(values)), values, notes=notes)
 
 

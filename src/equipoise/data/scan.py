@@ -128,6 +128,9 @@ class Scan:
 
     def measurement_to_native(self, y: Tensor) -> Tensor:
         """A measurement of the model as the scanner would have written it, for images in [0, 1]."""
+        settings = self.settings
+        if isinstance(settings, RaysSettings) and settings.convention == "skimage":
+            y = y.mT  # detectors first
         return y / self.gain
 
     def _image_to_model(self, item: Item, image: np.ndarray) -> Tensor:

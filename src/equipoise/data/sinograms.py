@@ -9,8 +9,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..errors import UserError
+from ..imaging.tomography import Tomography
 from ..imaging.tomography.scanner import ScannerGeometry
 from ..imaging.tomography.settings import RaysSettings
 from ..imaging.tomography.setup import Setup
@@ -150,6 +153,29 @@ def _swapped(read: Callable[[], np.ndarray]) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------- words
+
+#: Where the ends of projections reach this share of their largest value, they are cut off.
+CUT_OFF = 0.1
+
+
+def cut_off_words(y: Tensor, scan: Scan) -> list[str]:
+    """A line, if the object reaches beyond the detector in most views of sinograms (N, 1, views,
+    detectors)."""
+    if not isinstance(scan.physics, Tomography) or y.shape[-1] < 3:
+        return []
+    largest = y.amax(-1).clamp_min(1e-30)
+    ends = torch.maximum(y[..., :2].mean(-1), y[..., -2:].mean(-1)) / largest
+    share = float(ends.flatten().median())
+    if share < CUT_OFF:
+        return []
+    physics = scan.physics
+    radius = physics.geometry.half_width() * physics.pixel
+    unit = "mm" if _in_millimetres(scan.settings) else "units of physics.pixel"
+    return [
+        f"projections are cut off: at an end of the detector they still have {share:.0%} of their "
+        f"largest value; every view sees {radius:.3g} {unit} around the axis, and images are to be "
+        "trusted there alone (or these are counts, or the axis is far from the middle)"
+    ]
 
 
 def _in_millimetres(settings: RaysSettings) -> bool:

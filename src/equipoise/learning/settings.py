@@ -150,7 +150,21 @@ class EquivarianceSettings(Settings):
         "EI",
     )
 
-    def make(self, accuracy: Accuracy) -> Equivariance:
+    def make(self, accuracy: Accuracy, size: tuple[int, int]) -> Equivariance:
+        """
+        Args:
+            accuracy: of the second solve.
+            size: height and width of the images.
+
+        Raises:
+            UserError: the group does not act on images of this size.
+        """
+        if self.group.kind == "quarter_turns" and size[0] != size[1]:
+            raise UserError(
+                f"objective.equivariance.group: quarter_turns need square images, and data.size is "
+                f"[{size[0]}, {size[1]}]; choose reflections, shifts or rotations (what leaves the "
+                "image comes in on the other side), or a square data.size"
+            )
         return Equivariance(
             self.group.make(self.draws),
             self.weight,
@@ -295,7 +309,7 @@ class ObjectiveSettings(Settings):
         if self.splitting.weight:
             losses["splitting"] = self.splitting.make(scan, y, accuracy)
         if self.equivariance.weight:
-            losses["equivariance"] = self.equivariance.make(accuracy)
+            losses["equivariance"] = self.equivariance.make(accuracy, scan.size)
         if self.operators.weight:
             losses["operators"] = self.operators.make(accuracy)
         if self.sure.weight:

@@ -76,7 +76,7 @@ def test_what_the_formats_hold(tmp_path):
         assert {item.format for item in items} == {kind}
         found[kind] = (holds_images(items), may_hold_either(items))
     images = dict.fromkeys(("dicom", "nifti", "hdf5", "png"), (True, False))
-    arrays = dict.fromkeys(("npy", "npz"), (False, True))
+    arrays = dict.fromkeys(("npy", "npz", "mat"), (False, True))
     kspace = dict.fromkeys(("ismrmrd", "bart"), (False, False))
     assert found == images | {"tiff": (True, True)} | arrays | kspace
 
