@@ -121,7 +121,7 @@ def test_it_can_be_placed_and_turned_off(folder, monkeypatch):
 
 
 def test_small_ones_are_not_kept(folder, monkeypatch):
-    monkeypatch.setattr(cache, "SMALLEST", 16 * 2**20)
+    monkeypatch.setattr(cache, "SMALLEST", 64 * 2**20)
     kept_on_disk(geometry(), range(5))
     assert not folder.exists()
 

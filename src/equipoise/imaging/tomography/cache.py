@@ -31,7 +31,7 @@ from .joseph import joseph_matrix
 
 FOLDER, LIMIT = "EQUIPOISE_CACHE", "EQUIPOISE_CACHE_GB"
 #: What is smaller is made as fast as it is read.
-SMALLEST = 16 * 2**20
+SMALLEST = 64 * 2**20
 #: Counts the ways in which entries were written.
 LAYOUT = 1
 #: Files that a process left behind when it was stopped in the middle, in seconds.
