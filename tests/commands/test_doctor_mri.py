@@ -59,9 +59,11 @@ def test_lines_and_coils(tmp_path):
     assert found["coils"].verdict == "ok"
 
 
-def test_a_weak_coil_is_named(tmp_path):
+def test_a_coil_that_measures_noise_alone_is_named(tmp_path):
     def spoil(kspace):
-        kspace[2] *= 1e-3
+        rng = np.random.default_rng(1)
+        noise = rng.standard_normal(kspace[2].shape) + 1j * rng.standard_normal(kspace[2].shape)
+        kspace[2] = 0.002 * noise * (kspace[0] != 0)
         return kspace
 
     found = acquired(tmp_path, spoil)["coils"]
