@@ -9,7 +9,7 @@ import pytest
 import torch
 from support import equipoise
 
-from equipoise.commands.doctor import _range, examine
+from equipoise.commands.doctor.examine import _range, examine
 from equipoise.commands.simulate import simulate
 from equipoise.config import changed, load_config, parse
 

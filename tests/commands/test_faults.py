@@ -1,6 +1,5 @@
 """Each mistake of a set-up, injected into several of them, is named for what it is, or not at all
-where no measurement tells it; and none is named on the right set-up. docs/doctor.md has the
-table."""
+where no measurement tells it; and none on the right set-up. docs/doctor.md has the table."""
 
 from __future__ import annotations
 

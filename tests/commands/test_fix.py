@@ -93,9 +93,7 @@ def test_nothing_is_overwritten(tmp_path):
 
 
 def test_lines_are_changed_where_they_stand():
-    text = (
-        "a: 1  # one\nphysics:\n  kind: mri  # k\n  angles:\n  - 1\n  - 2\n  noise: 0.1 # n\nb: 2\n"
-    )
+    text = "a: 1  # one\nphysics:\n  kind: mri  # k\n  angles:\n  - 1\n  - 2\n  noise: 0.1\nb: 2\n"
     new, kept = edited(text, {"physics.angles": [3.0, 4.0], "physics.noise": None, "b": 5})
     assert kept
     assert new == "a: 1  # one\nphysics:\n  kind: mri  # k\n  angles: [3.0, 4.0]\nb: 5\n"

@@ -154,7 +154,7 @@ def _fewer(views: int, detectors: int) -> list[Line]:
             Line(
                 "views",
                 every,
-                f"one of {every} of the {views} views; the others can judge (1: use all)",
+                f"one of {every} of the {views} views; 1: all of them",
             )
         )
     bin = _binning(detectors)
@@ -354,9 +354,7 @@ def _with_units(draft: Draft, path: Path) -> Draft:
     x = least_squares(physics.A, physics.A_adjoint, y, 1e-3, 30).value
     top = float(f"{float(x.flatten().abs().quantile(0.999)):.2g}")
     if top > 0:
-        draft.data.append(
-            Line("peak", top, "the value of x that counts as 1: of the brightest here")
-        )
+        draft.data.append(Line("peak", top, "the value of x that counts as 1: the brightest here"))
     found = measured_noise(y)
     if found:
         noise = float(f"{found / float(y.abs().max()):.1g}")

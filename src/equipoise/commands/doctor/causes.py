@@ -75,9 +75,8 @@ def cause_of(
         tried.add(trial.name)
         before = now if trial.values == "as given" else now_by_fit
         if trial.values == "line integrals":
-            before *= _size(y) / _size(
-                y - float(np.median(y))
-            )  # what counts have in common is easy
+            # What all counts have in common is easily explained.
+            before *= _size(y) / _size(y - float(np.median(y)))
         after = judge(trial)
         if after < trial.mends * before:
             found.append((after / max(before, 1e-300), before, trial))

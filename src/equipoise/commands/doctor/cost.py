@@ -101,15 +101,15 @@ def _slow(config: Config, evaluations: _Evaluations) -> Finding:
     """From what was evaluated until there was no patience left."""
     seconds = evaluations.seconds
     each = seconds / max(evaluations.forward, 1)
-    most = each * (2 * config.model.max_steps + 30)
-    what = (
-        f"more than {seconds:.0f} s ({each:.1f} s an evaluation of f, {evaluations.forward} made)"
-    )
-    most_hours = max(most, seconds) * config.learning.steps / 3600
+    steps, most = config.learning.steps, each * (2 * config.model.max_steps + 30)
+    hours = seconds * steps / 3600
+    most_hours = max(hours, most * steps / 3600)
     return Finding(
         "note",
-        f"{_cost(config, what, seconds)} at least, {most_hours:.0f} h if every solve takes "
-        f"model.max_steps={config.model.max_steps}",
+        f"cost: a step takes more than {seconds:.0f} s on this {_device()} ({each:.1f} s an "
+        f"evaluation of f; {evaluations.forward} were made): at least {hours:.1f} h for {steps} "
+        f"steps, {most_hours:.1f} h if every solve takes model.max_steps={config.model.max_steps}; "
+        f"{_peak_gigabytes():.1f} GB",
         "a smaller learning.batch, data.size or network costs less; a GPU is faster",
     )
 

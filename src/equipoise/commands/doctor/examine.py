@@ -52,18 +52,19 @@ def examine(config: Config, say: Say = lambda text: None) -> Iterator[Finding]:
     say("least squares")
     estimate = least_squares(physics.A, physics.A_adjoint, y, 1e-3, 50).value
     yield fit(config, sample, estimate, say)
-    yield _range(config, sample, estimate)
+    yield _range(sample, estimate, getattr(config.data, "peak", 1.0))
     if sample.truth is None:
         yield noise(config, sample)
         if isinstance(physics, Tomography):
             yield not_tellable(physics)
-    yield from _training(config, dataset, estimate, say)
+    yield from _training(config, dataset, sample, estimate, say)
 
 
-def _training(config: Config, dataset: Dataset, estimate: Tensor, say: Say) -> Iterator[Finding]:
+def _training(
+    config: Config, dataset: Dataset, sample: Dataset, estimate: Tensor, say: Say
+) -> Iterator[Finding]:
     try:
-        first = dataset.batch(torch.arange(1))
-        losses = config.objective.make(dataset.spread(1).scan, first.y)
+        losses = config.objective.make(sample.scan, sample.measurements()[:1])
     except UserError as error:
         yield Finding("wrong", str(error))
         return
@@ -107,21 +108,22 @@ def _data(dataset: Dataset, y: Tensor) -> Finding:
         f"data: {len(dataset)} measurements of shape {tuple(y.shape[1:])} from {patients} "
         f"patient(s) or file(s), values {float(y.min()):.3g} … {float(y.max()):.3g}"
     )
+    is_double = any("identical" in note or "missing" in note for note in dataset.notes)
     return judged(
         not dataset.notes,
         "; ".join([what, *dataset.notes[:5]]),
-        "what is there twice, leave out; what is missing, complete",
+        "what is there twice, leave out; what is missing, complete" if is_double else "",
         otherwise="note",
     )
 
 
-def _range(config: Config, sample: Dataset, x: Tensor) -> Finding:
+def _range(sample: Dataset, x: Tensor, peak: float = 1.0) -> Finding:
     few_enough_to_sort = x.numel() < 1 << 24
     top = float(x.flatten().abs().quantile(0.999)) if few_enough_to_sort else float(x.abs().max())
     what = f"range: the images reach {top:.2g}, where 1 is expected"
     is_fine = 0.2 <= top <= 3
     if sample.items[0].holds == "measurement":
-        peak = float(f"{getattr(config.data, 'peak', 1.0) * max(top, 1e-30):.2g}")
+        peak = float(f"{peak * max(top, 1e-30):.2g}")
         remedy = (
             f"set data.peak to about {top:.2g} times what it is ({peak:g}), so that images lie in "
             "[0, 1]"

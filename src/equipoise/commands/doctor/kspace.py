@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from deepinv.physics import MRI, MultiCoilMRI
 from torch import Tensor
 
 from ...data.dataset import Dataset
+from ...data.item import Item
 from .finding import Finding, judged
 
-#: A coil whose strongest sensitivity is below this share of the others' adds noise alone.
-WEAK_COIL = 0.02
+#: A coil whose samples in the middle of k-space are less than this many times those at its edges
+#: measures noise, which is the same everywhere.
+SILENT_COIL = 2.0
 #: The outer part of the image, on either side, where nothing is if the readout is oversampled.
 OUTER = 0.25
 
@@ -28,7 +31,7 @@ def acquisition(sample: Dataset) -> Iterator[Finding]:
     plane = power.flatten(0, -3).sum(0)
     yield _lines(plane > 0)
     if isinstance(physics, MultiCoilMRI):
-        yield _coils(power)
+        yield _coils(sample)
     yield _outside(sample)
 
 
@@ -64,22 +67,41 @@ def _centre(plane: Tensor) -> int:
     return min(rows, columns) // 2 * 2
 
 
-def _coils(power: Tensor) -> Finding:
-    """power (B, coils, rows, columns)."""
-    strength = power.sum((0, 2, 3)).sqrt()
-    share = strength / strength.max().clamp_min(1e-30)
-    weak = [int(i) for i in torch.nonzero(share < WEAK_COIL)]
+def _coils(sample: Dataset) -> Finding:
+    """As the file has them: whitening mixes coils."""
+    contrast = torch.stack([_contrast(item) for item in sample.items]).amax(0)
+    silent = [int(i) for i in torch.nonzero(contrast < SILENT_COIL)]
     what = (
-        f"coils: {len(share)}, the weakest with {float(share.min()):.0%} of the strongest's signal"
+        f"coils: {len(contrast)}, the middle of k-space {float(contrast.min()):.1f} to "
+        f"{float(contrast.max()):.1f} times as strong as its edges"
     )
-    if weak:
-        what += f"; number {', '.join(map(str, weak))} (counted from 0) hardly measures anything"
+    if silent:
+        what += f"; number {', '.join(map(str, silent))} (counted from 0) measures noise alone"
     return judged(
-        not weak,
+        not silent,
         what,
         "leave such coils out (numpy.delete along the axis of the coils), or look for a broken one",
         otherwise="note",
     )
+
+
+def _contrast(item: Item) -> Tensor:
+    """(coils,) the root mean square of the samples in the middle of k-space, over that of those at
+    its edges."""
+    size = torch.from_numpy(np.abs(item.array()).astype(np.float32))
+    size = size.reshape(-1, *size.shape[-2:])
+    rows, columns = size.shape[-2:]
+    r, c = rows // 8, columns // 8
+    inside = torch.zeros(rows, columns, dtype=torch.bool)
+    inside[rows // 2 - r : rows // 2 + r, columns // 2 - c : columns // 2 + c] = True
+    outside = torch.ones(rows, columns, dtype=torch.bool)
+    outside[2 * r : rows - 2 * r, 2 * c : columns - 2 * c] = False
+    return _rms(size[:, inside]) / _rms(size[:, outside]).clamp_min(1e-30)
+
+
+def _rms(values: Tensor) -> Tensor:
+    """(coils,) of the values that were measured, (coils, points)."""
+    return (values.square().sum(1) / (values != 0).sum(1).clamp_min(1)).sqrt()
 
 
 def _outside(sample: Dataset) -> Finding:
