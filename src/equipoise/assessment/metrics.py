@@ -34,8 +34,10 @@ def misfit(x: Tensor, y: Tensor, physics: Any) -> Tensor:
 def psnr(x: Tensor, truth: Tensor) -> Tensor:
     """(B,) peak signal-to-noise ratio in dB; where the truth is NaN, there is none, and nothing
     counts."""
-    difference = _as_scored(x).double() - _as_scored(truth).double()
-    error = difference.square().flatten(1).nanmean(1)
+    true = _as_scored(truth).double()
+    unknown = true.isnan()
+    squares = (_as_scored(x).double() - true).square().masked_fill(unknown, 0.0)
+    error = squares.flatten(1).sum(1) / (~unknown).flatten(1).sum(1)
     return -10 * error.clamp_min(SMALLEST_ERROR).log10()
 
 
