@@ -36,9 +36,7 @@ class Projections:
     shape: tuple[int, int, int]  #: views, rows, detectors
     itemsize: int
     axes: Axes = FRAMES  #: of the dataset, if it has three
-    views: tuple[int, ...] | None = (
-        None  #: of its frames, ascending; None: all
-    )
+    views: tuple[int, ...] | None = None  #: of its frames, ascending; None: all
     holds: Literal["frames", "sinogram", "frame"] = "frames"  #: a plane is one of the latter two
 
     @property
