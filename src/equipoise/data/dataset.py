@@ -14,6 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 from ..errors import UserError
 from ..imaging.operators import select
 from ..imaging.splitting import split
+from ..imaging.tomography.settings import RaysSettings
 from .item import Item
 from .scan import Scan
 from .sinograms import unseen_item
@@ -135,7 +136,9 @@ class Dataset:
         if found is None:
             return None
         views, scan = found
-        setup = scan.settings.setup(scan.size)
+        settings = scan.settings
+        assert isinstance(settings, RaysSettings)
+        setup = settings.setup(scan.size)
         items = [unseen_item(item, views, setup) for item in self.items]
         y = torch.stack([scan.to_model(item) for item in items])
         if isinstance(self.y, Tensor):

@@ -198,7 +198,10 @@ CUT_OFF = 0.1
 def cut_off_words(y: Tensor, scan: Scan) -> list[str]:
     """A line, if the object reaches beyond the detector in most views of sinograms (N, 1, views,
     detectors)."""
-    if not isinstance(scan.physics, Tomography) or y.shape[-1] < 3:
+    settings = scan.settings
+    if not isinstance(settings, RaysSettings) or not isinstance(scan.physics, Tomography):
+        return []
+    if y.shape[-1] < 3:
         return []
     largest = y.amax(-1).clamp_min(1e-30)
     ends = torch.maximum(y[..., :2].mean(-1), y[..., -2:].mean(-1)) / largest
@@ -207,7 +210,7 @@ def cut_off_words(y: Tensor, scan: Scan) -> list[str]:
         return []
     physics = scan.physics
     radius = physics.geometry.half_width() * physics.pixel
-    unit = "mm" if _in_millimetres(scan.settings) else "units of physics.pixel"
+    unit = "mm" if _in_millimetres(settings) else "units of physics.pixel"
     return [
         f"projections are cut off: at an end of the detector they still have {share:.0%} of their "
         f"largest value; every view sees {radius:.3g} {unit} around the axis, and images are to be "
