@@ -44,8 +44,7 @@ class Config(Settings):
     def _sections_agree(self) -> Config:
         data, objective = self.data, self.objective
         fan = self.physics if isinstance(self.physics, FanBeamSettings) else None
-        no_file = isinstance(data, PhantomSettings) and fan is not None and fan.read is None
-        if no_file and fan.source_distance is None and fan.source_to_axis is None:
+        if isinstance(data, PhantomSettings) and fan is not None and not fan.has_a_source:
             raise ValueError(
                 "physics.source_distance: missing; this kind needs it (in pixels; "
                 "physics.source_to_axis in millimetres)"

@@ -115,6 +115,8 @@ class TestWhatTheFileSays:
         dataset = load_dataset(config.data, scan, path=tmp_path / "b")
         pixel = dataset.scan.physics.pixel
         assert dataset.scan.physics.geometry.source_distance == pytest.approx(70 / pixel)
+        assert "another geometry than that of scan.mat" in dataset.notes[0]
+        assert "source_to_axis: 70.0 and 60.0" in dataset.notes[0]
 
     def test_files_that_disagree(self, tmp_path):
         write(tmp_path, "a")

@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..imaging.framed import Framed
 from ..imaging.operators import select
 from ..imaging.splitting import split
+from ..imaging.tomography.settings import RaysSettings
 from .item import Item
 from .scan import Scan
 from .sinograms import unseen_item
@@ -192,7 +193,9 @@ class Dataset:
         if found is None:
             return None
         views, scan = found
-        setup = scan.settings.setup(scan.size)
+        settings = scan.settings
+        assert isinstance(settings, RaysSettings)
+        setup = settings.setup(scan.size)
         items = [unseen_item(item, views, setup) for item in self.items]
         y = torch.stack([scan.to_model(item) for item in items])
         if isinstance(self.y, Tensor):

@@ -107,6 +107,7 @@ def sinograms_of(
     """
     options = SinogramSettings() if options is None else options
     geometry = common_geometry(items)
+    elsewhere = _other_geometry(scan, geometry)
     scan = scan.reading(geometry)
     settings = scan.settings
     assert isinstance(settings, RaysSettings)
@@ -135,7 +136,8 @@ def sinograms_of(
         water = geometry.water
     units = Units.of_measurement(peak, water, "1/mm" if _in_millimetres(settings) else "")
     named = uniquely_named([replace(item, units=units) for item in found], "measurement")
-    notes = [*settings.overridden(), *_geometry_words(settings, setup, used), *dict.fromkeys(notes)]
+    words = [*elsewhere, *settings.overridden(), *_geometry_words(settings, setup, used)]
+    notes = [*words, *dict.fromkeys(notes)]
     return Sinograms(named, scan, notes, tally, setup)
 
 
@@ -204,7 +206,10 @@ CUT_OFF = 0.1
 def cut_off_words(y: Tensor, scan: Scan) -> list[str]:
     """A line, if the object reaches beyond the detector in most views of sinograms (N, 1, views,
     detectors)."""
-    if not isinstance(scan.physics, Tomography) or y.shape[-1] < 3:
+    settings = scan.settings
+    if not isinstance(settings, RaysSettings) or not isinstance(scan.physics, Tomography):
+        return []
+    if y.shape[-1] < 3:
         return []
     largest = y.amax(-1).clamp_min(1e-30)
     ends = torch.maximum(y[..., :2].mean(-1), y[..., -2:].mean(-1)) / largest
@@ -213,11 +218,24 @@ def cut_off_words(y: Tensor, scan: Scan) -> list[str]:
         return []
     physics = scan.physics
     radius = physics.geometry.half_width() * physics.pixel
-    unit = "mm" if _in_millimetres(scan.settings) else "units of physics.pixel"
+    unit = "mm" if _in_millimetres(settings) else "units of physics.pixel"
     return [
         f"projections are cut off: at an end of the detector they still have {share:.0%} of their "
         f"largest value; every view sees {radius:.3g} {unit} around the axis, and images are to be "
         "trusted there alone (or these are counts, or the axis is far from the middle)"
+    ]
+
+
+def _other_geometry(scan: Scan, geometry: ScannerGeometry | None) -> list[str]:
+    """A line, where files have another geometry than those that the configuration was made for."""
+    settings = scan.settings
+    before = settings.read if isinstance(settings, RaysSettings) else None
+    if before is None or geometry is None or before.same_as(geometry):
+        return []
+    different = "; ".join(geometry.differences(before))
+    return [
+        f"{geometry.source}: another geometry than that of {before.source}, and its own is used "
+        f"({different})"
     ]
 
 

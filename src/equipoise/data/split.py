@@ -49,7 +49,7 @@ def split_by_name(items: Sequence[Item], names: Sequence[str]) -> tuple[list[int
         UserError: a name is nobody's, or nothing is left to train on.
     """
     known = [{item.patient, item.name, item.file.name, item.file.stem} for item in items]
-    held_patients = set()
+    held_patients: set[str] = set()
     for name in names:
         found = [i for i, own in enumerate(known) if any(fnmatchcase(n, name) for n in own)]
         if not found:

@@ -170,6 +170,21 @@ def make_exchange(path: Path, views: int = 12, rows: int = 3, detectors: int = 2
         stored["exchange/theta"] = np.arange(views) * 15.0
 
 
+def make_nxtomo(path: Path, views: int = 12, rows: int = 3, detectors: int = 20) -> None:
+    """Dark, white, projections and white again, in one dataset."""
+    rng = np.random.default_rng(0)
+    key = np.array([2, 2, 1, 1, *[0] * views, 1])
+    frames = rng.integers(200, 20_000, (len(key), rows, detectors)).astype(np.uint16)
+    frames[key == 1] = 20_000
+    frames[key == 2] = 100
+    with pytest.importorskip("h5py").File(path, "w") as stored:
+        detector = stored.create_group("entry1/tomo_entry/instrument/detector")
+        detector["data"], detector["image_key"] = frames, key
+        angles = np.zeros(len(key))
+        angles[key == 0] = np.arange(views) * 15.0
+        stored["entry1/tomo_entry/sample/rotation_angle"] = angles
+
+
 def make_itk(path: Path, volume: np.ndarray) -> None:
     """MetaImage or NRRD, (slices, rows, columns)."""
     library = pytest.importorskip("SimpleITK")
@@ -196,6 +211,8 @@ def make_valid(folder: Path, kind: str) -> Path:
         make_ismrmrd(file, complex_array(2, 12, 16))
     elif kind == "exchange":
         make_exchange(file)
+    elif kind == "nxtomo":
+        make_nxtomo(file)
     elif kind in ("metaimage", "nrrd"):
         make_itk(file, np.random.default_rng(0).random((3, 24, 24)).astype(np.float32))
     elif kind == "mrc":
@@ -225,6 +242,7 @@ SUFFIX = {
     "hdf5": ".h5",
     "ismrmrd": ".mrd",
     "exchange": ".hdf",
+    "nxtomo": ".nxs",
     "metaimage": ".mha",
     "nrrd": ".nrrd",
     "mrc": ".mrc",

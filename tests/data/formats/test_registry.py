@@ -77,7 +77,7 @@ def test_what_the_formats_hold(tmp_path):
         found[kind] = (holds_images(items), may_hold_either(items))
     images = dict.fromkeys(("dicom", "nifti", "hdf5", "png"), (True, False))
     arrays = dict.fromkeys(("npy", "npz", "mat"), (False, True))
-    measured = dict.fromkeys(("ismrmrd", "bart", "exchange"), (False, False))
+    measured = dict.fromkeys(("ismrmrd", "bart", "exchange", "nxtomo"), (False, False))
     either = dict.fromkeys(("tiff", "metaimage", "nrrd", "mrc"), (True, True))
     assert found == images | either | arrays | measured
 

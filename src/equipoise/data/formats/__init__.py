@@ -32,6 +32,7 @@ from .ismrmrd import Ismrmrd
 from .itk import MetaImage, Nrrd
 from .matlab import Matlab
 from .mrc import Mrc
+from .nexus import NXtomo
 from .nifti import Nifti
 from .patients import with_patients
 from .pictures import Png, Tiff
@@ -70,7 +71,7 @@ def register(format: Format) -> None:
 
 
 # The last is asked first: several families are HDF5 inside.
-_HDF5 = (Hdf5(), Exchange(), Ismrmrd())
+_HDF5 = (Hdf5(), NXtomo(), Exchange(), Ismrmrd())
 _VOLUMES = (MetaImage(), Nrrd(), Mrc(), Matlab(), Nifti(), Dicom())
 for _format in (Bart(), Png(), Tiff(), Npz(), Npy(), *_HDF5, *_VOLUMES):
     register(_format)

@@ -6,7 +6,6 @@ data", Journal of Synchrotron Radiation 21, 2014.
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,9 @@ import numpy as np
 
 from ...errors import UserError, need
 from ...imaging.tomography.scanner import ScannerGeometry
-from ..item import Counts, Item
+from ..item import Item
 from .base import Format, check_promised_size, first_bytes
-from .projections import Projections, axes_of, degrees_of, text_of
+from .projections import Projections, axes_of, degrees_of, millimetres_of, sinograms_of, text_of
 
 HDF5_MARK = b"\x89HDF\r\n\x1a\n"
 DATA, WHITE, DARK = "exchange/data", "exchange/data_white", "exchange/data_dark"
@@ -31,8 +30,6 @@ PITCH = (
     "measurement/instrument/detector/pixel_size",
     "measurement/instrument/detector/x_pixel_size",
 )
-MILLIMETRES = {"m": 1e3, "mm": 1.0, "cm": 10.0, "um": 1e-3, "µm": 1e-3, "μm": 1e-3, "nm": 1e-6}
-MILLIMETRES |= {"micron": 1e-3, "microns": 1e-3, "micrometer": 1e-3, "meter": 1e3}
 
 
 class Exchange(Format):
@@ -71,39 +68,7 @@ class Exchange(Format):
         scan = self._projections(file, stored, DATA)
         beam = {key: self._beside(file, stored, key, scan) for key in (WHITE, DARK)}
         geometry, notes = self._geometry(file, stored, scan)
-        views, rows, detectors = scan.shape
-        digits = max(3, len(str(rows - 1)))
-        return [
-            Item(
-                name=f"{file.stem}_{row:0{digits}d}" if rows > 1 else file.stem,
-                file=file,
-                shape=(views, detectors),
-                read=partial(self._read, scan, row),
-                holds="measurement",
-                patient=file.stem,
-                series=str(file),
-                index=row,
-                format=self.name,
-                notes=notes,
-                geometry=geometry,
-                counts=Counts(
-                    white=self._reader(beam[WHITE], row), dark=self._reader(beam[DARK], row)
-                ),
-            )
-            for row in range(rows)
-        ]
-
-    def _reader(self, frames: Projections | None, row: int) -> Any:
-        return None if frames is None else partial(self._read_mean, frames, row)
-
-    def _read(self, scan: Projections, row: int) -> np.ndarray:
-        with self.reading(scan.file):
-            return scan.row(row)
-
-    def _read_mean(self, frames: Projections, row: int) -> np.ndarray:
-        with self.reading(frames.file):
-            mean: np.ndarray = frames.mean()[row]
-        return mean
+        return sinograms_of(self, scan, beam[WHITE], beam[DARK], geometry, notes)
 
     # ---------------------------------------------------------------------- what is in a file
 
@@ -266,12 +231,5 @@ def _speaks_of_angles(name: str) -> bool:
 
 def _pitch(stored: Any) -> float | None:
     """The width of a detector in millimetres, where the file says it with its unit."""
-    for key in PITCH:
-        dataset = stored.get(key)
-        if not hasattr(dataset, "dtype") or dataset.size != 1 or dataset.dtype.kind not in "iuf":
-            continue
-        factor = MILLIMETRES.get(text_of(dataset.attrs.get("units", "")).strip().lower())
-        value = float(np.ravel(dataset[()])[0])
-        if factor is not None and np.isfinite(value) and value > 0:
-            return value * factor
-    return None
+    found = (millimetres_of(stored.get(key)) for key in PITCH)
+    return next((value for value in found if value is not None), None)

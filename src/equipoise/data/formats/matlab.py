@@ -85,8 +85,9 @@ class Matlab(Format):
             item = replace(item, read=partial(_last_axis_first, read))
             array = np.moveaxis(array, -1, 0)
         is_complex = array.dtype.kind == "c"
-        holds = "kspace" if is_complex else "measurement"
-        return replace(item, shape=array.shape, complex=is_complex, holds=holds)
+        if is_complex:
+            item = replace(item, holds="kspace")
+        return replace(item, shape=array.shape, complex=is_complex)
 
     def _read(self, file: Path) -> np.ndarray:
         found = self._found(file)

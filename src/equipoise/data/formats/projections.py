@@ -5,14 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from ...errors import need
+from ...imaging.tomography.scanner import ScannerGeometry
+from ..item import Counts, Item
 from ..memory import block_size
+from .base import Format
 
 #: Bytes of a scan that are read and kept at once.
 BLOCK = block_size()
@@ -33,7 +36,7 @@ class Projections:
     shape: tuple[int, int, int]  #: views, rows, detectors
     itemsize: int
     axes: Axes = FRAMES  #: of the dataset, if it has three
-    views: tuple[int, ...] | None = None  #: those of its frames that are meant; None: all
+    views: tuple[int, ...] | None = None  #: of its frames, ascending; None: all
     holds: Literal["frames", "sinogram", "frame"] = "frames"  #: a plane is one of the latter two
 
     @property
@@ -62,11 +65,21 @@ def _rows(scan: Projections, first: int, last: int) -> np.ndarray:
             frames = dataset[()][:, None]
         elif scan.holds == "frame":
             frames = dataset[()].reshape(scan.shape)[:, first:last]
-        else:
+        elif scan.views is None:
             wanted = [slice(None)] * 3
             wanted[scan.axes[1]] = slice(first, last)
             frames = np.transpose(dataset[tuple(wanted)], scan.axes)
-    return frames if scan.views is None else frames[list(scan.views)]
+        else:
+            runs = [dataset[run, first:last] for run in _runs(scan.views)]
+            frames = np.concatenate(runs)
+    return frames
+
+
+def _runs(places: tuple[int, ...]) -> list[slice]:
+    """Ascending places as ranges that are read at once."""
+    breaks = [k for k in range(1, len(places)) if places[k] != places[k - 1] + 1]
+    starts, ends = [0, *breaks], [*breaks, len(places)]
+    return [slice(places[a], places[b - 1] + 1) for a, b in zip(starts, ends, strict=True)]
 
 
 @lru_cache(maxsize=4)
@@ -109,6 +122,64 @@ def text_of(value: Any) -> str:
     if isinstance(value, np.ndarray):
         value = value.ravel()[0] if value.size else ""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
+MILLIMETRES = {"m": 1e3, "mm": 1.0, "cm": 10.0, "um": 1e-3, "µm": 1e-3, "μm": 1e-3, "nm": 1e-6}
+MILLIMETRES |= {"micron": 1e-3, "microns": 1e-3, "micrometer": 1e-3, "meter": 1e3}
+
+
+def millimetres_of(dataset: Any) -> float | None:
+    """One length that an HDF5 file says with its unit; None where it does not."""
+    if not hasattr(dataset, "dtype") or dataset.size != 1 or dataset.dtype.kind not in "iuf":
+        return None
+    factor = MILLIMETRES.get(text_of(dataset.attrs.get("units", "")).strip().lower())
+    value = float(np.ravel(dataset[()])[0])
+    return value * factor if factor is not None and np.isfinite(value) and value > 0 else None
+
+
+def sinograms_of(
+    format: Format,
+    scan: Projections,
+    white: Projections | None,
+    dark: Projections | None,
+    geometry: ScannerGeometry,
+    notes: tuple[str, ...],
+) -> list[Item]:
+    """One item a row of detectors: its sinogram in raw counts, with what belongs to them."""
+    file, (views, rows, detectors) = scan.file, scan.shape
+    digits = max(3, len(str(rows - 1)))
+
+    def beam(frames: Projections | None, row: int) -> Any:
+        return None if frames is None else partial(_mean_of_row, format, frames, row)
+
+    return [
+        Item(
+            name=f"{file.stem}_{row:0{digits}d}" if rows > 1 else file.stem,
+            file=file,
+            shape=(views, detectors),
+            read=partial(_row, format, scan, row),
+            holds="measurement",
+            patient=file.stem,
+            series=str(file),
+            index=row,
+            format=format.name,
+            notes=notes,
+            geometry=geometry,
+            counts=Counts(white=beam(white, row), dark=beam(dark, row)),
+        )
+        for row in range(rows)
+    ]
+
+
+def _row(format: Format, scan: Projections, row: int) -> np.ndarray:
+    with format.reading(scan.file):
+        return scan.row(row)
+
+
+def _mean_of_row(format: Format, frames: Projections, row: int) -> np.ndarray:
+    with format.reading(frames.file):
+        mean: np.ndarray = frames.mean()[row]
+        return mean
 
 
 def axes_of(words: str, first: Sequence[str] = ("theta", "angle", "view", "rot", "image")) -> Axes:

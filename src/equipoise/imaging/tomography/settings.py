@@ -234,6 +234,12 @@ class FanBeamSettings(RaysSettings):
         None, description="the detector is an arc about the source; none: as the file says, or flat"
     )
 
+    @property
+    def has_a_source(self) -> bool:
+        """Whether something says how far the source is from the axis."""
+        said = (self.source_distance, self.source_to_axis, self.read)
+        return any(value is not None for value in said)
+
     def setup(self, size: Size) -> Setup:
         return fan_setup(self, image_size(size))
 
