@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .data.settings import Data, PhantomSettings
-from .earlier import objective_upgraded, upgraded, without_replaced
+from .earlier import as_it_ran, objective_upgraded, upgraded, without_replaced
 from .errors import UserError, shortened
 from .imaging.settings import FanBeamSettings, ParallelBeamSettings, Physics
 from .learning.settings import LearningSettings, ObjectiveSettings
@@ -48,6 +48,13 @@ class Config(Settings):
             raise ValueError(
                 "physics.source_distance: missing; this kind needs it (in pixels; "
                 "physics.source_to_axis in millimetres)"
+            )
+        if data.size == "native" and isinstance(
+            self.physics, ParallelBeamSettings | FanBeamSettings
+        ):
+            raise ValueError(
+                "data.size=native: rays have views and detectors for one size; set data.size to "
+                "[height, width] of the images"
             )
         if data.holdout and (data.validation is not None or data.stream):
             raise ValueError(
@@ -122,10 +129,18 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     tree = objective_upgraded(_with_numbers(tree))
     for text in overrides or []:
         tree = _overridden(tree, text)
+    if _is_of_a_run(path):
+        tree = as_it_ran(tree)
     tree.setdefault("name", path.stem)
     config = parse(tree, str(path))
     _find_beside(config, path)
     return config
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """Whether the file stands in a run's folder, beside what the run left there."""
+    left = ("checkpoint.safetensors", "model.safetensors", "log.jsonl")
+    return path.name == "config.yaml" and any((path.parent / name).exists() for name in left)
 
 
 def parse(tree: dict[str, Any], where: str, is_saved: bool = False) -> Config:
@@ -155,7 +170,7 @@ def changed(config: Config, changes: dict[str, Any]) -> Config:
 
     A bare name chooses a kind, a bare number a weight, and a mapping replaces the section.
     """
-    tree = config.model_dump(mode="json", exclude_none=True)
+    tree = config.model_dump(mode="json")
     for key, value in changes.items():
         _set(tree, key.split("."), value)
     return parse(tree, config.name)
@@ -225,7 +240,9 @@ def _of_another_kind(
     chosen = {
         key: value
         for key, value in former.items()
-        if before is None or key not in before.model_fields or value != _default(before, key)
+        if before is None
+        or key not in before.model_fields
+        or value not in (None, _default(before, key))
     }
     return {**chosen, "kind": kind}
 
@@ -353,7 +370,7 @@ def _place(location: tuple[Any, ...]) -> tuple[list[str], Any]:
         if step in kinds and step:
             here = kinds[step]
         elif isinstance(step, str) and not re.match(
-            r"(int|float|list|tuple|function|constrained|str$|literal)", step
+            r"(int|float|list|dict|tuple|function|constrained|literal|str$)", step
         ):
             parent = here
             here = _annotation(here, step)

@@ -62,7 +62,7 @@ def reconstruct(
     fabric, out = processes(), Path(out)
     if not (out / PROGRESS).is_file():
         new_folder(out)
-    dataset = load_data(run.config, run.scan, Path(data), stream=True)
+    dataset = load_data(run.config, run.scan, Path(data), stream=True, whole=True)
     about = {"run": str(run.folder), "data": str(data)}
     if dataset.streamed and dataset.items[0].holds == "measurement":
         for note in dataset.notes:
@@ -76,7 +76,7 @@ def reconstruct(
             "of them"
         )
     if dataset.streamed:
-        dataset = load_data(run.config, run.scan, Path(data))
+        dataset = load_data(run.config, run.scan, Path(data), whole=True)
     return _at_once(run, dataset, out, about, fabric, say)
 
 
@@ -112,7 +112,8 @@ def _at_once(
     solved = run.solve(dataset, fabric=fabric)
     if fabric.global_rank:
         return solved
-    paths = write_images(dataset.items, native_images(solved.value, dataset.items), out)
+    images = native_images(solved.value, dataset.items, dataset.scan.physics)
+    paths = write_images(dataset.items, images, out)
     _save_picture(dataset, solved.value, out)
     rows = account(dataset, solved)
     _save_report(rows, {**about, "measured": _what_was_measured(dataset)}, out, say)
@@ -154,6 +155,6 @@ def _say_what_was_written(count: int, out: Path, say: Callable[[str], None]) -> 
 
 
 def _what_was_measured(dataset: Dataset) -> str:
-    if dataset.truth is None:
+    if dataset.items[0].holds != "image":
         return "DATA"
     return "the images in DATA were measured with the run's operator and noise first"

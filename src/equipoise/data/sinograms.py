@@ -113,7 +113,7 @@ def sinograms_of(
     setup = settings.setup(scan.size)
     used = tuple(scan.measurement_shape)
     whole = (1, len(setup.angles), setup.file_detectors or used[-1] * setup.binned)
-    turned = [_views_first(item, settings, (whole, used)) for item in items]
+    turned = [_views_first(item, settings, options, (whole, used)) for item in items]
     is_whole = all(item.shape[-1] == whole[-1] for item in turned)
     single, tally, are_counts = corrected(turned, options, setup.binned if is_whole else 1)
     found: list[Item] = []
@@ -173,16 +173,22 @@ def _read_part(
     return means
 
 
-def _views_first(item: Item, settings: RaysSettings, shapes: Sequence[tuple[int, ...]]) -> Item:
+def _views_first(
+    item: Item,
+    settings: RaysSettings,
+    options: SinogramSettings,
+    shapes: Sequence[tuple[int, ...]],
+) -> Item:
     """The item with its views before its detectors. skimage writes the detectors first."""
-    if settings.convention != "skimage" or len(item.shape) < 2:
+    is_asked = options.layout == "transposed"
+    if not (is_asked or settings.convention == "skimage") or len(item.shape) < 2:
         return item
     turned = replace(
         item,
         shape=(*item.shape[:-2], item.shape[-1], item.shape[-2]),
         read=partial(_swapped, item.read),
     )
-    return turned if any(fits(turned, shape) for shape in shapes) else item
+    return turned if is_asked or any(fits(turned, shape) for shape in shapes) else item
 
 
 def _swapped(read: Callable[[], np.ndarray]) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import deepinv.physics
 from deepinv.loss import Loss, SureGaussianLoss, SurePoissonLoss, TVLoss
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PositiveFloat
 from torch import Tensor
 
 from ..errors import UserError
@@ -52,15 +52,22 @@ class LearningSettings(Settings):
         ge=1,
         description="parts that a step's batch is handled in, one after the other, to save memory",
     )
-    warmup: int = Field(50, ge=0, description="steps over which the learning rate rises")
-    clip: float = Field(
-        0.1, gt=0, description="largest norm of the gradient; longer ones are scaled down"
+    warmup: int | None = Field(
+        None,
+        ge=0,
+        description="steps over which the learning rate rises; none: a tenth of them, at most 50",
     )
-    ema: float = Field(
-        0.99,
+    clip: Literal["auto"] | PositiveFloat = Field(
+        "auto",
+        description="largest norm of the gradient; longer ones are scaled down. auto: the median "
+        "of the last 50 steps, since exact gradients have heavy tails",
+    )
+    ema: float | None = Field(
+        None,
         ge=0,
         lt=1,
-        description="decay of the running average of the weights, which is what is kept",
+        description="decay of the running average of the weights, which is what is kept; none: "
+        "1 − 10/steps, from 0.9 to 0.99",
     )
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
     validate_every: int = Field(100, ge=1, description="steps between validations")
@@ -74,10 +81,20 @@ class LearningSettings(Settings):
         [], description="where else than log.jsonl a step is logged"
     )
 
+    @property
+    def rise(self) -> int:
+        """Steps of the warm-up."""
+        return min(50, self.steps // 10) if self.warmup is None else self.warmup
+
+    @property
+    def decay(self) -> float:
+        """Of the running average: it looks back over a tenth of the steps, or what was asked."""
+        return min(0.99, max(0.9, 1 - 10 / self.steps)) if self.ema is None else self.ema
+
     def rate(self, step: int) -> float:
         """The learning rate of a step, from 0: a linear warm-up, then half a cosine (or a line, or
         nothing) down to a tenth."""
-        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        rise = min(1.0, (step + 1) / max(1, self.rise))
         done = step / self.steps
         if self.schedule == "cosine":
             fall = 0.55 + 0.45 * math.cos(math.pi * done)
@@ -261,10 +278,10 @@ class ObjectiveSettings(Settings):
     is a weight."""
 
     exact: bool = Field(
-        False,
+        True,
         description="solve what a loss compares until its value is within 1 % and its gradient "
-        "within 3 % (float64); false: to model.rtol. Takes 1.4 times as long, and asks for a "
-        "learning.clip of 0.004",
+        "within 3 % (float64; float32 as far as it resolves them); false: to model.rtol, in about "
+        "0.6 of the time",
     )
     counts: bool = Field(
         False,

@@ -11,16 +11,18 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import UserError
+from ..choice import NOTHING_ASKED, Choice
 from ..item import Item
 from .arrays import Npy, Npz
 from .bart import Bart
 from .base import (
     Format,
-    has_known_suffix,
+    is_readable,
+    know_content,
     know_suffixes,
     new_folder,
+    readable_files,
     shown_path,
-    visible_files,
     write_npy,
 )
 from .dicom import Dicom
@@ -32,6 +34,7 @@ from .matlab import Matlab
 from .mrc import Mrc
 from .nexus import NXtomo
 from .nifti import Nifti
+from .patients import with_patients
 from .pictures import Png, Tiff
 from .unread import unread_in
 
@@ -63,6 +66,8 @@ def register(format: Format) -> None:
     FORMATS[format.name] = format
     FORMATS.update(others)
     know_suffixes(format.suffixes)
+    if format.any_suffix:
+        know_content(format.sniff)
 
 
 # The last is asked first: several families are HDF5 inside.
@@ -90,23 +95,44 @@ def format_of(file: Path) -> Format | None:
     return None
 
 
-def open_path(path: str | Path, variable: str | None = None) -> list[Item]:
+def open_path(
+    path: str | Path,
+    variable: str | None = None,
+    choice: Choice = NOTHING_ASKED,
+    strict: bool = True,
+) -> list[Item]:
     """What a file, or a folder of files of one format, holds.
 
+    Of a folder without any file that can be read, those of the folders in it are; then each of
+    these is a patient, where the files do not say.
+
     Args:
+        path: of a file or folder.
         variable: the name of the array in each file, where a format has several of them.
+        choice: what of it is wanted.
+        strict: whether a choice that the format does not know is refused.
 
     Raises:
-        UserError: there is nothing, nothing that can be read, or there are several formats.
+        UserError: there is nothing, nothing that can be read, or there are several formats; or
+            something is asked of a format that it does not know.
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
     format = _format_of_folder(path) if path.is_dir() else _format_of_file(path)
-    items = (format if variable is None else format.choosing(variable)).open(path)
+    format = format if variable is None else format.choosing(variable)
+    unknown = [name for name in choice.asked if name not in format.chooses]
+    if unknown and strict:
+        name = unknown[0]
+        others = [other.title for other in FORMATS.values() if name in other.chooses]
+        raise UserError(
+            f"{path}: is {format.title}, and data.{name} applies to {' and '.join(others)}; remove "
+            "it"
+        )
+    items = format.open_chosen(path, choice) if choice.asked else format.open(path)
     if not items:
         raise UserError(f"{path}: holds no image and no measurement")
-    return items
+    return with_patients(items, path)
 
 
 def first_item(path: str | Path, variable: str | None = None) -> Item | None:
@@ -117,7 +143,7 @@ def first_item(path: str | Path, variable: str | None = None) -> Item | None:
         UserError: the file cannot be read.
     """
     path = Path(path)
-    files = visible_files(path) if path.is_dir() else [path]
+    files = readable_files(path) if path.is_dir() else [path]
     for file in files:
         format = format_of(file)
         if format is not None and (path.is_file() or format.owns(file)):
@@ -149,13 +175,13 @@ def _refuse_unread(files: Sequence[Path], format: Format | None) -> None:
 def _format_of_folder(path: Path) -> Format:
     found: dict[str, Format] = {}
     first: dict[str, Path] = {}
-    for file in visible_files(path):
+    for file in readable_files(path):
         format = format_of(file)
-        if format is not None and (format.any_suffix or has_known_suffix(file)):
+        if format is not None and is_readable(file):
             found[format.name] = format
             first.setdefault(format.name, file)
     if not found:
-        _refuse_unread(visible_files(path)[:MOST_UNREAD], None)
+        _refuse_unread(readable_files(path)[:MOST_UNREAD], None)
         raise UserError(
             f"{path}: no file in this folder can be read; expected some of {known_suffixes()}"
         )
@@ -179,9 +205,12 @@ def may_hold_either(items: Sequence[Item]) -> bool:
     return all(FORMATS[item.format].may_hold_either for item in items)
 
 
-def write_images(items: Sequence[Item], images: np.ndarray, out: str | Path) -> list[Path]:
+def write_images(
+    items: Sequence[Item], images: np.ndarray | Sequence[np.ndarray], out: str | Path
+) -> list[Path]:
     """Writes images (N, H, W), or sequences (N, T, H, W), in the units of their items, in the
-    format that they were read from: sequences frame by frame, unless that is ``.npy``.
+    format that they were read from: sequences frame by frame, unless that is ``.npy``. Those of
+    different sizes are a list.
 
     What was made of measurements is written as ``.npy``.
 
@@ -193,7 +222,7 @@ def write_images(items: Sequence[Item], images: np.ndarray, out: str | Path) -> 
     format = FORMATS[items[0].format]
     if items[0].holds != "image" or isinstance(format, (Npy, Npz)):
         return write_npy(items, images, folder)
-    if images.ndim == 4:
+    if images[0].ndim == 3:
         items = [frame for item in items for frame in item.frames]
-        images = images.reshape(-1, *images.shape[2:])
+        images = [image for sequence in images for image in sequence]
     return format.write(items, images, folder)
