@@ -167,7 +167,7 @@ class ADMM(_ExactStep):
     Arguments as :class:`ProximalStep`, but for ``inner``.
     """
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, state: tuple[Tensor, Tensor], y: Tensor, A: Any, inner: Inner | None = None
     ) -> tuple[Tensor, Tensor]:
         z, u = state
