@@ -50,6 +50,13 @@ class Config(Settings):
                 "physics.source_distance: missing; this kind needs it (in pixels; "
                 "physics.source_to_axis in millimetres)"
             )
+        if data.size == "native" and isinstance(
+            self.physics, ParallelBeamSettings | FanBeamSettings
+        ):
+            raise ValueError(
+                "data.size=native: rays have views and detectors for one size; set data.size to "
+                "[height, width] of the images"
+            )
         if data.holdout and (data.validation is not None or data.stream):
             raise ValueError(
                 "data.holdout keeps patients of data.path; leave out data.validation and "
@@ -164,7 +171,7 @@ def changed(config: Config, changes: dict[str, Any]) -> Config:
 
     A bare name chooses a kind, a bare number a weight, and a mapping replaces the section.
     """
-    tree = config.model_dump(mode="json", exclude_none=True)
+    tree = config.model_dump(mode="json")
     for key, value in changes.items():
         _set(tree, key.split("."), value)
     return parse(tree, config.name)
@@ -234,7 +241,9 @@ def _of_another_kind(
     chosen = {
         key: value
         for key, value in former.items()
-        if before is None or key not in before.model_fields or value != _default(before, key)
+        if before is None
+        or key not in before.model_fields
+        or value not in (None, _default(before, key))
     }
     return {**chosen, "kind": kind}
 
@@ -263,9 +272,9 @@ def _find_beside(config: Config, file: Path) -> None:
         (config.physics, "physics"),
         (config.model.denoiser, "model.denoiser"),
     ):
-        for key in ("path", "validation", "file"):
+        for key in ("path", "validation", "file", "white", "dark"):
             given = getattr(section, key, None)
-            if given is None or given.exists():
+            if not isinstance(given, Path) or given.exists():
                 continue
             beside = file.parent / given
             if not beside.exists():
@@ -362,7 +371,7 @@ def _place(location: tuple[Any, ...]) -> tuple[list[str], Any]:
         if step in kinds and step:
             here = kinds[step]
         elif isinstance(step, str) and not re.match(
-            r"(int|float|list|tuple|function|constrained|str$|literal)", step
+            r"(int|float|list|dict|tuple|function|constrained|literal|str$)", step
         ):
             parent = here
             here = _annotation(here, step)

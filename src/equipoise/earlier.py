@@ -90,4 +90,6 @@ def _objective(section: dict[str, Any]) -> dict[str, Any]:
             former = losses.get(loss, {})
             former = former if isinstance(former, dict) else {"weight": former}
             losses[loss] = {**former, option: section[key]}
+    if losses.keys() != section.keys():
+        losses.setdefault("exact", False)  # release 0.1 solved to model.rtol
     return losses

@@ -13,7 +13,7 @@ from ..assessment.words import how_it_was_trained
 from ..comparison.evaluation import evaluations
 from ..data.formats import new_folder
 from ..errors import UserError
-from ..imaging.sizes import image_size, shown_size
+from ..imaging.sizes import shown_size
 from ..reconstruction.settings import denoiser_config
 from ..run import Run
 
@@ -122,7 +122,7 @@ class _DenoiserAlone(torch.nn.Module):
 
 
 def _write_program(run: Run, channels: int, path: Path) -> None:
-    step, (height, width) = run.model.step, image_size(run.config.data.size)
+    step, (height, width) = run.model.step, run.scan.image_shape[-2:]
     dtype = next(run.model.parameters()).dtype
     images = torch.zeros(2, channels, height, width, dtype=dtype)
     network = _DenoiserAlone(step.denoiser, step.sigma).eval()

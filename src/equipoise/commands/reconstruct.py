@@ -5,68 +5,156 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from ..assessment import figures
-from ..assessment.metrics import misfit
-from ..assessment.solves import residual_in_words, solve_rows
+from ..assessment.solves import residual_in_words
 from ..data.dataset import Dataset
 from ..data.formats import new_folder, write_images
+from ..data.ranges import Places
 from ..data.scan import native_images
 from ..equilibrium import Equilibrium
+from ..errors import UserError
 from ..learning.processes import processes
 from ..run import Run, load_data
+from .slices import PROGRESS, Step, WholeScan, account, lazily
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+#: Of more slices than these, what is said is how many are unfinished.
+SAID_ONE_BY_ONE = 64
+#: Slices in the picture.
+SHOWN = 4
 
 
 def reconstruct(
-    run: Run, data: str | Path, out: str | Path, say: Callable[[str], None] = print
-) -> Equilibrium:
+    run: Run,
+    data: str | Path,
+    out: str | Path,
+    say: Callable[[str], None] = print,
+    form: str = "npy",
+    rows: Places | None = None,
+    on_step: Callable[[Step], None] = lambda step: None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Equilibrium | None:
     """Reconstructs ``data`` into the new folder ``out``: what was an image file in its own format,
-    what was a measurement as ``.npy``, a picture ``preview.png``, and ``report.json`` with
+    what was a measurement as ``form`` says, a picture ``preview.png``, and ``report.json`` with
     residual, status and misfit of each.
+
+    Measurements are read, solved and written some at a time, so that a scan of any size goes
+    through flat memory; the same call goes on where an earlier one was interrupted.
+
+    Args:
+        form: of the images of measurements: "npy", one file each; "tiff" or "hdf5", one file.
+        rows: of all measurements, those to reconstruct; see :data:`Places`.
+        on_step: told how far it is.
+        interrupted: asked between slices whether to stop.
+
+    Returns the record of the equilibria of this call; ``value`` is empty where the images of a
+    whole scan are more than 64 MiB. None, if it was interrupted, or nothing was left to do.
 
     Raises:
         UserError: the data cannot be read, or ``out`` is not empty.
     """
-    fabric, out = processes(), new_folder(out)
-    dataset = load_data(run.config, run.scan, Path(data))
+    fabric, out = processes(), Path(out)
+    if not (out / PROGRESS).is_file():
+        new_folder(out)
+    dataset = load_data(run.config, run.scan, Path(data), stream=True, whole=True)
+    about = {"run": str(run.folder), "data": str(data)}
+    if dataset.streamed and dataset.items[0].holds == "measurement":
+        for note in dataset.notes:
+            say(f"note: {note}")
+        about["rows"] = str(rows)
+        scan = WholeScan(run, lazily(dataset, rows), out, form, about)
+        return _slice_by_slice(scan, fabric, say, on_step, interrupted)
+    if form != "npy" or rows is not None:
+        raise UserError(
+            f"{data}: --as and --rows apply to measurements; images are written as they came, all "
+            "of them"
+        )
+    if dataset.streamed:
+        dataset = load_data(run.config, run.scan, Path(data), whole=True)
+    return _at_once(run, dataset, out, about, fabric, say)
+
+
+def _slice_by_slice(
+    scan: WholeScan,
+    fabric: Fabric,
+    say: Callable[[str], None],
+    on_step: Callable[[Step], None],
+    interrupted: Callable[[], bool],
+) -> Equilibrium | None:
+    if scan.done:
+        say(f"{scan.folder}: going on after slice {scan.done} of {len(scan.dataset)}")
+    solved = scan.reconstruct(fabric, on_step, interrupted)
+    if fabric.global_rank or scan.done < len(scan.dataset):
+        return solved
+    part, images = scan.examples(SHOWN)
+    _save_picture(part, images, scan.folder)
+    rows = scan.finish()
+    about = {"run": scan.about["run"], "data": scan.about["data"], "measured": "DATA"}
+    _save_report(rows, about, scan.folder, say)
+    _say_what_was_written(len(scan.output.files), scan.folder, say)
+    return solved
+
+
+def _at_once(
+    run: Run,
+    dataset: Dataset,
+    out: Path,
+    about: dict[str, str],
+    fabric: Fabric,
+    say: Callable[[str], None],
+) -> Equilibrium:
     solved = run.solve(dataset, fabric=fabric)
     if fabric.global_rank:
         return solved
-    images = native_images(solved.value, dataset.items)
+    images = native_images(solved.value, dataset.items, dataset.scan.physics)
     paths = write_images(dataset.items, images, out)
+    _save_picture(dataset, solved.value, out)
+    rows = account(dataset, solved)
+    _save_report(rows, {**about, "measured": _what_was_measured(dataset)}, out, say)
+    _say_what_was_written(len(paths), out, say)
+    return solved
+
+
+def _save_picture(dataset: Dataset, images: Tensor, out: Path) -> None:
     y = dataset.measurements()
     picture = figures.grid(
         y,
-        {"equipoise": solved.value},
+        {"equipoise": images},
         dataset.truth,
         dataset.names,
         units=dataset.items[0].units.words,
     )
     figures.save_png(picture, out / "preview.png")
-    rows = _rows(dataset, solved)
-    about = {"run": str(run.folder), "data": str(data), "measured": _what_was_measured(dataset)}
+
+
+def _save_report(
+    rows: list[dict[str, Any]], about: dict[str, str], out: Path, say: Callable[[str], None]
+) -> None:
     (out / "report.json").write_text(json.dumps({**about, "images": rows}, indent=1))
+    if len(rows) > SAID_ONE_BY_ONE:
+        late = [row["name"] for row in rows if row["status"] != "CONVERGED"]
+        mean = sum(row["misfit"] for row in rows) / len(rows)
+        first = f", the first {late[0]}" if late else ""
+        say(f"{len(rows)} slices: {len(late)} unfinished{first}; misfit {mean:.1e} on average")
+        return
     for row in rows:
         say(
             f"{row['name']}: residual {residual_in_words(row)} after {row['steps']} evaluations, "
             f"{row['status']}, misfit {row['misfit']:.1e}"
         )
-    say(f"wrote {len(paths)} file(s), preview.png and report.json to {out}")
-    return solved
 
 
-def _rows(dataset: Dataset, solved: Equilibrium) -> list[dict[str, Any]]:
-    rows = solve_rows(solved, dataset.names)
-    misfits = misfit(solved.value, dataset.measurements(), dataset.scan.physics)
-    for row, value, item in zip(rows, misfits.tolist(), dataset.items, strict=True):
-        row["misfit"] = value
-        if item.units.name:
-            row["unit"] = item.units.name
-    return rows
+def _say_what_was_written(count: int, out: Path, say: Callable[[str], None]) -> None:
+    say(f"wrote {count} file(s), preview.png and report.json to {out}")
 
 
 def _what_was_measured(dataset: Dataset) -> str:
-    if dataset.truth is None:
+    if dataset.items[0].holds != "image":
         return "DATA"
     return "the images in DATA were measured with the run's operator and noise first"

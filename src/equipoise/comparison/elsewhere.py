@@ -67,8 +67,9 @@ def other_problems(config: Config) -> Iterator[Elsewhere]:
             yield Elsewhere("noise", f"{noise:g}", {"physics.noise": noise})
     yield Elsewhere("anatomy", "as trained")
     yield Elsewhere("anatomy", f"turned by {TURN:g}°", turn=TURN)
-    phantoms = {"kind": "phantoms", "size": config.data.size}
-    yield Elsewhere("anatomy", "phantoms", {"data": phantoms})
+    if isinstance(config.data.size, int):  # phantoms are square
+        phantoms = {"kind": "phantoms", "size": config.data.size}
+        yield Elsewhere("anatomy", "phantoms", {"data": phantoms})
 
 
 def measured_elsewhere(comparison: Comparison, seed: int, problem: Elsewhere) -> Dataset:

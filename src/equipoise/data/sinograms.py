@@ -4,7 +4,7 @@ detectors are binned."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,10 +17,13 @@ from ..imaging.tomography import Tomography
 from ..imaging.tomography.scanner import ScannerGeometry
 from ..imaging.tomography.settings import RaysSettings
 from ..imaging.tomography.setup import Setup
+from .counts import Tally, check_line_integrals, corrected
+from .counts.losses import MASKED
 from .formats import first_item
 from .item import Item, Units
 from .pick import fits, measurements_of, uniquely_named
 from .scan import Scan
+from .settings import SinogramSettings
 
 
 def geometry_of(path: Path, variable: str | None = None) -> ScannerGeometry | None:
@@ -58,11 +61,38 @@ def common_geometry(items: Sequence[Item]) -> ScannerGeometry | None:
     return first.geometry
 
 
+@dataclass(frozen=True)
+class Sinograms:
+    """Sinograms, the scan that measured them, and what is to be said about both."""
+
+    items: list[Item]  #: one a sinogram, of the views and the detectors that are used
+    scan: Scan
+    notes: list[str]
+    tally: Tally  #: of what was not measured, as they are read
+    setup: Setup
+
+    @property
+    def measured(self) -> Tensor | None:
+        """(1, views, detectors) of 0 and 1: what was measured in all that were read, where what was
+        not shall be left out (``data.dead=mask``)."""
+        if self.tally.done != MASKED or self.tally.measured is None:
+            return None
+        used = tuple(self.scan.measurement_shape)
+        mask = self.tally.measured.astype(np.float32)
+        if mask.shape != used[-2:]:
+            setup = self.setup
+            mask = _read_part(lambda: mask, setup.chosen, setup.first, used[-1], setup.binned)
+        return torch.from_numpy(np.asarray(mask >= 0.5, dtype=np.float32))[None]
+
+
 def sinograms_of(
-    items: Sequence[Item], scan: Scan, peak: float, water: float | None
-) -> tuple[list[Item], Scan, list[str]]:
-    """One item a sinogram, of the views and the detectors that are used; the scan that measured
-    them; and what is to be said about both.
+    items: Sequence[Item],
+    scan: Scan,
+    peak: float,
+    water: float | None,
+    options: SinogramSettings | None = None,
+) -> Sinograms:
+    """One item a sinogram, of the views and the detectors that are used, in line integrals.
 
     A file holds all views and detectors, or just those that are used.
 
@@ -70,10 +100,12 @@ def sinograms_of(
         scan: as it is configured; what the files say is filled in.
         peak: the value of x that counts as 1.
         water: attenuation of water in the same unit; None: Hounsfield units are not asked for.
+        options: how the numbers of the files become line integrals.
 
     Raises:
         UserError: the files do not fit the geometry, or contradict each other.
     """
+    options = SinogramSettings() if options is None else options
     geometry = common_geometry(items)
     scan = scan.reading(geometry)
     settings = scan.settings
@@ -81,10 +113,12 @@ def sinograms_of(
     setup = settings.setup(scan.size)
     used = tuple(scan.measurement_shape)
     whole = (1, len(setup.angles), setup.file_detectors or used[-1] * setup.binned)
+    turned = [_views_first(item, settings, options, (whole, used)) for item in items]
+    is_whole = all(item.shape[-1] == whole[-1] for item in turned)
+    single, tally, are_counts = corrected(turned, options, setup.binned if is_whole else 1)
     found: list[Item] = []
     notes: list[str] = []
-    for item in items:
-        item = _views_first(item, settings, (whole, used))
+    for item in single:
         if whole != used and fits(item, whole):
             for piece in measurements_of([item], whole, peak):
                 found.append(_part(piece, setup.chosen, setup))
@@ -95,11 +129,14 @@ def sinograms_of(
                     f"are used, not all {whole[-2]} of {whole[-1]}"
                 )
             found += measurements_of([item], used if fits(item, used) else whole, peak)
+    if not are_counts:
+        check_line_integrals(found, options)
     if water is None and geometry is not None:
         water = geometry.water
     units = Units.of_measurement(peak, water, "1/mm" if _in_millimetres(settings) else "")
     named = uniquely_named([replace(item, units=units) for item in found], "measurement")
-    return named, scan, [*settings.overridden(), *_geometry_words(settings, setup, used), *notes]
+    notes = [*settings.overridden(), *_geometry_words(settings, setup, used), *dict.fromkeys(notes)]
+    return Sinograms(named, scan, notes, tally, setup)
 
 
 def unseen_item(item: Item, views: Sequence[int], setup: Setup) -> Item:
@@ -136,16 +173,22 @@ def _read_part(
     return means
 
 
-def _views_first(item: Item, settings: RaysSettings, shapes: Sequence[tuple[int, ...]]) -> Item:
+def _views_first(
+    item: Item,
+    settings: RaysSettings,
+    options: SinogramSettings,
+    shapes: Sequence[tuple[int, ...]],
+) -> Item:
     """The item with its views before its detectors. skimage writes the detectors first."""
-    if settings.convention != "skimage" or len(item.shape) < 2:
+    is_asked = options.layout == "transposed"
+    if not (is_asked or settings.convention == "skimage") or len(item.shape) < 2:
         return item
     turned = replace(
         item,
         shape=(*item.shape[:-2], item.shape[-1], item.shape[-2]),
         read=partial(_swapped, item.read),
     )
-    return turned if any(fits(turned, shape) for shape in shapes) else item
+    return turned if is_asked or any(fits(turned, shape) for shape in shapes) else item
 
 
 def _swapped(read: Callable[[], np.ndarray]) -> np.ndarray:

@@ -19,7 +19,9 @@ def image_size(size: int | Sequence[int]) -> tuple[int, int]:
     return height, width
 
 
-def shown_size(size: int | Sequence[int]) -> str:
-    """As it stands in a sentence: 64², or 106×127."""
+def shown_size(size: int | Sequence[int] | str) -> str:
+    """As it stands in a sentence: 64², 106×127, or native."""
+    if isinstance(size, str):
+        return size
     height, width = image_size(size)
     return f"{height}²" if height == width else f"{height}×{width}"

@@ -68,6 +68,9 @@ def model_section_of_release_0_1(tree: dict[str, Any], lenient: bool = False) ->
                 f"leave it out, or set model.{moved.section} to {' or '.join(moved.kinds)}; it is "
                 f"model.{moved.section}.{moved.name} now"
             )
+    gradient = sections.get("gradient", {})
+    if gradient.get("kind") == "implicit":
+        gradient.setdefault("longest", None)  # nothing was shortened then
     new = {**new, **sections}
     return with_inner_of_then(new) if lenient else new
 

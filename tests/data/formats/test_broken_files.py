@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,13 @@ from equipoise.data.formats.base import LONGEST_MESSAGE
 from equipoise.data.pick import acquisitions_of, images_of, measurements_of
 from equipoise.errors import UserError
 
-from .make import SUFFIX, arrays, complex_array, make_valid
+from .make import SUFFIX, arrays, complex_array, make_itk, make_valid
 
 pydicom = pytest.importorskip("pydicom")
 h5py = pytest.importorskip("h5py")
 nibabel = pytest.importorskip("nibabel")
+pytest.importorskip("SimpleITK")
+pytest.importorskip("mrcfile")
 tifffile = pytest.importorskip("tifffile")
 
 #: Seconds of the processor. A file takes some milliseconds; what takes this long, hangs.
@@ -45,6 +48,9 @@ def _read_or_complain(file: Path) -> list[np.ndarray]:
     try:
         items = open_path(file)
         values = [item.array() for item in items]
+        for item in items:
+            if item.counts is not None and item.counts.white is not None:
+                assert item.counts.white().shape == item.shape[-1:]
     except UserError as error:
         message = str(error)
         assert len(message) <= LONGEST_MESSAGE
@@ -72,6 +78,9 @@ def test_random_bytes_are_an_error_of_the_user(tmp_path, suffix, data, header):
         ".png": b"\x89PNG\r\n\x1a\n",
         ".dcm": b"\0" * 128 + b"DICM",
         ".nii.gz": b"\x1f\x8b\x08",
+        ".hdf": b"\x89HDF\r\n\x1a\n",
+        ".mha": b"ObjectType = Image\nNDims = 3\n",
+        ".nrrd": b"NRRD0004\ntype: float\n",
         ".mat": b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM",
     }
     file = tmp_path / f"x{suffix}"
@@ -142,7 +151,19 @@ def _matlab_7_3(folder: Path) -> Path:
 
 
 VARIANTS = {kind: (lambda folder, kind=kind: make_valid(folder, kind)) for kind in SUFFIX}
+
+
+def _in_two_files(suffix: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        make_itk(folder / f"x{suffix}", np.random.default_rng(0).random((3, 24, 24)))
+        return folder / f"x{suffix}"
+
+    return make
+
+
 VARIANTS |= {
+    "metaimage, values beside it": _in_two_files(".mhd"),
+    "nrrd, values beside it": _in_two_files(".nhdr"),
     "dicom, run lengths": _dicom_rle,
     "nifti, zipped": _nifti_gz,
     "hdf5, k-space": _kspace_h5,

@@ -77,8 +77,9 @@ def test_what_the_formats_hold(tmp_path):
         found[kind] = (holds_images(items), may_hold_either(items))
     images = dict.fromkeys(("dicom", "nifti", "hdf5", "png"), (True, False))
     arrays = dict.fromkeys(("npy", "npz", "mat"), (False, True))
-    kspace = dict.fromkeys(("ismrmrd", "bart"), (False, False))
-    assert found == images | {"tiff": (True, True)} | arrays | kspace
+    measured = dict.fromkeys(("ismrmrd", "bart", "exchange"), (False, False))
+    either = dict.fromkeys(("tiff", "metaimage", "nrrd", "mrc"), (True, True))
+    assert found == images | either | arrays | measured
 
 
 @pytest.mark.parametrize("kind", sorted(set(SUFFIX) - {"bart", "nifti"}))

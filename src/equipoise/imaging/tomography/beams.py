@@ -80,7 +80,7 @@ class ParallelBeam(Tomography):
         """
         assert isinstance(self.geometry, ParallelGeometry)
         with full_precision(y):
-            y = at_least_single(y) / self.scale
+            y = self.filled(at_least_single(y)) / self.scale
             return parallel_fbp(self.geometry, self.matrix, y, window)
 
 
@@ -157,7 +157,8 @@ class FanBeam(Tomography):
         """
         assert isinstance(self.geometry, FanGeometry)
         with full_precision(y):
-            return fan_fbp(self.geometry, at_least_single(y) / self.scale, window)
+            y = self.filled(at_least_single(y)) / self.scale
+            return fan_fbp(self.geometry, y, window)
 
 
 def _positive_pitch(pitch: float) -> float:

@@ -21,7 +21,7 @@ WINDOWS = ("ramp", "shepp-logan", "cosine", "hamming", "hann")
 
 
 def parallel_fbp(
-    geometry: ParallelGeometry, matrix: SystemMatrix, y: Tensor, window: str
+    geometry: ParallelGeometry, matrix: SystemMatrix | None, y: Tensor, window: str
 ) -> Tensor:
     """y (B, 1, views, detectors), in units of x times pixels → x (B, 1, H, W).
 
@@ -30,7 +30,7 @@ def parallel_fbp(
     pitch = abs(geometry.pitch)
     shares = torch.from_numpy(view_shares(geometry.angles, 180.0)).to(y)
     filtered = _filtered(y, geometry, window, pitch) * shares[:, None]
-    if pitch <= geometry.per_detector:  # there is a ray for every pixel
+    if matrix is not None and pitch <= geometry.per_detector:  # there is a ray for every pixel
         image = pitch * matrix.product(filtered.flatten(1), True)
         return image.reshape(-1, 1, geometry.height, geometry.width)
     out = y.new_zeros(len(y), 1, geometry.height, geometry.width)
@@ -253,7 +253,7 @@ def _check_coverage(g: FanGeometry, shares: np.ndarray, missing: list[tuple[floa
         math.asin(math.hypot(g.height, g.width) / 2 / g.source_distance),
     )
     usual = float(np.median(shares))
-    slack = [(start + usual / 2, max(length - usual, 0)) for start, length in missing if length > 0]
+    slack = [(start, max(length - usual, 0)) for start, length in missing if length > 0]
     beta = np.linspace(0, 2 * math.pi, 721)[:, None]
     gamma = np.linspace(-widest, widest, 41)
     measured = _confidence(beta, slack) + _confidence(beta + math.pi + 2 * gamma, slack)

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..linear import at_least_single, full_precision
 from .cache import kept_on_disk
 from .geometry import Geometry
+from .spectrum import Spectrum, spectrum_of
 from .turns import by_copies, image_from, images_for, of_views, turned_pixels, turns_of
 
 
@@ -35,7 +36,7 @@ class SystemMatrix:
         self._forward = forward
         self._transpose: scipy.sparse.csr_matrix | None = None
         self._ready: dict[tuple[bool, torch.dtype, torch.device], Tensor] = {}
-        self._spectra: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
+        self._spectra: dict[tuple[torch.dtype, torch.device], Spectrum] = {}
 
     def __deepcopy__(self, memo: dict) -> SystemMatrix:
         return self
@@ -79,8 +80,7 @@ class SystemMatrix:
             for (_, dtype, device), m in self._ready.items()
             if (device.type, dtype) != own
         ]
-        spectra = [part for spectrum in self._spectra.values() for part in spectrum]
-        return both + sum(part.nbytes for part in [*copies, *spectra])
+        return both + sum(part.nbytes for part in [*copies, *self._spectra.values()])
 
     def _host(self, transpose: bool) -> scipy.sparse.csr_matrix:
         if not transpose:
@@ -107,16 +107,28 @@ class SystemMatrix:
                 ).to(device)
         return self._ready[key]
 
-    def spectrum(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The smaller of M Mᵀ and Mᵀ M as Q diag(s) Qᵀ: Q (n, n) and s (n,) for n =
-        :attr:`smaller_side`; found once per precision, in float64."""
+    def spectrum(self, dtype: torch.dtype, device: torch.device) -> Spectrum:
+        """The smaller of M Mᵀ and Mᵀ M, (n, n) for n = :attr:`smaller_side`, by its eigenvectors;
+        found once per precision, in float64."""
         key = (dtype, device)
         if key not in self._spectra:
             m = self.rows(range(len(self.geometry.angles))).astype(np.float64)
             gram = m.T @ m if self.fewer_pixels else m @ m.T
-            s, Q = torch.linalg.eigh(torch.from_numpy(gram.toarray()))
-            self._spectra[key] = Q.to(device, dtype), s.clamp_min(0).to(device, dtype)
+            dense = torch.from_numpy(gram.toarray())
+            self._spectra[key] = spectrum_of(dense, self._turns()).to(dtype, device)
         return self._spectra[key]
+
+    def _turns(self) -> list[np.ndarray]:
+        """What turning the image by 180° may do: to pixels; or to rays, where parallel beams come
+        back with the detectors reversed, and fan beams as those of the opposite source."""
+        rays, pixels = self.shape
+        if self.fewer_pixels:
+            return [np.arange(pixels)[::-1]]
+        views = len(self.geometry.angles)
+        place = np.arange(rays).reshape(views, self.geometry.detectors)
+        reversed_detectors = [place[:, ::-1].ravel()]
+        opposite = [np.roll(place, views // 2, 0).ravel()] if views % 2 == 0 else []
+        return reversed_detectors + opposite
 
     def product(self, x: Tensor, transpose: bool) -> Tensor:
         """(B, columns) → (B, rows), differentiable any number of times, forward and backward.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PositiveFloat
 from torch import nn
 
 from ...errors import UserError
@@ -58,10 +58,10 @@ class StepSettings(Settings):
 class StrengthSettings(StepSettings):
     """What steps with a strength λ have."""
 
-    strength: float | None = Field(
-        None,
-        gt=0,
-        description="λ; none: (noise / sigma)² of scaled data, at least 1e-4",
+    strength: Literal["auto"] | PositiveFloat | None = Field(
+        "auto",
+        description="λ; auto: chosen by measurements that are left out; none: (noise / sigma)² of "
+        "scaled data, at least 1e-4",
     )
 
     #: keeps inner problems well conditioned where there is no noise
@@ -77,7 +77,7 @@ class StrengthSettings(StepSettings):
 
     def _strength(self, noise: float, sigma: float) -> float:
         given = self.strength
-        return self.default_strength(noise, sigma) if given is None else given
+        return given if isinstance(given, float) else self.default_strength(noise, sigma)
 
 
 class ProximalSettings(StrengthSettings):
@@ -125,10 +125,10 @@ class REDSettings(StrengthSettings):
     """x − η (Aᵀ(A x − y) + λ (x − D(x))): regularisation by denoising."""
 
     kind: Literal["red"] = "red"
-    strength: float | None = Field(
-        None,
-        gt=0,
-        description="λ; none: (noise / sigma)² of scaled data, at least 0.05",
+    strength: Literal["auto"] | PositiveFloat | None = Field(
+        "auto",
+        description="λ; auto: chosen by measurements that are left out; none: (noise / sigma)² of "
+        "scaled data, at least 0.05",
     )
 
     smallest_strength: ClassVar[float] = 0.05  #: it is the step's pace where A does not see
