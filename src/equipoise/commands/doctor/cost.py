@@ -71,7 +71,16 @@ def training_step(config: Config, dataset: Dataset, losses: dict[str, Any]) -> I
     scan = dataset.scan
     model = config.model.make(scan.image_shape[0], scan.noise, config.seed)
     settings = config.learning.model_copy(update={"workers": 0})
-    preparing = _eigenvector_seconds(scan.physics)
+    first = dataset.batch(torch.arange(1))
+    try:
+        inner = model.explain(first.y, first.physics)
+    except UserError as error:
+        yield Finding("wrong", str(error))
+        return
+    if inner:
+        yield Finding("ok", f"inner problem: {inner}")
+    uses_eigenvectors = inner.startswith("eigenvectors")
+    preparing = _eigenvector_seconds(scan.physics) if uses_eigenvectors else 0.0
     if preparing > PATIENCE_WITH_EIGENVECTORS:
         yield _with_eigenvectors(config, model, dataset, preparing)
         return

@@ -126,13 +126,8 @@ class ProximalStep(_InnerStep):
         return least_squares(physics.A, physics.A_adjoint, y, max_iter=START_STEPS).value
 
 
-class DouglasRachford(_InnerStep):
-    """f(s) = s + D(2x − s) − x, where x = argmin_u ½‖A u − y‖² + ½λ‖u − s‖² is the image.
-
-    Douglas–Rachford splitting with a learned prior (Ryu et al., ICML 2019). Its inner problem is
-    solved exactly, in closed form or by preconditioned conjugate gradients. Arguments as
-    :class:`ProximalStep`.
-    """
+class _ExactStep(_InnerStep):
+    """What needs the exact map: in closed form, or by preconditioned conjugate gradients."""
 
     def __init__(
         self,
@@ -143,6 +138,15 @@ class DouglasRachford(_InnerStep):
         tol: float = 1e-5,
     ):
         super().__init__(denoiser, strength, sigma, learnable, tol)
+
+
+class DouglasRachford(_ExactStep):
+    """f(s) = s + D(2x − s) − x, where x = argmin_u ½‖A u − y‖² + ½λ‖u − s‖² is the image.
+
+    Douglas–Rachford splitting with a learned prior (Ryu et al., ICML 2019). Its inner problem is
+    solved exactly, in closed form or by preconditioned conjugate gradients. Arguments as
+    :class:`ProximalStep`, but for ``inner``.
+    """
 
     def forward(self, s: Tensor, y: Tensor, A: Any, inner: Inner | None = None) -> Tensor:
         x = self._solve(inner, None, s, y, A)
@@ -155,15 +159,15 @@ class DouglasRachford(_InnerStep):
         return x + A.A_adjoint(A.A(x) - y) / self.strength()
 
 
-class ADMM(DouglasRachford):
+class ADMM(_ExactStep):
     """f(z, u) = (D(x + u), u + x − D(x + u)) with x = argmin_v ½‖A v − y‖² + ½λ‖v − z + u‖².
 
     The alternating direction method of multipliers with a learned prior (Venkatakrishnan et al.
     2013; Chan, Wang and Elgendy 2017); z is the image, from which conjugate gradients begin.
-    Arguments as :class:`ProximalStep`.
+    Arguments as :class:`ProximalStep`, but for ``inner``.
     """
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, state: tuple[Tensor, Tensor], y: Tensor, A: Any, inner: Inner | None = None
     ) -> tuple[Tensor, Tensor]:
         z, u = state
