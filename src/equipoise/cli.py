@@ -402,23 +402,62 @@ def simulate(
 def doctor(
     config: Annotated[Path, typer.Argument(help="YAML file of the run that is planned.")],
     overrides: Overrides = None,
+    fix: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="New YAML file: the configuration with what the doctor would change."),
+    ] = None,
 ) -> None:
-    """Say in seconds whether a set-up can work: operator, data, group, cost. Exit code 1 if
-    something is wrong.
+    """Say in seconds whether a set-up can work: operator, data, group, cost; what is wrong, and
+    what would mend it. Exit code 1 if something is wrong.
 
     Example: equipoise doctor configs/ct64.yaml
     """
     from .commands.doctor import examine
+    from .commands.terminal import Status
     from .config import load_config
 
+    if fix is not None:
+        _fix(config, overrides, fix)
+        return
     wrong = 0
-    for finding in examine(load_config(config, overrides)):
-        wrong += finding.verdict == "wrong"
-        remedy = f"\n      → {finding.remedy}" if finding.remedy else ""
-        typer.echo(f"{finding.verdict:<6}{finding.what}{remedy}")
+    with Status() as status:
+        for finding in examine(load_config(config, overrides), status.say):
+            wrong += finding.verdict == "wrong"
+            remedy = f"\n      → {finding.remedy}" if finding.remedy else ""
+            status.print(f"{finding.verdict:<6}{finding.what}{remedy}")
     typer.echo("nothing wrong was found" if not wrong else f"{wrong} thing(s) to mend")
     if wrong:
         raise typer.Exit(1)
+
+
+def _fix(config: Path, overrides: list[str] | None, out: Path) -> None:
+    """`equipoise doctor CONFIG --fix OUT`."""
+    from .commands.doctor.fix import write_fixed
+    from .commands.terminal import Status
+
+    with Status() as status:
+        left = write_fixed(config, overrides, out, status.print, status.say)
+    typer.echo(f"wrote {out}; train with: equipoise train {out}")
+    if left:
+        typer.echo(f"{left} thing(s) that no configuration mends")
+        raise typer.Exit(1)
+
+
+@app.command()
+def init(
+    data: Annotated[Path, typer.Argument(help="File or folder of any family that can be read.")],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", "-o", help="New YAML file; default NAME.yaml."),
+    ] = None,
+) -> None:
+    """Look at a file or folder, and write a commented configuration for it.
+
+    Example: equipoise init ../shared/data/ct/dicom -o mine.yaml
+    """
+    from .commands.init import init as run_init
+
+    run_init(data, out, typer.echo)
 
 
 @app.command()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .data.settings import Data, PhantomSettings
-from .earlier import objective_upgraded, upgraded, without_replaced
+from .earlier import as_it_ran, objective_upgraded, upgraded, without_replaced
 from .errors import UserError, shortened
 from .imaging.settings import FanBeamSettings, ParallelBeamSettings, Physics
 from .learning.settings import LearningSettings, ObjectiveSettings
@@ -86,6 +86,27 @@ class Config(Settings):
 # ------------------------------------------------------------------------- reading and writing
 
 
+class _Colonless(NamedTuple):
+    """A pattern of numbers that have no colon."""
+
+    pattern: re.Pattern[str]
+
+    def match(self, text: str) -> re.Match[str] | None:
+        return None if ":" in text else self.pattern.match(text)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1:50:5 for a number to base 60; here it is a range of views."""
+
+    yaml_implicit_resolvers = {
+        first: [
+            (tag, _Colonless(pattern) if tag.endswith((":int", ":float")) else pattern)
+            for tag, pattern in resolvers
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Reads a YAML file and applies overrides such as ``learning.steps=500``.
 
@@ -99,7 +120,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     if not path.is_file():
         raise UserError(f"{path}: no such configuration file; the examples are in configs/")
     try:
-        tree = yaml.load(path.read_text(), Loader=_Loader) or {}
+        tree = yaml.load(path.read_text(), _Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {error}") from error
     if not isinstance(tree, dict):
@@ -109,10 +130,18 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     tree = objective_upgraded(_with_numbers(tree))
     for text in overrides or []:
         tree = _overridden(tree, text)
+    if _is_of_a_run(path):
+        tree = as_it_ran(tree)
     tree.setdefault("name", path.stem)
     config = parse(tree, str(path))
     _find_beside(config, path)
     return config
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """Whether the file stands in a run's folder, beside what the run left there."""
+    left = ("checkpoint.safetensors", "model.safetensors", "log.jsonl")
+    return path.name == "config.yaml" and any((path.parent / name).exists() for name in left)
 
 
 def parse(tree: dict[str, Any], where: str, is_saved: bool = False) -> Config:
@@ -142,7 +171,7 @@ def changed(config: Config, changes: dict[str, Any]) -> Config:
 
     A bare name chooses a kind, a bare number a weight, and a mapping replaces the section.
     """
-    tree = config.model_dump(mode="json", exclude_none=True)
+    tree = config.model_dump(mode="json")
     for key, value in changes.items():
         _set(tree, key.split("."), value)
     return parse(tree, config.name)
@@ -155,7 +184,7 @@ def _overridden(tree: dict[str, Any], text: str) -> dict[str, Any]:
             f"{text!r}: an override is written section.key=value, such as learning.steps=500"
         )
     try:
-        parsed = _with_numbers(yaml.load(value, Loader=_Loader))
+        parsed = _with_numbers(yaml.load(value, _Loader))
     except yaml.YAMLError as error:
         raise UserError(f"{text!r}: the value is not YAML: {error}") from error
     try:
@@ -212,32 +241,15 @@ def _of_another_kind(
     chosen = {
         key: value
         for key, value in former.items()
-        if before is None or key not in before.model_fields or value != _default(before, key)
+        if before is None
+        or key not in before.model_fields
+        or value not in (None, _default(before, key))
     }
     return {**chosen, "kind": kind}
 
 
 def _default(section: type[Settings], key: str) -> Any:
     return section.model_fields[key].get_default(call_default_factory=True)
-
-
-#: 10:20 in YAML 1.1's pattern of whole numbers, base 60.
-_BASE_60 = "|[-+]?[1-9][0-9_]*(?::[0-5]?[0-9])+"
-
-
-def _without_base_60(tag: str, pattern: re.Pattern[str]) -> tuple[str, re.Pattern[str]]:
-    if not tag.endswith(":int"):
-        return tag, pattern
-    return tag, re.compile(pattern.pattern.replace(_BASE_60, ""), re.VERBOSE)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads 10:20 as ten minutes and twenty seconds; here it is a range."""
-
-    yaml_implicit_resolvers = {
-        first: [_without_base_60(tag, pattern) for tag, pattern in resolvers]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
 
 
 def _with_numbers(tree: Any) -> Any:

@@ -107,9 +107,10 @@ def load_run(folder: str | Path) -> Run:
             "train CONFIG"
         )
     config = read_config(folder)
-    config.out = folder
     weights, state = _trained_weights(folder)
     _check_that_it_belongs(config, state["config"], file)
+    config = changed(config, state.get("chosen", {}))
+    config.out = folder
     scan = Scan.planned(config.physics, config.data.size, config.seed).with_noise(state["noise"])
     model = config.model.make(scan.image_shape[0], scan.noise, denoiser=state.get("denoiser"))
     _fill(model, weights, file)
@@ -254,6 +255,30 @@ def described(config: Config) -> Config:
     if geometry is None:
         return config
     return config.model_copy(update={"physics": settings.reading(geometry)})
+
+
+def with_stored_axis(config: Config) -> Config:
+    """The configuration with the axis of rotation that the run in its folder has found already,
+    where ``physics.offset`` is auto: a run has one axis, however often it is continued."""
+    settings, file = config.physics, config.folder / "config.yaml"
+    if not isinstance(settings, RaysSettings) or settings.offset != "auto" or not file.is_file():
+        return config
+    if settings.axis_found is not None:
+        return config
+    stored = read_config(config.folder).physics
+    if not isinstance(stored, RaysSettings) or stored.offset != "auto":
+        return config
+    kept = {"axis_found": stored.axis_found, "detectors": stored.detectors}
+    return config.model_copy(update={"physics": settings.model_copy(update=kept)})
+
+
+def with_axis_of(config: Config, dataset: Dataset) -> Config:
+    """The configuration with the axis of rotation that was found in its data, if it was asked
+    for."""
+    settings, found = config.physics, dataset.scan.settings
+    if not isinstance(settings, RaysSettings) or settings.offset != "auto":
+        return config
+    return config.model_copy(update={"physics": found})
 
 
 def load_data(

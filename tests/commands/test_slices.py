@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import equipoise, quiet, tiny
+from support import quiet, tiny
+from typer.testing import CliRunner
 
+from equipoise.cli import app
 from equipoise.commands import slices
 from equipoise.commands.reconstruct import reconstruct
 from equipoise.commands.slices import Step
@@ -18,7 +20,7 @@ from equipoise.data import output
 from equipoise.errors import UserError
 from equipoise.run import load_run
 
-VIEWS, DETECTORS, SIZE = 6, 23, 16
+VIEWS, DETECTORS = 6, 23
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +30,18 @@ def run(tmp_path_factory):
     return load_run(folder)
 
 
-def make_scan(path: Path, rows: int, views: int = VIEWS) -> Path:
+def make_scan(path: Path, rows: int, detectors: int = DETECTORS, views: int = VIEWS) -> Path:
     """Raw counts of so many rows."""
     h5py = pytest.importorskip("h5py")
     rng = np.random.default_rng(0)
-    place = np.linspace(-1, 1, DETECTORS)
+    place = np.linspace(-1, 1, detectors)
     hump = np.sqrt(np.clip(1 - (place / 0.6) ** 2, 0, None))
     size = rng.uniform(0.5, 2, (1, rows, 1))
     with h5py.File(path, "w") as stored:
-        counts = rng.poisson(20_000 * np.exp(-size * hump), (views, rows, DETECTORS))
+        counts = rng.poisson(20_000 * np.exp(-size * hump), (views, rows, detectors))
         stored["exchange/data"] = counts.astype(np.uint16)
-        stored["exchange/data_white"] = np.full((2, rows, DETECTORS), 20_000, np.uint16)
-        stored["exchange/data_dark"] = np.zeros((2, rows, DETECTORS), np.uint16)
+        stored["exchange/data_white"] = np.full((2, rows, detectors), 20_000, np.uint16)
+        stored["exchange/data_dark"] = np.zeros((2, rows, detectors), np.uint16)
         stored["exchange/theta"] = np.arange(views) * 180 / views
     return path
 
@@ -59,7 +61,7 @@ def stop_after(count: int):
     return interrupted
 
 
-@pytest.mark.parametrize("form", output.FORMS)
+@pytest.mark.parametrize("form", list(output.KINDS))
 def test_what_was_interrupted_goes_on_to_the_same_bytes(run, tmp_path, form, monkeypatch):
     monkeypatch.setattr(slices, "BATCH", 4)
     scan = make_scan(tmp_path / "scan.h5", 10)
@@ -140,23 +142,22 @@ def test_rows(run, tmp_path):
     assert np.allclose(some.value, whole.value[[3, 5, 7]], atol=1e-4)
 
 
-def test_memory_does_not_grow_with_the_scan(run, tmp_path, monkeypatch):
-    """Four hundred slices take what a hundred take: nothing of a slice stays but its account."""
+def test_memory_does_not_grow_with_the_scan(tmp_path, monkeypatch):
+    """Of a slice nothing stays but its name and its account: less than its image (9 KiB) takes."""
     monkeypatch.setattr("equipoise.data.formats.projections.BLOCK", 2**16)
     monkeypatch.setattr(slices, "HANDED_BACK", 0)
-    peaks = []
-    for rows in (100, 400):
-        scan = make_scan(tmp_path / f"scan{rows}.h5", rows, VIEWS)
-        warm = make_scan(tmp_path / f"warm{rows}.h5", 16)
-        reconstruct(run, warm, tmp_path / f"warm-{rows}", quiet)
+    train_run(tiny(tmp_path / "run", data={"size": 48}), quiet)
+    run, peaks = load_run(tmp_path / "run"), []
+    reconstruct(run, make_scan(tmp_path / "warm.h5", 16, 68), tmp_path / "warm", quiet)
+    for rows in (50, 200):
+        scan = make_scan(tmp_path / f"scan{rows}.h5", rows, 68)
         tracemalloc.start()
         solved = reconstruct(run, scan, tmp_path / f"out-{rows}", quiet, "hdf5")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert len(solved.residual) == rows
         assert solved.value.numel() == 0
-    images = 300 * SIZE * SIZE * 4 + 300 * VIEWS * DETECTORS * 4
-    assert peaks[1] - peaks[0] < 2 * images
+    assert (peaks[1] - peaks[0]) / 150 < 6000
 
 
 def test_it_is_said_how_long_it_takes():
@@ -167,12 +168,12 @@ def test_it_is_said_how_long_it_takes():
 
 def test_the_command_line(run, tmp_path):
     scan = make_scan(tmp_path / "scan.h5", 40)
-    command = ("reconstruct", run.folder, scan, tmp_path / "out", "--as", "tiff", "--rows", "0:36")
-    done = equipoise(*command, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "slice 36/36" in done.stdout
-    assert "slices/s" in done.stdout
+    command = ["reconstruct", str(run.folder), str(scan), str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*command, "--as", "tiff", "--rows", "0:36"])
+    assert done.exit_code == 0, done.output
+    assert "slice 36/36" in done.output
+    assert "slices/s" in done.output
     assert (tmp_path / "out" / "images.tif").is_file()
-    bad = equipoise("reconstruct", run.folder, scan, tmp_path / "no", "--as", "gif", cwd=tmp_path)
-    assert bad.returncode == 2
-    assert "--as gif" in bad.stderr
+    bad = CliRunner().invoke(app, [*command[:-1], str(tmp_path / "no"), "--as", "gif"])
+    assert "--as gif" in str(bad.exception)
+    assert not (tmp_path / "no").exists()

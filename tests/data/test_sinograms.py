@@ -11,7 +11,8 @@ import torch
 from pydantic import TypeAdapter
 from support import DATA, real_data
 
-from equipoise.config import parse
+from equipoise.commands.simulate import simulate
+from equipoise.config import load_config, parse
 from equipoise.data.load import load_dataset
 from equipoise.data.scan import Scan, native_images
 from equipoise.errors import UserError
@@ -272,7 +273,7 @@ class TestViews:
         config = parse(tree, "test")
         dataset = load_dataset(config.data, Scan.planned(config.physics, SIZE))
         assert dataset.y.shape == (1, 1, 4, 10)
-        assert "holds the 4 views of 10 detectors that are used" in dataset.notes[-1]
+        assert any("holds the 4 views of 10 detectors" in note for note in dataset.notes)
         with pytest.raises(UserError, match=r"y.npy: holds the used views alone"):
             dataset.unseen()
 
@@ -309,6 +310,25 @@ class TestViews:
         assert torch.allclose(turned.A(x), plain.A(torch.rot90(x, -1, (-2, -1))), atol=1e-6)
 
 
+def test_projections_that_are_cut_off_are_said(tmp_path):
+    """In words that name the circle which every view sees; not where the object is inside."""
+    for detectors, cut in ((17, True), (41, False)):
+        physics = TypeAdapter(Physics).validate_python({"angles": 9, "detectors": detectors})
+        rows = torch.arange(32.0) - 15.5
+        x = (rows[:, None] ** 2 + rows[None] ** 2 < 13**2).float()[None, None]
+        beam = physics.make(32, 0)
+        folder = tmp_path / str(detectors)
+        folder.mkdir()
+        np.save(folder / "y.npy", (beam.A(x) / beam.gain)[0, 0].numpy())
+        tree = {"path": str(folder), "size": 32}
+        config = parse({"data": tree, "physics": {"angles": 9, "detectors": detectors}}, "test")
+        notes = load_dataset(config.data, Scan.planned(physics, 32)).notes
+        said = [note for note in notes if "cut off" in note]
+        assert bool(said) == cut
+        if cut:
+            assert "every view sees 8.5 units of physics.pixel around the axis" in said[0]
+
+
 class TestOtherConventions:
     def test_skimage_writes_detectors_first(self, tmp_path):
         y = np.random.default_rng(0).random((16, 9))
@@ -321,6 +341,18 @@ class TestOtherConventions:
         scan = Scan.planned(config.physics, SIZE)
         dataset = load_dataset(config.data, scan)
         assert np.allclose(dataset.y[0, 0].numpy() / dataset.scan.gain, y.T, rtol=1e-5)
+
+    def test_what_is_simulated_for_it_is_read_again(self, tmp_path):
+        """Where there are as many views as detectors, too."""
+        physics = {"angles": 16, "detectors": 16, "convention": "skimage"}
+        tree = {"data": {"size": SIZE, "count": 2}, "physics": physics, "name": "s"}
+        config = parse(tree, "test")
+        paths = simulate(config, tmp_path / "out")
+        scan = Scan.planned(config.physics, SIZE)
+        made = load_dataset(config.data, scan)
+        read = load_dataset(load_config(tmp_path / "out" / "config.yaml").data, scan)
+        assert len(paths) == 2
+        assert torch.allclose(made.y, read.y, rtol=1e-5)
 
 
 def test_geometries_are_compared():

@@ -35,7 +35,7 @@ def config(tmp_path):
             "precision": "64",
         },
         "objective": {"splitting": {"parts": 2}, "equivariance": {"weight": 0.1}},
-        "learning": {"steps": 4, "batch": 2},
+        "learning": {"steps": 4, "batch": 2, "warmup": 50},
     }
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..assessment.metrics import misfit
 from ..assessment.solves import solve_rows
 from ..data.dataset import Dataset, Streamed
-from ..data.output import Output, output
+from ..data.output import Output, check_form, output
 from ..data.ranges import Places, chosen
 from ..data.scan import native_images
 from ..equilibrium import Equilibrium
@@ -78,6 +78,7 @@ class WholeScan:
     """
 
     def __init__(self, run: Run, dataset: Dataset, folder: Path, form: str, about: dict[str, Any]):
+        check_form(form)
         self.run, self.dataset, self.folder = run, dataset, folder
         self.about = {**about, "as": form, "slices": len(dataset), "weights": _digest(run)}
         self.done = self._begin()

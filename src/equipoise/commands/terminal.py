@@ -126,3 +126,31 @@ def stopping_after_this_step(
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+class Status:
+    """What a command of some seconds is doing just now, where there is a terminal to say it; what
+    it has found out stays."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.shown = self.console.status("")
+
+    def say(self, text: str) -> None:
+        self.shown.update(text)
+
+    def print(self, text: str) -> None:
+        """A line of the command's output."""
+        if self.console.is_terminal:
+            self.shown.stop()
+        print(text, flush=True)
+        if self.console.is_terminal:
+            self.shown.start()
+
+    def __enter__(self) -> Status:
+        if self.console.is_terminal:
+            self.shown.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shown.stop()

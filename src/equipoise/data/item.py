@@ -151,7 +151,7 @@ class KspaceHeader:
     remarks: tuple[str, ...] = ()  #: on its noise
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a scan has thousands of them
 class Item:
     """One array of a file, which is read when it is asked for.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,14 @@ from ..imaging.phantoms import phantoms, smooth_phase
 from ..imaging.sizes import Size, image_size
 from ..imaging.tomography.settings import RaysSettings
 from .acquired import acquired
+from .axis import with_axis_found
 from .choice import Choice, with_chosen_slices
 from .counts import refuse_options
 from .dataset import Dataset, Streamed, notes_of, repeated
 from .formats import holds_images as look_like_images
 from .formats import may_hold_either, open_path
 from .item import Item
+from .memory import GIB, physical_memory
 from .pick import acquisitions_of, fits, images_of, measurements_of, sequences_of
 from .scan import Scan
 from .seeds import seed_of
@@ -34,7 +38,7 @@ from .settings import (
     PhantomSettings,
     SinogramSettings,
 )
-from .sinograms import Sinograms, sinograms_of
+from .sinograms import Sinograms, cut_off_words, sinograms_of
 from .sizes import framed_measurement, framed_truth, in_frames, noise_of
 from .units import settled
 
@@ -109,7 +113,9 @@ def _measurements(
         found = sinograms_of(items, scan, peak, water, options)
         measurements, notes = with_chosen_slices(found.items, slices)
         measurements, said = _sampled(measurements, data, seed)
-        return _read(measurements, found.scan, stream, [*found.notes, *notes, *said], found)
+        scan, on_axis = with_axis_found(measurements, found.scan, anew=seed is None)
+        notes = [*found.notes, *notes, *said, *on_axis]
+        return _read(measurements, scan, stream, notes, found)
     refuse_options(options, f"physics.kind is {scan.settings.kind}")
     measurements = measurements_of(items, tuple(scan.measurement_shape), peak)
     measurements, notes = with_chosen_slices(measurements, slices)
@@ -141,7 +147,10 @@ def _are_images(data: Data, items: Sequence[Item], scan: Scan, is_elsewhere: boo
 
 
 def _are_surely_measurements(items: Sequence[Item], scan: Scan) -> bool:
-    """Whether arrays have the shape of a measurement, where that is not the shape of an image."""
+    """Whether files say where their rays ran, or arrays have the shape of a measurement, where that
+    is not the shape of an image."""
+    if all(item.geometry is not None for item in items):
+        return True
     if scan.measurement_shape[-2:] == scan.image_shape[-2:]:
         return False
     return all(fits(item, scan.measurement_shape) for item in items)
@@ -206,10 +215,13 @@ def _read(
         found: of a tomograph, what becomes known as they are read.
     """
     notes = [*notes_of(items), *said]
+    if not stream:
+        _check_memory(items, scan)
     places = _noise_samples(len(items)) if stream else range(len(items))
     values = torch.stack([scan.to_model(items[i]) for i in places])
     mask = None
     if found is not None:
+        scan = replace(scan, peak=items[0].units.counts_as_one)
         notes += found.tally.notes(len(items))
         mask = found.measured
     if mask is not None:
@@ -219,8 +231,24 @@ def _read(
     if stream:
         y = Streamed(len(items), partial(_one, items, scan, mask))
         return Dataset(items, scan, y, notes=notes)
-    notes += repeated(items, values)
+    words = cut_off_words(values, scan) if found is not None else []
+    notes += [*words, *repeated(items, values)]
     return Dataset(items, scan, values, notes=notes)
+
+
+def _check_memory(items: Sequence[Item], scan: Scan) -> None:
+    """
+    Raises:
+        UserError: so many measurements do not fit.
+    """
+    needed = 8 * len(items) * math.prod(scan.measurement_shape)  # once read, once corrected
+    there = physical_memory()
+    if there is not None and needed > there:
+        raise UserError(
+            f"{items[0].file}: {len(items)} measurements take {needed / GIB:.0f} GiB, and this "
+            f"machine has {there / GIB:.0f}; train on a sample (data.sample=64), on some rows "
+            "(data.rows), or leave them in their files (data.stream=true)"
+        )
 
 
 def _one(items: list[Item], scan: Scan, mask: Tensor | None, i: int) -> Tensor:

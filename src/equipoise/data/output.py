@@ -9,15 +9,11 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from ..errors import UserError, need
-
-#: How a scan's images are written.
-Form = Literal["npy", "tiff", "hdf5"]
-FORMS: tuple[Form, ...] = ("npy", "tiff", "hdf5")
 
 
 class Output(ABC):
@@ -129,13 +125,20 @@ class Hdf5Dataset(Output):
         return [self.path]
 
 
-def output(form: str, folder: Path, names: list[str], shape: tuple[int, int]) -> Output:
-    """What writes images in ``form`` to an existing folder.
+#: How a scan's images are written.
+KINDS: dict[str, type[Output]] = {"npy": NpyFolder, "tiff": TiffStack, "hdf5": Hdf5Dataset}
 
-    Raises:
-        UserError: there is no such form.
+
+def check_form(form: str) -> None:
     """
-    kinds: dict[str, type[Output]] = {"npy": NpyFolder, "tiff": TiffStack, "hdf5": Hdf5Dataset}
-    if form not in kinds:
-        raise UserError(f"--as {form}: unknown; images are written as {', '.join(FORMS)}")
-    return kinds[form](folder, names, shape)
+    Raises:
+        UserError: images cannot be written so.
+    """
+    if form not in KINDS:
+        raise UserError(f"--as {form}: unknown; images are written as {', '.join(KINDS)}")
+
+
+def output(form: str, folder: Path, names: list[str], shape: tuple[int, int]) -> Output:
+    """What writes images in ``form`` (see :data:`KINDS`) to an existing folder."""
+    check_form(form)
+    return KINDS[form](folder, names, shape)

@@ -54,6 +54,7 @@ class Scan:
     image_shape: tuple[int, ...]  #: (C, H, W), or (2, T, H, W) of a sequence
     measurement_shape: tuple[int, ...]
     noise: float = 0.0  #: standard deviation of the noise in y
+    peak: float = 1.0  #: of x in measurements of scanners, which counts as 1
     kspace: KspaceUnits | None = None  #: of real acquisitions, whose operator came with the data
 
     @classmethod
@@ -138,6 +139,9 @@ class Scan:
 
     def measurement_to_native(self, y: Tensor) -> Tensor:
         """A measurement of the model as the scanner would have written it, for images in [0, 1]."""
+        settings = self.settings
+        if isinstance(settings, RaysSettings) and settings.convention == "skimage":
+            y = y.mT  # detectors first
         return y / self.gain
 
     def _image_to_model(self, item: Item, image: np.ndarray) -> Tensor:
@@ -183,6 +187,20 @@ class Scan:
             ) from error
 
     # ------------------------------------------------------------------------------ noise
+
+    @property
+    def attenuation(self) -> float:
+        """What makes line integrals, the logarithms of counts, of measurements of the model.
+
+        Raises:
+            UserError: this is no computed tomography.
+        """
+        if not isinstance(self.settings, RaysSettings):
+            raise UserError(
+                f"objective.counts: physics.kind={self.settings.kind} measures no line integrals "
+                "of photons; leave it out"
+            )
+        return self.peak / self.gain
 
     def masked(self, measured: Tensor) -> Scan:
         """The scan without the rays that were not measured, (1, views, detectors) of 0 and 1."""

@@ -158,7 +158,7 @@ class ImageSettings(FileSettings):
     kind: Literal["images"] = "images"
 
 
-Layout = Literal["auto", "sinograms", "projections"]
+Layout = Literal["auto", "sinograms", "transposed", "projections"]
 
 
 class SinogramSettings(Settings):
@@ -179,8 +179,9 @@ class SinogramSettings(Settings):
     )
     layout: Layout = Field(
         "auto",
-        description="what a plane of the files is: sinograms (views × detectors), or projections "
-        "(rows × detectors, a view each); auto: what the format says, else sinograms",
+        description="what a plane of the files is: sinograms (views × detectors), transposed ones "
+        "(detectors × views), or projections (rows × detectors, a view each); auto: what the "
+        "format says, else sinograms",
     )
     rows: Places | None = Field(
         None,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..imaging.tomography import Tomography
 from ..imaging.tomography.scanner import ScannerGeometry
 from ..imaging.tomography.settings import RaysSettings
 from ..imaging.tomography.setup import Setup
@@ -112,7 +113,7 @@ def sinograms_of(
     setup = settings.setup(scan.size)
     used = tuple(scan.measurement_shape)
     whole = (1, len(setup.angles), setup.file_detectors or used[-1] * setup.binned)
-    turned = [_views_first(item, settings, (whole, used)) for item in items]
+    turned = [_views_first(item, settings, options, (whole, used)) for item in items]
     is_whole = all(item.shape[-1] == whole[-1] for item in turned)
     single, tally, are_counts = corrected(turned, options, setup.binned if is_whole else 1)
     found: list[Item] = []
@@ -172,16 +173,22 @@ def _read_part(
     return means
 
 
-def _views_first(item: Item, settings: RaysSettings, shapes: Sequence[tuple[int, ...]]) -> Item:
+def _views_first(
+    item: Item,
+    settings: RaysSettings,
+    options: SinogramSettings,
+    shapes: Sequence[tuple[int, ...]],
+) -> Item:
     """The item with its views before its detectors. skimage writes the detectors first."""
-    if settings.convention != "skimage" or len(item.shape) < 2:
+    is_asked = options.layout == "transposed"
+    if not (is_asked or settings.convention == "skimage") or len(item.shape) < 2:
         return item
     turned = replace(
         item,
         shape=(*item.shape[:-2], item.shape[-1], item.shape[-2]),
         read=partial(_swapped, item.read),
     )
-    return turned if any(fits(turned, shape) for shape in shapes) else item
+    return turned if is_asked or any(fits(turned, shape) for shape in shapes) else item
 
 
 def _swapped(read: Callable[[], np.ndarray]) -> np.ndarray:
@@ -189,6 +196,29 @@ def _swapped(read: Callable[[], np.ndarray]) -> np.ndarray:
 
 
 # ------------------------------------------------------------------------------------- words
+
+#: Where the ends of projections reach this share of their largest value, they are cut off.
+CUT_OFF = 0.1
+
+
+def cut_off_words(y: Tensor, scan: Scan) -> list[str]:
+    """A line, if the object reaches beyond the detector in most views of sinograms (N, 1, views,
+    detectors)."""
+    if not isinstance(scan.physics, Tomography) or y.shape[-1] < 3:
+        return []
+    largest = y.amax(-1).clamp_min(1e-30)
+    ends = torch.maximum(y[..., :2].mean(-1), y[..., -2:].mean(-1)) / largest
+    share = float(ends.flatten().median())
+    if share < CUT_OFF:
+        return []
+    physics = scan.physics
+    radius = physics.geometry.half_width() * physics.pixel
+    unit = "mm" if _in_millimetres(scan.settings) else "units of physics.pixel"
+    return [
+        f"projections are cut off: at an end of the detector they still have {share:.0%} of their "
+        f"largest value; every view sees {radius:.3g} {unit} around the axis, and images are to be "
+        "trusted there alone (or these are counts, or the axis is far from the middle)"
+    ]
 
 
 def _in_millimetres(settings: RaysSettings) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from counting import DARK, beam, counts_of, disc
 
 from equipoise.config import parse
@@ -198,6 +199,12 @@ class TestLoading:
         assert len(others) > 2
         assert len(load_data(config, scan, path)) == 4  # all, where they are reconstructed
 
+    def test_what_does_not_fit_into_memory_is_said_before_it_is_read(self, tmp_path, monkeypatch):
+        path = saved(tmp_path / "lines.npy", INTEGRALS)
+        monkeypatch.setattr("os.sysconf", lambda name: 100)
+        with pytest.raises(UserError, match=r"data\.sample=64.*data\.stream=true"):
+            loaded(path)
+
     def test_options_that_do_not_apply(self, tmp_path):
         path = saved(tmp_path / "images.npy", np.random.default_rng(0).random((3, 32, 32)))
         config = parse(
@@ -239,6 +246,43 @@ class TestDeadInLineIntegrals:
         assert any("number 25" in note and "left as it is" in note for note in dataset.notes)
         assert not native(dataset)[0, :, 25].any()
         assert native(loaded(path, dead="interpolate"))[0, :, 25].min() > 1
+
+    def test_masked_as_asked(self, tmp_path):
+        """The operator leaves out what was not measured, in either of two sinograms."""
+        path = saved(tmp_path / "lines.npy", np.stack([self.values(), INTEGRALS[1]]))
+        for stream in (False, True):
+            config = config_of(path, dead="mask")
+            dataset = load_data(config, Scan.planned(config.physics, 32), stream=stream)
+            seen = dataset.scan.physics.seen
+            assert not seen[:, 20].any()
+            assert seen[4, 40] == 0
+            assert int(seen.sum()) == VIEWS * (DETECTORS - 1) - 1
+            y = dataset.batch(torch.tensor([1])).y
+            assert not y[..., 20].any()
+            assert any("left out of the operator" in note for note in dataset.notes)
+
+    def test_a_mask_of_views_and_bins(self, tmp_path):
+        counts = COUNTS.copy()
+        counts[:, :, 20:24] = 0
+        counts[:, :, 31] = 0
+        path = saved(tmp_path / "scan.npy", counts)
+        white = saved(tmp_path / "white.npy", WHITE)
+        tree = {"path": str(path), "size": 15, "kind": "measurements", "dead": "mask"}
+        physics = {"angles": VIEWS, "detectors": DETECTORS, "bin": 4, "views": 3}
+        tree |= {"white": str(white), "dark": DARK}
+        config = parse({"data": tree, "physics": physics}, "test")
+        dataset = load_data(config, Scan.planned(config.physics, 15))
+        seen = dataset.scan.physics.seen
+        assert tuple(seen.shape) == (10, 15)
+        assert [int(i) for i in (seen.sum(0) == 0).nonzero()] == [5]
+        light = (COUNTS - DARK)[:, ::3]
+        light[:, :, 31] = 0
+        beam_of = (WHITE - DARK)[:, None] * np.ones((1, 10, 1))
+        beam_of[:, :, 31] = 0
+        together = [v.reshape(ROWS, 10, 15, 4).sum(-1) for v in (light, beam_of)]
+        right = -np.log(together[0] / together[1])
+        right[:, :, 5] = 0
+        assert np.allclose(native(dataset), right, atol=1e-4)
 
     def test_refused(self, tmp_path):
         path = saved(tmp_path / "lines.npy", self.values())

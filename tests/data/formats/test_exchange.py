@@ -117,7 +117,7 @@ def test_compressed_frames_and_blocks_of_rows(tmp_path, monkeypatch):
 
 def test_the_block_is_bounded():
     scan = Projections(Path("x"), 0.0, "data", (1000, 2000, 2000), 2)
-    assert scan.rows_at_once * 1000 * 2000 * 2 <= BLOCK
+    assert scan.rows_at_once * 1000 * 2000 * 2 <= BLOCK <= 2**31
     assert Projections(Path("x"), 0.0, "data", (10, 3, 10), 2).rows_at_once >= 3
 
 
@@ -156,6 +156,18 @@ class TestAngles:
         found, notes = self.angles(path)
         assert np.allclose(found, np.arange(VIEWS) * 6.0)
         assert "process/acquisition/rotation/rotation_angle" in notes
+
+    @pytest.mark.parametrize(("other", "value"), [("rotation_step", 6.0), ("rotation_stop", 174.0)])
+    def test_a_start_and_a_step(self, tmp_path, other, value):
+        scalars = {"rotation_start": 0.0, other: value}
+        path = make_exchange(
+            tmp_path / "x.h5",
+            exchange__theta=None,
+            **{f"process__acquisition__rotation__{name}": v for name, v in scalars.items()},
+        )
+        found, notes = self.angles(path)
+        assert np.allclose(found, np.arange(VIEWS) * 6.0)
+        assert "process/acquisition/rotation: start and" in notes
 
     def test_nowhere(self, tmp_path):
         item = open_path(make_exchange(tmp_path / "x.h5", exchange__theta=None))[0]

@@ -19,6 +19,8 @@ DIMMEST = 0.01
 HOT, HOTTER_THAN_NEIGHBOURS = 1.2, 1.5
 #: In fewer views a detector may say the same by chance.
 FEWEST_VIEWS = 8
+#: What its neighbours vary at least, as a part of the usual signal: more than by rounding.
+VARIES = 0.02
 #: Neighbours, with the value itself, that a hot one is compared with.
 NEIGHBOURS = 5
 #: What measured nothing is filled in from its neighbours up to this share of a sinogram.
@@ -118,12 +120,14 @@ def _has_beam(beam: np.ndarray) -> np.ndarray:
 
 
 def _stuck(signal: np.ndarray) -> np.ndarray:
-    """(rows, detectors) those that say the same in every view, between two that do not."""
+    """(rows, detectors) those that say the same in every view, between two that do not by far."""
     if len(signal) < FEWEST_VIEWS:
         return np.zeros(signal.shape[1:], bool)
-    same = (signal == signal[:1]).all(0)
-    alone = np.zeros_like(same)
-    alone[:, 1:-1] = same[:, 1:-1] & ~same[:, :-2] & ~same[:, 2:]
+    known = np.where(np.isfinite(signal), signal, 0)
+    span = np.ptp(known, axis=0)
+    varies = span > VARIES * float(np.median(known))
+    alone = np.zeros_like(varies)
+    alone[:, 1:-1] = (span[:, 1:-1] == 0) & varies[:, :-2] & varies[:, 2:]
     return alone
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from ...errors import UserError
 from ..item import Item
+from ..memory import block_size
 from ..settings import Layout
 
 
@@ -86,7 +87,7 @@ class _Frames:
     """Projections in files of their own, of which some rows are kept at once."""
 
     #: Bytes that are kept.
-    BLOCK = 64 * 2**20
+    BLOCK = block_size()
 
     def __init__(self, planes: tuple[Item, ...]):
         self.planes = planes

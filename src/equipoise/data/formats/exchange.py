@@ -175,6 +175,9 @@ class Exchange(Format):
         """The angle of every view in degrees, where that was read, and what is to be said."""
         key = next((key for key in THETA if _holds_numbers(stored, key)), None)
         key = _elsewhere(stored, views) if key is None else key
+        steps = _start_and_step(stored, views) if key is None else None
+        if steps is not None:
+            return *steps, [f"{file.name}: the angles are made of '{steps[1]}'"]
         if key is None:
             return (
                 None,
@@ -216,14 +219,49 @@ def _elsewhere(stored: Any, views: int) -> str | None:
     found: list[str] = []
 
     def look(name: str, dataset: Any) -> None:
-        last = name.rsplit("/", 2)[-2:]
-        speaks = any(word in part.lower() for part in last for word in ANGLE_WORDS)
-        if speaks and _holds_numbers(stored, name) and dataset.size == views:
+        if _speaks_of_angles(name) and _holds_numbers(stored, name) and dataset.size == views:
             found.append(name)
 
     if views > 1:
         stored.visititems(look)
     return min(found, key=len, default=None)
+
+
+#: What scalars are called that say where a rotation begins and ends, and how far a step is.
+SCALARS = {"start": ("start",), "step": ("step", "increment"), "stop": ("stop", "end")}
+
+
+def _start_and_step(stored: Any, views: int) -> tuple[np.ndarray, str] | None:
+    """Angles in degrees of a first one and a step, or a last one, and where these are."""
+    groups: dict[str, dict[str, tuple[float, str]]] = {}
+
+    def look(name: str, dataset: Any) -> None:
+        group, _, last = name.rpartition("/")
+        if not _speaks_of_angles(name) or not _holds_numbers(stored, name) or dataset.size != 1:
+            return
+        for what, words in SCALARS.items():
+            if any(word in last.lower() for word in words):
+                units = text_of(dataset.attrs.get("units", ""))
+                number = float(np.ravel(dataset[()])[0])
+                groups.setdefault(group, {})[what] = (number, units)
+
+    stored.visititems(look)
+    for group, found in groups.items():
+        if "start" not in found or not {"step", "stop"} & found.keys():
+            continue
+        (start, units), other = found["start"], "step" if "step" in found else "stop"
+        value = found[other][0]
+        last = start + value * (views - 1) if other == "step" else value
+        angles, _ = degrees_of(np.linspace(start, last, views), units or "degrees")
+        if np.isfinite(angles).all() and np.ptp(angles) > 0:
+            return angles, f"{group}: start and {other}"
+    return None
+
+
+def _speaks_of_angles(name: str) -> bool:
+    """Whether the last two parts of a path do."""
+    parts = name.lower().rsplit("/", 2)[-2:]
+    return any(word in part for part in parts for word in ANGLE_WORDS)
 
 
 def _pitch(stored: Any) -> float | None:

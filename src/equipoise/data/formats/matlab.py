@@ -16,6 +16,7 @@ from ...errors import need
 from ..item import Item
 from .base import Format, first_bytes, listed
 from .heltomo import geometry_of, is_scan
+from .matlab_tags import check_tags
 
 HDF5 = b"\x89HDF\r\n\x1a\n"
 
@@ -153,6 +154,7 @@ def _contents(file: Path) -> dict[str, Any]:
             return {name: _plain_hdf5(stored[name]) for name in stored if not name.startswith("#")}
     from scipy.io import loadmat
 
+    check_tags(file)
     loaded = loadmat(file, squeeze_me=True, struct_as_record=False)
     return {name: _plain(value) for name, value in loaded.items() if not name.startswith("__")}
 

@@ -187,8 +187,9 @@ def _angles(file: Path, stored: Any, sections: int) -> tuple[tuple[float, ...] |
             return angles, beside.name
     if sections < 2:
         return None, ""
-    indexed = getattr(stored, "indexed_extended_header", None)
+    indexed: Any = getattr(stored, "indexed_extended_header", None)
     names = getattr(getattr(indexed, "dtype", None), "names", None) or ()
+    values: np.ndarray | None
     if "Alpha tilt" in names and len(indexed) >= sections:
         values = np.asarray(indexed["Alpha tilt"][:sections], dtype=np.float64)
     else:

@@ -12,9 +12,10 @@ from typing import Any, Literal
 import numpy as np
 
 from ...errors import need
+from ..memory import block_size
 
 #: Bytes of a scan that are read and kept at once.
-BLOCK = 64 * 2**20
+BLOCK = block_size()
 
 #: Where the views, the rows and the detectors are among the axes of a dataset.
 Axes = tuple[int, int, int]

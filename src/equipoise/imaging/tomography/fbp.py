@@ -21,7 +21,7 @@ WINDOWS = ("ramp", "shepp-logan", "cosine", "hamming", "hann")
 
 
 def parallel_fbp(
-    geometry: ParallelGeometry, matrix: SystemMatrix, y: Tensor, window: str
+    geometry: ParallelGeometry, matrix: SystemMatrix | None, y: Tensor, window: str
 ) -> Tensor:
     """y (B, 1, views, detectors), in units of x times pixels → x (B, 1, H, W).
 
@@ -30,7 +30,7 @@ def parallel_fbp(
     pitch = abs(geometry.pitch)
     shares = torch.from_numpy(view_shares(geometry.angles, 180.0)).to(y)
     filtered = _filtered(y, geometry, window, pitch) * shares[:, None]
-    if pitch <= geometry.per_detector:  # there is a ray for every pixel
+    if matrix is not None and pitch <= geometry.per_detector:  # there is a ray for every pixel
         image = pitch * matrix.product(filtered.flatten(1), True)
         return image.reshape(-1, 1, geometry.height, geometry.width)
     out = y.new_zeros(len(y), 1, geometry.height, geometry.width)
@@ -87,27 +87,30 @@ def _warn_of_a_near_source(g: FanGeometry) -> None:
 def _filtered(y: Tensor, g: Geometry, window: str, pitch: float) -> Tensor:
     """The rows of y after the ramp; ``pitch`` as for :func:`filter_rows`.
 
-    A detector that does not see the whole image cuts projections off, and the ramp would take their
-    ends for edges: they go on instead, and fall off smoothly to zero where the image ends
-    (Ohnesorge, Flohr, Schwarz, Heiken and Bae, Med. Phys. 2000).
+    A detector that does not see the whole object cuts projections off, and the ramp would take
+    their ends for edges: they go on instead, as those of a disc that fills the image would (Hsieh
+    et al., Med. Phys. 2004, fit one for each view).
     """
     left, right = _unseen_sides(g)
     n = left + g.detectors + right
-    before = _fall(left).flip(0).to(y) * y[..., :1]
-    after = _fall(right).to(y) * y[..., -1:]
-    longer = torch.cat([before, y, after], -1)
+    longer = y.new_zeros(*y.shape[:-1], n)
+    seen = slice(left, left + g.detectors)
+    longer[..., seen] = y
+    chord = _chords_of_a_disc(g, left, right).to(y)
+    longer[..., :left] = y[..., :1] * (chord[:left] / chord[left])
+    longer[..., n - right :] = y[..., -1:] * (chord[n - right :] / chord[n - right - 1])
     factor = None
     if isinstance(g, FanGeometry) and g.curved:
         angle = torch.arange(n, dtype=torch.float64) * pitch
         sine = torch.sin(angle.clamp_max(math.pi / 2)).clamp_min(1e-9)
         factor = torch.where(angle == 0, 1.0, angle / sine) ** 2
-    return filter_rows(longer, window, pitch, factor)[..., left : left + g.detectors]
+    return filter_rows(longer, window, pitch, factor)[..., seen]
 
 
 def _unseen_sides(g: Geometry) -> tuple[int, int]:
-    """How many detectors are missing on both sides to see the whole image; at most as many as
-    there are."""
-    radius = math.hypot(g.height, g.width) / 2
+    """How many detectors are missing on both sides to see a disc that fills the image; at most as
+    many as there are."""
+    radius = max(g.height, g.width) / 2
     if isinstance(g, ParallelGeometry):
         extent = radius / abs(g.pitch)
     else:
@@ -120,10 +123,18 @@ def _unseen_sides(g: Geometry) -> tuple[int, int]:
     return left, right
 
 
-def _fall(count: int) -> Tensor:
-    """(count,) from near 1 to near 0, smoothly."""
-    place = torch.arange(1, count + 1, dtype=torch.float64) / (count + 1)
-    return torch.cos(math.pi / 2 * place).square()
+def _chords_of_a_disc(g: Geometry, left: int, right: int) -> Tensor:
+    """(left + detectors + right,) the length of each ray inside a disc that fills the image, or
+    nearly nothing."""
+    index = torch.arange(-left, g.detectors + right, dtype=torch.float64)
+    index = index - (g.detectors - 1) / 2 + g.offset
+    if isinstance(g, ParallelGeometry):
+        distance = index * g.pitch
+    else:
+        place = index * g.detector_pitch / g.source_to_detector
+        distance = g.source_distance * torch.sin(place if g.curved else torch.atan(place))
+    radius = max(g.height, g.width) / 2
+    return (radius**2 - distance.square()).clamp_min(1e-3).sqrt()
 
 
 def _smear(g: FanGeometry, row: Tensor, view: int, pitch: float) -> Tensor:
@@ -242,7 +253,7 @@ def _check_coverage(g: FanGeometry, shares: np.ndarray, missing: list[tuple[floa
         math.asin(math.hypot(g.height, g.width) / 2 / g.source_distance),
     )
     usual = float(np.median(shares))
-    slack = [(start + usual / 2, max(length - usual, 0)) for start, length in missing if length > 0]
+    slack = [(start, max(length - usual, 0)) for start, length in missing if length > 0]
     beta = np.linspace(0, 2 * math.pi, 721)[:, None]
     gamma = np.linspace(-widest, widest, 41)
     measured = _confidence(beta, slack) + _confidence(beta + math.pi + 2 * gamma, slack)

@@ -302,15 +302,15 @@ class Tomography(LinearPhysics):
         return zero if z is None else zero + z
 
     def _closed_prox(self, z: Tensor, y: Tensor, strength: Tensor | float) -> Tensor:
-        Q, s = self.matrix.spectrum(z.dtype, z.device)
+        spectrum = self.matrix.spectrum(z.dtype, z.device)
         if isinstance(strength, Tensor):
             strength = strength.reshape(-1, 1)
-        weights = self.scale**2 * s + strength  # (rows,) or (B, rows)
         r = y - self.A(z)
         if self.matrix.fewer_pixels:
             b = self.A_adjoint(r).flatten(1)
-            return z + ((b @ Q / weights) @ Q.t()).reshape(z.shape)
-        return z + self.A_adjoint(((r.flatten(1) @ Q / weights) @ Q.t()).reshape(y.shape))
+            return z + spectrum.solve(b, self.scale**2, strength).reshape(z.shape)
+        u = spectrum.solve(r.flatten(1), self.scale**2, strength)
+        return z + self.A_adjoint(u.reshape(y.shape))
 
     def prox_account(
         self,

@@ -73,10 +73,10 @@ class RaysSettings(SingleImage, PhysicsSettings):
         description="width of a detector of the file, in pixels; none: a (binned) detector is as "
         "wide as a pixel, in a fan as its shadow",
     )
-    offset: float | None = Field(
+    offset: float | Literal["auto"] | None = Field(
         None,
         description="of the detector's middle from the shadow of the centre of rotation, in "
-        "detectors of the file; none: as it says, or 0",
+        "detectors of the file; none: as it says, or 0; auto: found in the measurements",
     )
     pixel: float | None = Field(
         None,
@@ -94,6 +94,11 @@ class RaysSettings(SingleImage, PhysicsSettings):
         None,
         description="of the detector's middle from the shadow of the axis, on the detector, in "
         "millimetres",
+    )
+    axis_found: float | None = Field(
+        None,
+        description="the offset that was found in the data; filled in by the package",
+        json_schema_extra=INTERNAL,
     )
     read: ScannerGeometry | None = Field(
         None,

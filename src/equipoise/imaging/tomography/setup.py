@@ -229,8 +229,9 @@ def _offset(
         pitch_mm: of the file's detectors, in the unit of ``pixel``.
     """
     millimetres = settings.axis_offset
-    if settings.offset is not None:
-        own = float(settings.offset)
+    asked = settings.axis_found if settings.offset == "auto" else settings.offset
+    if asked is not None:
+        own = float(asked)
     else:
         millimetres = _first(millimetres, _read(settings, "axis_offset"))
         own = 0.0 if millimetres is None else float(millimetres) / pitch_mm
@@ -261,7 +262,7 @@ def scaled_words(settings: Any) -> list[str]:
         words.append(f"physics.{name}={asked:g} {unit} stands above {said:g} {unit} in the file")
     for name, other in _IN_PIXELS.items():
         asked, said = getattr(settings, name, None), getattr(read, other)
-        if asked is not None and said is not None:
+        if asked is not None and asked != "auto" and said is not None:
             words.append(f"physics.{name}={asked:g} stands above {other}={said:g} mm in the file")
     if settings.angles is not None and read.angles is not None:
         words += _angle_words(settings.angles, read.angles, settings.usual_period)
