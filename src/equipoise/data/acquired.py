@@ -293,13 +293,6 @@ def _notes(slices: list[Slice], prepared: list[Prepared], settings: MRISettings)
         brightness += f" to {max(scales):.3g}, of each scan"
     notes = [f"{share:.1%} of k-space is measured; 1 is {brightness} in the whitened data's units"]
     full = [one for one in slices if one.is_undersampled_here]
-    if full:
-        what = (
-            f"{len(full)} of {len(slices)} slices are" if len(full) < len(slices) else "k-space is"
-        )
-        notes.append(
-            f"{what} fully sampled; undersampled {settings.acceleration:g}-fold by physics.mask"
-        )
     borrowed = [one for one in full if calibration_size(one.used) < CALIBRATION]
     if borrowed and len(borrowed[0].kspace) > 1:
         notes.append(
@@ -309,6 +302,13 @@ def _notes(slices: list[Slice], prepared: list[Prepared], settings: MRISettings)
     if len(full) == len(slices):
         notes.append(
             "the images that all lines give, noise included, are what is compared with, as truth"
+        )
+    if full:
+        what = (
+            f"{len(full)} of {len(slices)} slices are" if len(full) < len(slices) else "k-space is"
+        )
+        notes.append(
+            f"{what} fully sampled; undersampled {settings.acceleration:g}-fold by physics.mask"
         )
     return notes
 

@@ -102,6 +102,9 @@ def acquisition(
             "to find coils and scale"
         )
     scale = _brightness(centre, size)
+    if calibration is not None:
+        strength = _relative_strength(white, centre)
+        scale, centre = scale * strength, centre * strength
     white = white / scale
     y = torch.view_as_real(white).movedim(-1, 0)[None]
     # Complex noise of variance 1 has variance ½ in each of its two parts.
@@ -112,6 +115,14 @@ def acquisition(
     maps = estimate_coils(centre / scale, min(size, 32)) if coil_maps is None else coil_maps
     physics = MultiCoilMRI(mask=mask, coil_maps=maps, img_size=shape)
     return Acquisition(y, physics, sigma, scale, size)
+
+
+def _relative_strength(kspace: Tensor, calibration: Tensor) -> float:
+    """How much stronger the signal is than in a calibration scan, which may have another contrast:
+    at the points that both have measured; 1 without any."""
+    both = (sampled(kspace) * sampled(calibration)) > 0
+    strengths = [float(torch.linalg.vector_norm(k[:, both])) for k in (kspace, calibration)]
+    return strengths[0] / strengths[1] if min(strengths) > 0 else 1.0
 
 
 def _brightness(kspace: Tensor, size: int) -> float:
