@@ -137,11 +137,13 @@ def _axis(judge: Judge) -> Iterator[Trial]:
     found = estimate_axis(judge.geometry, judge.y)
     moved = found.offset - judge.geometry.offset
     if found.is_told and abs(moved) > max(LEAST_AXIS, 1.5 * found.uncertainty):
+        convention = _convention(judge.geometry, found)
+        other = ", or physics.convention=skimage" if convention else ""
         yield Trial(
             "axis",
             f"the axis of rotation is {moved:+.1f} detectors from where it is assumed "
-            f"({found}){_convention(judge.geometry, found)}",
-            f"add {moved:+.2f} to physics.offset",
+            f"({found}){convention}",
+            f"add {moved:+.2f} to physics.offset, or set physics.offset=auto{other}",
             replace(judge.geometry, offset=round(found.offset, 3)),
             mends=0.92,
         )
