@@ -386,10 +386,10 @@ class _Divided:
 
 #: Fields of which the images are the first axis, and those where they are the second.
 BY_IMAGE = (
-    "value std lower upper mean rmse rmse_upper status blind measured invented measured_std "
-    "invented_std"
-).split()
-BY_SAMPLE = "sample_status sample_rmse steps samples widths".split()
+    *("value", "std", "lower", "upper", "mean", "rmse", "rmse_upper", "status", "blind"),
+    *("measured", "invented", "measured_std", "invented_std"),
+)
+BY_SAMPLE = ("sample_status", "sample_rmse", "steps", "samples", "widths")
 
 
 def _joined(found: list[Uncertainty], level: float, solved: Equilibrium | None) -> Uncertainty:

@@ -63,9 +63,11 @@ def noisy(clean: Any, physics: Any, seed: int) -> Any:
     generator = torch.Generator().manual_seed(seed)
     models = _models(physics)
     drawing = _with_model(physics, [_drawing(model, generator) for model in models])
-    modules = [m for model in models if isinstance(model, nn.Module) for m in model.modules()]
     tensors = [clean] if isinstance(clean, Tensor) else list(clean)
     clean = clean if isinstance(clean, Tensor) else TensorList(tensors)  # stacks write into it
+    if all(type(model) in (GaussianNoise, PoissonNoise, ZeroNoise) for model in models):
+        return drawing.sensor(drawing.noise(clean))
+    modules = [m for model in models if isinstance(model, nn.Module) for m in model.modules()]
     with seeded_globally(seed, modules, tensors[0].device):
         return drawing.sensor(drawing.noise(clean))
 
