@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import equipoise as eq
-from equipoise.assessment.uncertainty import UncertaintyWarning, bootstrap, kept
+from equipoise.assessment.uncertainty import UncertaintyWarning, kept, measured_and_invented
 from equipoise.assessment.uncertainty.kept import Kept
 from equipoise.errors import UserError
 
@@ -333,3 +333,332 @@ class TestNoise:
         x, physics, y = problem(sigma=0.0)
         with pytest.warns(UncertaintyWarning, match="leaves .*% of y unexplained"):
             eq.uncertainty(linear_model(), y + 0.3, physics, eq.Reflections(), 10)
+
+
+class TestBlindness:
+    def scan(self):
+        """A Cartesian mask that misses half of all columns: shifts commute with it."""
+        mask = torch.zeros(1, 1, 16, 16)
+        mask[..., ::2] = 1
+        return deepinv.physics.MRI(mask=mask, img_size=(16, 16), noise_model=gaussian(0.01))
+
+    def model(self):
+        step = eq.ProximalStep(lambda x, sigma: 0.9 * x, strength=0.1)
+        return eq.EquilibriumReconstructor(step)
+
+    def test_a_group_that_commutes_is_said_to_be_blind(self):
+        physics = self.scan()
+        y = physics.A(torch.rand(2, 2, 16, 16))
+        with pytest.warns(UncertaintyWarning, match="blind to the null space.*Shifts"):
+            u = eq.uncertainty(self.model(), y, physics, eq.Shifts(), 10)
+        assert u.blind.tolist() == [True, True]
+        assert "another group" in u.notes[0]
+        assert float(u.rmse.max()) < 0.2
+
+    def test_one_that_does_not_is_not(self):
+        physics = self.scan()
+        y = physics.A(torch.rand(2, 2, 16, 16))
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            u = eq.uncertainty(self.model(), y, physics, eq.Rotations(), 10)
+        assert not u.blind.any()
+        assert u.notes == []
+
+    def test_an_operator_that_sees_everything_has_nothing_to_be_blind_to(self):
+        physics = deepinv.physics.Denoising(gaussian(0.01))
+        y = torch.rand(1, 1, 16, 16)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert not eq.uncertainty(self.model(), y, physics, None, 10).blind.any()
+
+    def test_a_parallel_beam_commutes_with_quarter_turns_and_not_with_all(self):
+        physics = eq.ParallelBeam(24, 8, normalize=True)
+        y = physics.A(eq.phantoms(1, 24))
+        found = {}
+        for group in (eq.Rotations(multiples=90), eq.Rotations()):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                u = eq.uncertainty(self.model(), y, physics, group, 10, noise=0.01)
+            found[group.multiples] = bool(u.blind)
+        assert found == {90: True, None: False}
+
+    def test_each_image_has_its_own_operator(self):
+        mask = torch.ones(2, 1, 8, 8)
+        mask[1, :, :, ::2] = 0
+        physics = deepinv.physics.Inpainting((1, 8, 8), mask, noise_model=gaussian(0.01))
+        y = physics.A(torch.rand(2, 1, 8, 8))
+        with pytest.warns(UncertaintyWarning, match="blind"):
+            u = eq.uncertainty(self.model(), y, physics, eq.Reflections(axes=("y",)), 10)
+        assert u.blind.tolist() == [False, True]
+
+
+class TestParts:
+    def test_sum_to_the_image_and_are_what_the_formula_says(self):
+        x, physics, y = problem(count=2)
+        u = eq.uncertainty(linear_model(), y, physics, eq.Reflections(), 20, parts=True, keep=True)
+        assert torch.allclose(u.measured + u.invented, u.value)
+        M, delta = physics.M, 0.05**2
+        inner = torch.linalg.inv(M.T @ M + delta * torch.eye(PIXELS).double())
+        P = M.T @ M @ inner
+        flat = u.value.flatten(1)
+        assert torch.allclose(u.measured.flatten(1), flat @ P.T, atol=1e-5)
+        deviations = (u.samples - u.value).flatten(2)
+        for name, matrix in (("measured", P), ("invented", torch.eye(PIXELS).double() - P)):
+            std = (deviations @ matrix.T).square().mean(0).sqrt()
+            assert torch.allclose(getattr(u, f"{name}_std").flatten(1), std, atol=1e-5)
+
+    def test_without_noise_they_are_range_and_null_space(self):
+        mask = torch.ones(1, 1, 8, 8)
+        mask[..., ::2] = 0
+        physics = deepinv.physics.Inpainting((1, 8, 8), mask)
+        x = torch.rand(1, 1, 8, 8)
+        parts = measured_and_invented(physics, x, 0.0)
+        assert torch.allclose(parts.measured, mask * x, atol=1e-5)
+        assert torch.allclose(parts.invented, (1 - mask) * x, atol=1e-5)
+        share = (1 - mask).mul(x).square().sum() / x.square().sum()
+        assert float(parts.share()) == pytest.approx(float(share), rel=1e-3)
+
+
+class TestWhatDoesNotConverge:
+    def test_is_counted_and_named(self):
+        _, physics, y = problem(count=2)
+        model = linear_model()
+        model.stop = eq.Stop(1e-11, 3)
+        with pytest.warns(eq.EquilibriumWarning, match="20 of 20 samples did not .*image 1: 10"):
+            u = eq.uncertainty(model, y, physics, eq.Reflections(), 10)
+        assert (u.status == eq.Status.MAX_STEPS).all()
+        assert u.unfinished.tolist() == [10, 10]
+        assert u.std.isfinite().all()
+        model.on_failure = "raise"
+        with pytest.raises(eq.EquilibriumError, match="did not converge"):
+            eq.uncertainty(model, y, physics, eq.Reflections(), 10)
+
+    def test_values_that_are_not_finite_are_left_out(self):
+        y = torch.rand(2, 1, 8, 8)
+        calls = []
+
+        def model(y, physics):
+            calls.append(None)
+            return y / 0 if len(calls) == 3 else y
+
+        physics = deepinv.physics.Denoising(gaussian(0.1))
+        with pytest.warns(eq.EquilibriumWarning, match="1 with values that are not finite"):
+            u = eq.uncertainty(model, y, physics, None, 20, batch=1)
+        assert u.status.tolist() == [int(eq.Status.NONFINITE), int(eq.Status.CONVERGED)]
+        assert u.sample_status[1, 0] == eq.Status.NONFINITE
+        assert u.unfinished.tolist() == [1, 0]
+        assert u.std.isfinite().all()
+        assert u.upper.isfinite().all()
+
+    def test_an_image_that_is_lost_does_not_take_the_others_along(self):
+        _, physics, y = problem(count=2)
+        alone = eq.uncertainty(linear_model(), y[1:], physics, eq.Reflections(), 10)
+        y = torch.cat([y[:1] * torch.nan, y[1:]])
+        model = linear_model()
+        model.on_failure = "ignore"
+        u = eq.uncertainty(model, y, physics, eq.Reflections(), 10)
+        assert u.status[0] == eq.Status.NONFINITE
+        assert torch.allclose(u.std[1], alone.std[0], rtol=1e-6)
+
+
+class TestWhatIsRefused:
+    def ask(self, shape=(1, 1, 8, 8), group=None, **options):
+        y = torch.rand(shape)
+        physics = deepinv.physics.Denoising(gaussian(0.1))
+        return eq.uncertainty(lambda y, physics: y, y, physics, group, **options)
+
+    @pytest.mark.parametrize("kind", [UserError, ValueError])
+    def test_too_few_samples(self, kind):
+        message = r"samples must be at least 100 for the 0.99 quantile, got 99"
+        with pytest.raises(kind, match=message):
+            self.ask(samples=99, level=0.99)
+        assert self.ask(samples=10, level=0.9).std.shape == (1, 1, 8, 8)
+
+    @pytest.mark.parametrize("level", [0, 1, 90, -0.1, math.nan])
+    def test_levels(self, level):
+        with pytest.raises(UserError, match=r"level must be in \(0, 1\)"):
+            self.ask(level=level)
+
+    @pytest.mark.parametrize("seed", [-1, 0.5, "a"])
+    def test_seeds(self, seed):
+        with pytest.raises(UserError, match="seed must be an integer >= 0"):
+            self.ask(seed=seed)
+
+    @pytest.mark.parametrize(
+        "group", [eq.Rotations(), eq.Rotations(multiples=90), deepinv.transform.Rotate()]
+    )
+    def test_a_group_that_needs_square_images(self, group):
+        with pytest.raises(UserError, match=r"needs square images, these have 8 × 12.*Shifts"):
+            self.ask((1, 1, 8, 12), group)
+        with pytest.raises(UserError, match="needs square images"):
+            self.ask((1, 1, 8, 12), group * eq.Reflections())
+
+    @pytest.mark.parametrize(
+        "group", [eq.Rotations(multiples=180), eq.Rotations(limit=10), eq.Shifts()]
+    )
+    def test_groups_that_do_not(self, group):
+        assert self.ask((1, 1, 8, 12), group, samples=10).std.shape == (1, 1, 8, 12)
+
+    def test_what_is_no_group(self):
+        with pytest.raises(UserError, match="group must be a deepinv transform"):
+            self.ask(group="rotations")
+
+    @pytest.mark.parametrize("noise", [-0.1, math.nan, "much"])
+    def test_noise(self, noise):
+        with pytest.raises(UserError, match="noise must be a standard deviation"):
+            self.ask(noise=noise)
+
+
+class TestMemory:
+    def test_a_file_holds_what_memory_would(self):
+        rng = torch.Generator().manual_seed(0)
+        rows = torch.randn(21, 50, generator=rng)
+        chosen = torch.ones(21, dtype=torch.bool)
+        chosen[3] = False
+        levels = torch.tensor([0.3, 0.9])
+        exact = rows[chosen].quantile(levels, dim=0)
+        for in_memory in (1 << 20, 0):
+            held = Kept(21, 50, torch.float32, in_memory)
+            assert (held.file is None) == (in_memory > 0)
+            for k in range(21):
+                held.write(k, rows[k])
+            assert torch.allclose(held.quantiles(levels, chosen), exact)
+            held.close()
+
+    def test_does_not_grow_with_the_samples(self, monkeypatch):
+        """What tracemalloc sees is little of torch's; the rows that are kept are counted."""
+        monkeypatch.setattr(kept, "SORTED", 1000)
+        y = torch.rand(1, 1, 32, 32)
+        physics = deepinv.physics.Denoising(gaussian(0.1))
+        made = []
+        original = Kept.__init__
+
+        def counted(self, count, numbers, dtype, in_memory=4096):
+            original(self, count, numbers, dtype, 4096)
+            made.append(self.file is not None)
+
+        monkeypatch.setattr(Kept, "__init__", counted)
+        peaks = []
+        for samples in (50, 200):
+            tracemalloc.start()
+            eq.uncertainty(lambda y, physics: y, y, physics, None, samples)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+            tracemalloc.stop()
+        assert made == [True, True]
+        assert peaks[1] < peaks[0] + 500_000
+
+
+class TestEveryKind:
+    """Operators, images and models of all kinds."""
+
+    @pytest.mark.parametrize("kind", ["parallel", "fan", "mri", "multicoil", "stacked", "sequence"])
+    def test_operators(self, kind):
+        noise = deepinv.physics.GaussianNoise(0.01)
+        shape = {"mri": (2, 2, 16, 16), "multicoil": (2, 2, 16, 16)}.get(kind, (2, 1, 16, 16))
+        mask = (torch.rand(2, 1, 16, 16, generator=torch.Generator().manual_seed(0)) < 0.6).float()
+        if kind == "parallel":
+            physics = eq.ParallelBeam(16, 6, normalize=True)
+        elif kind == "fan":
+            physics = eq.FanBeam(16, 6, 40.0, 20.0, normalize=True)
+        elif kind == "mri":
+            physics = deepinv.physics.MRI(mask=mask, img_size=(16, 16))
+        elif kind == "multicoil":
+            maps = torch.ones(2, 3, 16, 16, dtype=torch.complex64) / 3**0.5
+            physics = deepinv.physics.MultiCoilMRI(mask=mask, coil_maps=maps, img_size=(16, 16))
+        elif kind == "sequence":
+            shape = (2, 2, 3, 16, 16)
+            masks = mask[:, :, None].expand(2, 2, 3, 16, 16).contiguous()
+            physics = deepinv.physics.DynamicMRI(mask=masks, img_size=(2, 3, 16, 16))
+        else:
+            physics = deepinv.physics.stack(
+                deepinv.physics.Denoising(noise), deepinv.physics.Inpainting((1, 16, 16), mask)
+            )
+            for part in physics.physics_list:
+                part.noise_model = noise
+        if kind != "stacked":
+            physics.noise_model = noise
+        x = torch.rand(shape)
+        step = eq.ProximalStep(lambda x, sigma: 0.9 * x, strength=0.1)
+        model = eq.EquilibriumReconstructor(step, stop=eq.Stop(1e-4, 300))
+        y = physics(x)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UncertaintyWarning)
+            u = eq.uncertainty(model, y, physics, eq.Reflections(), 10, parts=True)
+        assert u.std.shape == x.shape
+        assert (u.std > 0).any()
+        assert (u.status == eq.Status.CONVERGED).all()
+        assert torch.allclose(u.measured + u.invented, u.value, atol=1e-5)
+        if kind == "stacked":
+            return
+        alone = deepinv.physics.MRI(mask=mask[1:], img_size=(16, 16)) if kind == "mri" else None
+        if alone is not None:
+            alone.noise_model = noise
+            one = eq.uncertainty(model, y[1:], alone, eq.Reflections(), 10)
+            assert torch.allclose(one.std[0], u.std[1], atol=1e-4)
+
+    def test_a_quantity_of_the_image(self):
+        """The mean of a region: its uncertainty is that of the mean, not the mean of it."""
+        y = torch.rand(2, 1, 8, 8, dtype=torch.float64)
+        physics = deepinv.physics.Denoising(gaussian(0.1))
+        u = eq.uncertainty(
+            lambda y, physics: y,
+            y,
+            physics,
+            None,
+            600,
+            quantity=lambda x: x[..., :4, :4].mean((-2, -1)),
+        )
+        assert torch.allclose(u.value, y[..., :4, :4].mean((-2, -1)))
+        assert u.std.flatten().tolist() == pytest.approx([0.1 / 4] * 2, rel=0.1)
+
+    def test_unrolled_models_and_progress(self):
+        _, physics, y = problem(count=2)
+        model = linear_model()
+        model.gradient = eq.Unrolled(steps=4)
+        calls = []
+        model.on_failure = "ignore"
+        u = eq.uncertainty(
+            model,
+            y,
+            physics,
+            eq.Reflections(),
+            10,
+            batch=4,
+            progress=lambda done, total: calls.append((done, total)),
+        )
+        assert calls == [(4, 20), (8, 20), (10, 20), (14, 20), (18, 20), (20, 20)]
+        assert torch.allclose(u.value, model(y, physics))
+        assert int(u.steps.max()) == 4
+
+    def test_an_operator_of_ones_own_that_cannot_be_told_apart(self):
+        class Weighted(deepinv.physics.LinearPhysics):
+            def __init__(self):
+                super().__init__(noise_model=gaussian(0.1))
+                self.weights = [torch.tensor(1.0), torch.tensor(2.0)]
+
+            def A(self, x, **kwargs):
+                if len(x) != 2:
+                    raise RuntimeError("two images, please")
+                return torch.stack([w * v for w, v in zip(self.weights, x)])
+
+            A_adjoint = A
+
+        y = torch.rand(2, 1, 8, 8)
+        with pytest.raises(UserError, match="one image at a time"):
+            eq.uncertainty(lambda y, physics: y, y, Weighted(), None, 10)
+
+
+class TestCorrected:
+    def test_a_constant_bias_is_taken_out(self):
+        """f(y) = y + 0.1 under the parametric bootstrap: the bias is 0.1, and known exactly."""
+        x = torch.rand(1, 1, 8, 8, dtype=torch.float64)
+        physics = deepinv.physics.Denoising(gaussian(0.01))
+        u = eq.uncertainty(lambda y, physics: y + 0.1, physics.A(x), physics, None, 400)
+        assert torch.allclose(u.bias, torch.full_like(x, 0.1), atol=5e-3)
+        right = u.corrected()
+        assert torch.allclose(right.value, x, atol=5e-3)
+        assert float(right.rmse) == pytest.approx(0.01, rel=0.1)
+        assert torch.allclose((right.lower + right.upper) / 2, right.value)
+        wide = u.scaled(2.0)
+        assert torch.allclose(wide.upper - wide.value, 2 * (u.upper - u.value))
+        assert torch.allclose(wide.rmse, 2 * u.rmse)
