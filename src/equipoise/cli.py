@@ -6,9 +6,10 @@ import os
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
+from typer.core import TyperCommand
 
 from .errors import TrainingGaveUp, UserError
 
@@ -58,6 +59,41 @@ class Architecture(str, Enum):
     conv, unet, proximal = "conv", "unet", "proximal"
 
 
+#: As many samples as ``--samples`` takes without a number.
+SAMPLES = 30
+
+
+class _WithSamples(TyperCommand):
+    """A command whose ``--samples`` may stand alone."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        filled = []
+        for k, word in enumerate(args):
+            filled.append(word)
+            follower = args[k + 1] if k + 1 < len(args) else ""
+            if word == "--samples" and not follower.lstrip("-+").isdigit():
+                filled.append(str(SAMPLES))
+        return super().parse_args(ctx, filled)
+
+
+Samples = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        min=1,
+        metavar="[NUMBER]",
+        help="Also estimate how sure each image is, from so many samples of the equivariant "
+        f"bootstrap (without a number: {SAMPLES}).",
+    ),
+]
+Level = Annotated[float, typer.Option(help="Of the samples' bounds.")]
+GroupName = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--group",
+        help="What moves the samples: rotations, quarter_turns, reflections or shifts; default: "
+        "the run's.",
+    ),
+]
 Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Argument(help="such as learning.steps=500 data.path=my/folder"),
@@ -144,21 +180,46 @@ def _say_nothing(text: str) -> None:
     pass
 
 
-@app.command()
+@app.command(cls=_WithSamples)
 def reconstruct(
     run: RunFolder,
     data: Annotated[Path, typer.Argument(help="Measurements, or images to be measured first.")],
     out: Annotated[Path, typer.Argument(help="New folder for the images.")],
+    samples: Samples = None,
+    level: Level = 0.9,
+    group: GroupName = None,
 ) -> None:
     """Reconstruct DATA into the folder OUT: image files stay in their format, measurements give
-    .npy; with a preview, and residual and status of each.
+    .npy; with a preview, and residual and status of each. With --samples, standard deviation and
+    bounds beside each image, and a page.
 
     Example: equipoise reconstruct runs/ct64 ../shared/data/ct/val.h5 out/
     """
     from .commands.reconstruct import reconstruct as run_reconstruct
     from .run import load_run
 
-    run_reconstruct(load_run(run), data, out, typer.echo)
+    asked, progress = _bootstrap_of(samples, level, group)
+    try:
+        run_reconstruct(load_run(run), data, out, typer.echo, asked, progress)
+    finally:
+        if progress is not None:
+            progress.close()
+
+
+def _bootstrap_of(samples: int | None, level: float, group: str | None) -> tuple[Any, Any]:
+    """What is asked of the bootstrap, and what shows its progress; nothing without samples.
+
+    Raises:
+        UserError: an option of it was given without ``--samples``.
+    """
+    if samples is None:
+        if group is not None or level != 0.9:
+            raise UserError("--level and --group are those of the samples; add --samples")
+        return None, None
+    from .commands.terminal import SolvesProgress
+    from .comparison.bootstrap import Bootstrap
+
+    return Bootstrap(samples, level, group=group), SolvesProgress()
 
 
 @app.command()

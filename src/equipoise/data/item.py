@@ -73,6 +73,10 @@ class Item:
     format: str = "npy"  #: the name of the format that reads it, and writes what is made of it
     notes: tuple[str, ...] = ()  #: what its reader noticed
     frames: tuple[Item, ...] = ()  #: of which it is a sequence
+    #: What a file that is written says it shows, where that is not the image itself.
+    meaning: str = ""
+    #: Whether its values are differences, such as deviations, to which no offset applies.
+    is_difference: bool = False
 
     def array(self) -> np.ndarray:
         """The values, in the units of the file.
@@ -81,6 +85,11 @@ class Item:
             UserError: the file cannot be read, or holds something else than finite numbers.
         """
         return check_numbers(np.asarray(self.read()), str(self.file))
+
+    def showing(self, meaning: str, is_difference: bool = False) -> Item:
+        """The item for a file about this image that is not the image itself."""
+        frames = tuple(frame.showing(meaning, is_difference) for frame in self.frames)
+        return replace(self, meaning=meaning, is_difference=is_difference, frames=frames)
 
     def along_first_axis(self) -> list[Item]:
         """The items of a stack, each named after its place."""

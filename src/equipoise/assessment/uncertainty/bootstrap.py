@@ -65,8 +65,8 @@ def uncertainty(
     many such samples x̃ = T_g⁻¹ f*(A T_g x̂ + noise) about x̂ estimates the error of x̂, also of what
     A does not see. docs/uncertainty.md says when to trust it.
 
-    What is drawn for a sample depends on ``seed`` and its number alone (and on the image's ``key``),
-    whatever else is in the batch. Memory does not grow with ``samples``, unless ``keep``.
+    What is drawn for a sample depends on ``seed``, its number and the image's key alone, whatever
+    else is in the batch. Memory does not grow with ``samples``, unless ``keep``.
 
     Args:
         model: an ``EquilibriumReconstructor``, whose solves start at T_g x̂, or anything that is
@@ -89,7 +89,7 @@ def uncertainty(
         value: x̂, where it is known already.
         keys: a whole number for each image, which makes its draws its own; default: all alike.
         batch: samples that are solved for at once.
-        progress: called with the number of solves that are done, and of all.
+        progress: called with the number of solves that are done, and of all: first with 0.
 
     Raises:
         ArgumentError: too few samples for the level, a group that needs square images, no known
@@ -100,7 +100,7 @@ def uncertainty(
         EquilibriumWarning: some samples did not converge (as ``model.on_failure`` says).
     """
     samples, seed = whole_number("samples", samples, 1), _checked_seed(seed)
-    every = torch.tensor([_checked_level(p, samples) for p in (level, *levels)])
+    every = [_checked_level(p, samples) for p in (level, *levels)]
     physics = with_noise(physics, noise)
     solved = None
     if value is None:
@@ -116,7 +116,7 @@ def uncertainty(
     for b in range(count):
         image = _Image(model, physics, value[b : b + 1], b, count, y, group, (seed, keys[b]))
         found.append(_sampled(image, samples, every, quantity or _itself, keep, parts, batch, done))
-    u = _joined(found, float(every[0]), solved)
+    u = _joined(found, every[0], solved)
     u.notes += _notes(u, y, physics, group, value, seed)
     _tell(u, getattr(model, "on_failure", "warn"))
     return u
@@ -150,6 +150,8 @@ class _Progress:
 
     def __init__(self, tell: Callable[[int, int], None] | None, total: int):
         self.tell, self.total, self.done = tell, total, 0
+        if tell is not None:
+            tell(0, total)
 
     def __call__(self, count: int) -> None:
         self.done += count
@@ -294,7 +296,7 @@ class _Sums:
 def _sampled(
     image: _Image,
     samples: int,
-    levels: Tensor,
+    levels: list[float],
     quantity: Quantity,
     keep: bool,
     parts: bool,
@@ -326,7 +328,11 @@ def _sampled(
         done(len(numbers))
     outcome = torch.cat(status)
     good = outcome != Status.NONFINITE
-    widths = kept.quantiles(levels, good.cpu()).reshape(len(levels), *x.shape).to(x)
+    widths = (
+        kept.quantiles(torch.tensor(levels, dtype=torch.float64), good.cpu())
+        .reshape(len(levels), *x.shape)
+        .to(x)
+    )
     kept.close()
     deviation, sample_rmse = sums.rms(), torch.cat(rmse)
     return Uncertainty(
@@ -336,8 +342,8 @@ def _sampled(
         upper=x + widths[0],
         mean=x + sums.mean().to(x),
         rmse=deviation.square().flatten(1).mean(1).sqrt().to(x),
-        rmse_upper=_quantile(sample_rmse[good], float(levels[0])).to(x),
-        level=float(levels[0]),
+        rmse_upper=_quantile(sample_rmse[good], levels[0]).to(x),
+        level=levels[0],
         status=outcome.max()[None],
         sample_status=outcome[:, None],
         sample_rmse=sample_rmse[:, None].to(x),

@@ -30,6 +30,29 @@ class Parts(NamedTuple):
         return invented / (invented + measured).clamp_min(torch.finfo(torch.float64).tiny)
 
 
+def along(part: Tensor, x: Tensor) -> Tensor:
+    """The component of a complex part (B, 2, …, H, W) along the phase of x, (B, 1, …, H, W), so
+    that parts whose sum is x sum to its magnitude; a real part as it is."""
+    if x.shape[1] != 2:
+        return part
+    size = x.square().sum(1, keepdim=True).sqrt().clamp_min(torch.finfo(x.dtype).tiny)
+    return (part * x).sum(1, keepdim=True) / size
+
+
+def prior_in_words(shares: Tensor, names: list[str] | None = None) -> str:
+    """Which images hold more of the prior than of the data; nothing where none does."""
+    much = torch.nonzero(shares > MUCH).flatten().tolist()
+    if not much:
+        return ""
+    shown = [f"image {b}" if names is None else names[b] for b in much[:3]]
+    more = f" and {len(much) - 3} more" if len(much) > 3 else ""
+    return (
+        f"the prior supplies more than the data: {float(shares.max()):.0%} of the energy of "
+        f"{', '.join(shown)}{more} is not determined by the measurements; measure more, or believe "
+        "no detail that only the prior drew"
+    )
+
+
 def measured_and_invented(physics: Any, x: Tensor, variance: float) -> Parts:
     """AᵀA(AᵀA + δ)⁻¹ x, and the rest, δ(AᵀA + δ)⁻¹ x.
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...equilibrium import Equilibrium, Status
+from .parts import Parts
 
 
 class UncertaintyWarning(UserWarning):
@@ -59,6 +60,13 @@ class Uncertainty:
     def psnr(self) -> Tensor:
         """(B,)  predicted peak signal-to-noise ratio in dB, of images in [0, 1]."""
         return -20 * self.rmse.clamp_min(1e-10).log10()
+
+    @property
+    def parts(self) -> Parts | None:
+        """``measured`` and ``invented``, where they were asked for."""
+        if self.measured is None or self.invented is None:
+            return None
+        return Parts(self.measured, self.invented)
 
     def corrected(self) -> Uncertainty:
         """With the estimated bias taken from x̂: 2 x̂ − mean, and the bounds about it.

@@ -46,12 +46,16 @@ def write_slices(
         if item.index is not None:
             _make_single(data, item.index)
         factor = data.Rows / image.shape[0]
-        _set_pixels(data, image)
+        _set_pixels(data, image, _slope_of(image) if item.is_difference else 1.0)
         if factor != 1:
             _set_geometry(data, factor)
         kind = [str(value) for value in data.get("ImageType") or []]
         data.ImageType = ["DERIVED", "SECONDARY", *kind[2:]]
         data.DerivationDescription = "Reconstructed with Equipoise; not for clinical use"
+        if item.meaning:
+            data.SeriesDescription = f"{data.get('SeriesDescription', '')} {item.meaning}".strip()[
+                :64
+            ]
         series = str(data.get("SeriesInstanceUID", ""))
         data.SeriesInstanceUID = new_series.setdefault(series, new_uid())
         data.SOPInstanceUID = new_uid()
@@ -74,9 +78,15 @@ def _make_single(data: Any, frame: int) -> None:
     data.file_meta.MediaStorageSOPClassUID = CT_IMAGE
 
 
-def _set_pixels(data: Any, image: np.ndarray) -> None:
-    """16 bits, signed, of which 1 is one Hounsfield unit."""
-    stored = np.clip(np.rint(image), -32768, 32767).astype("<i2")
+def _slope_of(image: np.ndarray) -> float:
+    """The power of ten that 16 bits resolve these values to."""
+    largest = max(float(np.abs(image).max()), 1e-6)
+    return float(10.0 ** np.ceil(np.log10(largest / 32767)))
+
+
+def _set_pixels(data: Any, image: np.ndarray, slope: float) -> None:
+    """16 bits, signed, of which 1 is ``slope`` Hounsfield units."""
+    stored = np.clip(np.rint(image / slope), -32768, 32767).astype("<i2")
     data.file_meta.TransferSyntaxUID = need("pydicom.uid", "dicom").ExplicitVRLittleEndian
     for key in OUTDATED:
         if key in data:
@@ -90,7 +100,7 @@ def _set_pixels(data: Any, image: np.ndarray) -> None:
     data.PixelRepresentation = 1
     data.SamplesPerPixel = 1
     data.PhotometricInterpretation = "MONOCHROME2"
-    data.RescaleSlope = 1
+    data.RescaleSlope = _decimal(slope)
     data.RescaleIntercept = 0
     data.RescaleType = "HU"
 

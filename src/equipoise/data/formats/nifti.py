@@ -159,7 +159,8 @@ def _write_volume(items: Sequence[Item], images: np.ndarray, path: Path) -> None
     original = nibabel.load(items[0].file)
     places = [item.index or 0 for item in items]
     first, count = min(places), max(places) - min(places) + 1
-    volume = np.full((*images.shape[1:], count), items[0].units.offset, dtype=np.float32)
+    empty = 0.0 if items[0].is_difference else items[0].units.offset
+    volume = np.full((*images.shape[1:], count), empty, dtype=np.float32)
     for place, image in zip(places, images, strict=True):
         volume[:, :, place - first] = image
     affine = np.array(original.affine)
@@ -171,4 +172,6 @@ def _write_volume(items: Sequence[Item], images: np.ndarray, path: Path) -> None
     affine[:3, :3] *= factor
     header = original.header.copy()
     header.set_data_dtype(np.float32)
+    if items[0].meaning:
+        header["descrip"] = items[0].meaning.encode()[:79]
     nibabel.save(nibabel.Nifti1Image(volume, affine, header), path)
