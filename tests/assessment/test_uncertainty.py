@@ -100,7 +100,7 @@ def flips():
 
 
 def mixture_quantile(means, deviations, level):
-    """Of |v|, where v is normal with one of these means and deviations, all as likely: bisection."""
+    """Of |v|, where v is normal with one of these means and deviations, all as likely."""
     low, high = torch.zeros(PIXELS).double(), torch.full((PIXELS,), 100.0).double()
     normal = torch.special.ndtr
     for _ in range(80):
@@ -119,7 +119,7 @@ class TestKnownAnswers:
     @pytest.mark.parametrize("step", ["proximal", "gradient"])
     @pytest.mark.parametrize("group", ["flips", "none"])
     def test_standard_deviation_and_quantiles(self, step, group):
-        x, physics, y = problem()
+        _x, physics, y = problem()
         model = linear_model(step)
         elements = flips() if group == "flips" else [torch.eye(PIXELS, dtype=torch.float64)]
         moves = eq.Reflections() if group == "flips" else None
@@ -173,7 +173,7 @@ class TestKnownAnswers:
             assert not u.blind.any()
 
     def test_quantiles_are_those_of_the_samples(self):
-        x, physics, y = problem(count=2)
+        _x, physics, y = problem(count=2)
         model = linear_model()
         u = eq.uncertainty(
             model, y, physics, eq.Reflections(), 31, 0.8, seed=3, keep=True, levels=(0.5,)
@@ -327,11 +327,11 @@ class TestNoise:
     def test_unknown(self):
         physics = deepinv.physics.Denoising()
         physics.noise_model = None
-        with pytest.raises(UserError, match="noise: unknown.*pass noise=σ"):
+        with pytest.raises(UserError, match=r"noise: unknown.*pass noise=σ"):
             self.spread(physics, torch.rand(1, 1, 8, 8))
 
     def test_that_y_has_and_the_samples_lack(self):
-        x, physics, y = problem(sigma=0.0)
+        _x, physics, y = problem(sigma=0.0)
         with pytest.warns(UncertaintyWarning, match="leaves .*% of y unexplained"):
             eq.uncertainty(linear_model(), y + 0.3, physics, eq.Reflections(), 10)
 
@@ -395,7 +395,7 @@ class TestBlindness:
 
 class TestParts:
     def test_sum_to_the_image_and_are_what_the_formula_says(self):
-        x, physics, y = problem(count=2)
+        _x, physics, y = problem(count=2)
         u = eq.uncertainty(linear_model(), y, physics, eq.Reflections(), 20, parts=True, keep=True)
         assert torch.allclose(u.measured + u.invented, u.value)
         M, delta = physics.M, 0.05**2

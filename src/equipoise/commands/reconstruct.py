@@ -62,7 +62,11 @@ def reconstruct(
     picture = figures.grid(y, {"equipoise": solved.value}, dataset.truth, dataset.names)
     figures.save_png(picture, out / "preview.png")
     rows = _rows(dataset, solved)
-    about = {"run": str(run.folder), "data": str(data), "measured": _what_was_measured(dataset)}
+    about: dict[str, Any] = {
+        "run": str(run.folder),
+        "data": str(data),
+        "measured": _what_was_measured(dataset),
+    }
     if sure is not None:
         rows = [row | more for row, more in zip(rows, rows_of(sure), strict=True)]
         about |= {"notes": notes_of(sure, dataset.names)}

@@ -23,7 +23,7 @@ from ..assessment.uncertainty import (
     uncertainty,
     unfinished_in_words,
 )
-from ..assessment.uncertainty.bootstrap import BY_IMAGE, BY_SAMPLE
+from ..assessment.uncertainty.statistics import BY_IMAGE, BY_SAMPLE
 from ..data.dataset import Dataset
 from ..data.item import Item
 from ..data.scan import native_images
@@ -206,7 +206,7 @@ def unit_of(item: Item) -> str:
 def readings_of(u: Uncertainty, shown: Shown, items: list[Item], count: int = 8) -> list[Reading]:
     """What the page reads out of the first images; of sequences, of the frame in the middle."""
 
-    def plane(images: np.ndarray | None, i: int) -> np.ndarray | None:
+    def plane(images: np.ndarray | None, i: int) -> Any:
         if images is None:
             return None
         one: np.ndarray = images[i]
@@ -216,7 +216,7 @@ def readings_of(u: Uncertainty, shown: Shown, items: list[Item], count: int = 8)
     readings = []
     for i, item in enumerate(items[:count]):
         arrays = {name: plane(getattr(shown, name), i) for name in names}
-        readings.append(Reading(**arrays, level=u.level, unit=unit_of(item)))  # type: ignore[arg-type]
+        readings.append(Reading(level=u.level, unit=unit_of(item), **arrays))
     return readings
 
 

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from ...errors import ArgumentError
 
+#: What a draw is for: this, or the noise.
+MOVE = 0
 #: Rotations by more than this, either way, carry what an image that is not square holds out of it.
 LARGEST_TURN = 45.0
 
@@ -128,5 +130,5 @@ def _turns_far(part: Any) -> bool:
     if not type(part).__name__.startswith("Rotat") or not isinstance(limit, (int, float)):
         return False
     multiples = getattr(part, "multiples", None)
-    half_turns_alone = bool(multiples) and float(multiples) % 180 == 0
+    half_turns_alone = multiples is not None and float(multiples) % 180 == 0
     return limit > LARGEST_TURN and not half_turns_alone
