@@ -222,7 +222,7 @@ def _bootstrap_of(samples: int | None, level: float, group: str | None) -> tuple
     return Bootstrap(samples, level, group=group), SolvesProgress()
 
 
-@app.command()
+@app.command(cls=_WithSamples)
 def evaluate(
     run: RunFolder,
     data: Annotated[
@@ -231,18 +231,33 @@ def evaluate(
             help="Images or measurements to score on; none: data.validation, or new phantoms."
         ),
     ] = None,
+    samples: Samples = None,
+    level: Level = 0.9,
+    group: GroupName = None,
 ) -> None:
-    """Score a run against FBP or zero-filled, least squares and TV, per image and on average.
+    """Score a run against FBP or zero-filled, least squares and TV, per image and on average. With
+    --samples, also whether its own estimate of its errors is true.
 
     Example: equipoise evaluate runs/ct64 ../shared/data/ct/val.h5
     """
     from .comparison.evaluation import evaluate as run_evaluate
     from .run import load_run
 
-    evaluation = run_evaluate(load_run(run), data)
+    asked, progress = _bootstrap_of(samples, level, group)
+    try:
+        evaluation = run_evaluate(
+            load_run(run), data, asked=asked, progress=progress, say=typer.echo
+        )
+    finally:
+        if progress is not None:
+            progress.close()
     typer.echo(evaluation.per_image().terminal())
     typer.echo("")
     typer.echo(evaluation.table.terminal())
+    if evaluation.sure is not None:
+        typer.echo(f"\n{evaluation.sure.table.terminal()}")
+        for note in evaluation.sure.notes:
+            typer.echo(f"caution: {note}")
     typer.echo(f"\n{evaluation.problem['contraction']['words']}")
     typer.echo(f"saved: {evaluation.folder}/results.json, grid.png, report.html")
     _exit_if_failed(evaluation.table)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ..assessment import figures
 from ..assessment.metrics import misfit
 from ..assessment.solves import residual_in_words, solve_rows
-from ..comparison.bootstrap import Bootstrap, bootstrap, notes_of, rows_of
+from ..comparison.bootstrap import Bootstrap, bootstrap, notes_of, rows_of, seconds_a_solve
 from ..data.dataset import Dataset
 from ..data.formats import new_folder, write_images
 from ..data.scan import native_images
@@ -52,7 +49,7 @@ def reconstruct(
     sure = None
     if asked is not None:
         if not fabric.global_rank:
-            say(asked.cost_in_words(len(dataset), _seconds_a_solve(run, dataset)))
+            say(asked.cost_in_words(len(dataset), seconds_a_solve(run, dataset)))
         sure = bootstrap(run, dataset, solved.value, asked, progress=progress, fabric=fabric)
     if fabric.global_rank:
         return solved
@@ -76,13 +73,6 @@ def reconstruct(
         say(_in_words(row))
     say(f"wrote {len(paths)} file(s), preview.png and report.json to {out}")
     return solved
-
-
-def _seconds_a_solve(run: Run, dataset: Dataset) -> float:
-    """Once whatever solves share has been prepared."""
-    start = time.perf_counter()
-    run.solve(dataset.some(torch.tensor([0])))
-    return time.perf_counter() - start
 
 
 def _in_words(row: dict[str, Any]) -> str:

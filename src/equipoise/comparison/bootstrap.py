@@ -4,6 +4,7 @@ is written and shown of it in the units of the files."""
 from __future__ import annotations
 
 import hashlib
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -74,6 +75,13 @@ class Bootstrap:
             f"{self.samples} samples of {images} image(s): {self.samples * images} more solves, "
             f"at most about {time}"
         )
+
+
+def seconds_a_solve(run: Run, dataset: Dataset) -> float:
+    """How long one image takes, once whatever solves share has been prepared."""
+    start = time.perf_counter()
+    run.solve(dataset.some(torch.tensor([0])))
+    return time.perf_counter() - start
 
 
 def key_of(item: Item) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,10 +38,12 @@ from ..errors import UserError
 from ..learning.log import read_log
 from ..learning.validation import solve_dataset
 from ..run import Run, unseen
+from .bootstrap import Bootstrap
 from .classical import Classical
 from .method import Problem, Unavailable
 from .methods import classical_methods
 from .plugged import untrained
+from .sureness import Sureness, sureness
 from .tuning import Tuner
 
 #: Images whose truth the classical methods are tuned on, in their favour.
@@ -78,6 +80,7 @@ class Evaluation:
     scores: dict[str, dict[str, list[float]]] = field(default_factory=dict)
     solved: Equilibrium | None = None
     words: list[str] = field(default_factory=list)  #: of the page
+    sure: Sureness | None = None  #: how true its own estimate of its errors is, if that was asked
 
     @property
     def names(self) -> list[str]:
@@ -138,11 +141,19 @@ class Evaluation:
         }
         if self.solved is not None:
             tree["solve"] = solve_rows(self.solved, self.names)
+        if self.sure is not None:
+            tree["reliability"] = self.sure.as_json()
         return tree
 
 
 def evaluate(
-    run: Run, data: str | Path | None = None, folder: Path | None = None, count: int = 24
+    run: Run,
+    data: str | Path | None = None,
+    folder: Path | None = None,
+    count: int = 24,
+    asked: Bootstrap | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] = print,
 ) -> Evaluation:
     """Scores a run, its start and the classical methods on the same measurements, and writes
     results.json, grid.png and report.html.
@@ -153,6 +164,9 @@ def evaluate(
             or held-out patients, or, for a run on phantoms, ``count`` of another seed.
         folder: where to; default: a folder in the run's, named after the data.
         count: of phantoms.
+        asked: also whether the run's own estimate of its errors is true.
+        progress: of its samples.
+        say: told what they cost, before they begin.
 
     Raises:
         UserError: there is no data to score on, or it cannot be read.
@@ -172,6 +186,9 @@ def evaluate(
     evaluation.solved = solved
     evaluation.problem["contraction"] = _contraction(run, dataset, solved)
     evaluation.words = _words(evaluation, run, before, solved)
+    if asked is not None:
+        evaluation.sure = sureness(run, dataset, solved.value, asked, progress, say)
+        evaluation.words[-1:-1] = evaluation.sure.words()
     _write(evaluation, run, what)
     return evaluation
 
@@ -282,6 +299,10 @@ def _write(evaluation: Evaluation, run: Run, what: str) -> None:
     if curves.exists():
         text = "Training: loss parts, solver steps, residuals, validation"
         shown.append((curves.read_bytes(), text))
+    sure = evaluation.sure
+    if sure is not None and (figure := sure.figure()) is not None:
+        drawn = figures.save_png(figure, folder / "reliability.png")
+        shown.append((drawn, "Predicted against true errors; bounds against what they hold"))
     on = f"{len(dataset)} phantoms that training did not see" if what == "phantoms" else what
     page(
         folder / "report.html",
@@ -290,8 +311,9 @@ def _write(evaluation: Evaluation, run: Run, what: str) -> None:
         shown,
         table=evaluation.table,
         conventions=CONVENTIONS,
+        more_tables=[("How sure? Bounds beside the truth", sure.table)] if sure else None,
         config=dump(run.config),
-        viewer=pictures(images, truth, dataset.names),
+        viewer=pictures(images, truth, dataset.names, readings=sure.readings if sure else None),
     )
 
 

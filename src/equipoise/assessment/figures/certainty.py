@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -91,7 +91,7 @@ def reliability(
     predicted: Sequence[float],
     true: Sequence[float],
     nominal: Sequence[float],
-    covered: dict[str, Sequence[float]],
+    covered: Mapping[str, Sequence[float]],
 ) -> Figure:
     """Left, each image's true against its predicted error; right, how much of the pixels the bounds
     cover against how much they promise. What lies on the dashed line is right.
