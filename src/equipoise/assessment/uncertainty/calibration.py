@@ -3,12 +3,14 @@ measurements that were left out."""
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ...errors import ArgumentError
 from ...imaging.splitting import split
 from .bootstrap import uncertainty
 from .noise import noise_variance, with_noise
@@ -22,31 +24,38 @@ class Calibration(NamedTuple):
     words: str  #: what it was learnt from, and what it promises
 
 
-def calibrated_on_truths(u: Uncertainty, truth: Tensor) -> Calibration:
-    """The factor with which the bounds of these images hold their level: conformal risk control
-    (Angelopoulos et al., ICLR 2024) of the share of pixels outside.
-
-    On a further image that is exchangeable with these n, the bounds ``u.scaled(factor)`` miss at
-    most 1 − level of the pixels in expectation, if n ≥ level / (1 − level) (9 for 90 %). With
-    fewer images, the factor is the one that these images need, and nothing is promised.
+def calibrated_on_truths(u: Uncertainty, truth: Tensor, guarantee: bool = False) -> Calibration:
+    """The factor with which the bounds of these images hold their level.
 
     Args:
         u: of n images, at one level.
         truth: (n, …) of the same quantity.
+        guarantee: take the wider factor of conformal risk control (Angelopoulos et al., ICLR 2024)
+            of the share of pixels outside: on a further image that is exchangeable with these n, it
+            is at most 1 − level in expectation, whatever the images are like.
+
+    Raises:
+        ArgumentError: fewer truths than a guarantee needs, level / (1 − level): 9 for 90 %.
     """
     half = ((u.upper - u.lower) / 2).double()
-    error = (truth - u.value).double().abs()
+    centre = ((u.upper + u.lower) / 2).double()
+    error = (truth.double() - centre).abs()
     tiny = torch.finfo(torch.float64).tiny
     scores = torch.where(error > 0, error / half.clamp_min(tiny), 0).flatten()
     n, missed = len(truth), 1 - u.level
-    allowed = (missed * (n + 1) - 1) / n
-    guaranteed = allowed >= 0
-    share = 1 - (allowed if guaranteed else missed)
-    place = min(len(scores) - 1, int(torch.tensor(share * len(scores)).ceil()) - 1)
+    words = f"{n} truth(s)"
+    if guarantee:
+        if missed * (n + 1) < 1 - 1e-9:
+            needed = math.ceil(u.level / missed - 1e-9)
+            raise ArgumentError(
+                f"truth: a guarantee of {u.level:.0%} needs at least {needed} images, got {n}; add "
+                "some, lower the level, or do without (guarantee=False)"
+            )
+        missed = max(0.0, (missed * (n + 1) - 1) / n)
+        words += f", with a guarantee of {u.level:.0%} in expectation"
+    place = min(len(scores), math.ceil((1 - missed) * len(scores))) - 1
     factor = float(scores.sort().values[max(0, place)])
-    promise = "in expectation at least" if guaranteed else "about, without a guarantee,"
-    words = f"factor {factor:.2f} from {n} truth(s): {promise} {u.level:.0%} of the pixels"
-    return Calibration(factor, words)
+    return Calibration(factor, f"factor {factor:.2f} from {words}")
 
 
 def calibrated_on_measurements(
