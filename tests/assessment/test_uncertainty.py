@@ -11,7 +11,15 @@ import pytest
 import torch
 
 import equipoise as eq
-from equipoise.assessment.uncertainty import UncertaintyWarning, kept, measured_and_invented
+from equipoise.assessment.uncertainty import (
+    UncertaintyWarning,
+    calibrated_on_measurements,
+    calibrated_on_truths,
+    kept,
+    measured_and_invented,
+    rank_correlation,
+    reliability,
+)
 from equipoise.assessment.uncertainty.kept import Kept
 from equipoise.errors import UserError
 
@@ -663,3 +671,64 @@ class TestCorrected:
         wide = u.scaled(2.0)
         assert torch.allclose(wide.upper - wide.value, 2 * (u.upper - u.value))
         assert torch.allclose(wide.rmse, 2 * u.rmse)
+
+
+class TestCalibration:
+    """Noise that is really three times as large as the samples believe."""
+
+    def noisy_images(self, count, believed=0.1, true=0.3):
+        x = double(7, count, 1, 16, 16)
+        physics = deepinv.physics.Denoising(gaussian(believed))
+        y = x + true * double(8, count, 1, 16, 16)
+        return x, eq.uncertainty(lambda y, physics: y, y, physics, None, 200, keys=range(count))
+
+    def test_on_truths(self):
+        x, u = self.noisy_images(6)
+        before = reliability(u, x)
+        assert before.coverage() == pytest.approx(0.416, abs=0.03)  # P(|normal| < 1.645 / 3)
+        assert before.ratio == pytest.approx(1 / 3, rel=0.05)
+        factor = calibrated_on_truths(u, x).factor
+        assert factor == pytest.approx(3, rel=0.05)
+        other_x, other = self.noisy_images(12)
+        after = reliability(other.scaled(factor), other_x)
+        assert after.coverage() == pytest.approx(0.9, abs=0.02)
+        assert after.ratio == pytest.approx(1, rel=0.1)
+
+    def test_with_a_guarantee(self):
+        x, u = self.noisy_images(12)
+        wide, plain = (calibrated_on_truths(u, x, guarantee=g).factor for g in (True, False))
+        error = (x - u.value).abs()
+        outside = (error > wide * (u.upper - u.value)).double().mean()
+        assert float(outside) == pytest.approx((0.1 * 13 - 1) / 12, abs=1e-3)
+        assert wide > plain
+        x, u = self.noisy_images(8)
+        with pytest.raises(UserError, match="needs at least 9 images, got 8"):
+            calibrated_on_truths(u, x, guarantee=True)
+
+    def test_on_measurements(self):
+        """x̂ is y in three of four points of a mask, and the truth is rough: what was left out says
+        by how much the samples, which see the noise alone, are too sure."""
+        size = 16
+        mask = torch.ones(1, 1, size, size).double()
+        physics = deepinv.physics.Inpainting((1, size, size), mask, noise_model=gaussian(0.01))
+        smooth = torch.nn.functional.avg_pool2d
+        x = smooth(double(9, 2, 1, size + 2, size + 2), 3, 1)
+
+        def model(y, physics):
+            """Fills gaps by the mean of the eight pixels about them."""
+            inside = physics.mask.expand_as(y)
+            around = smooth(y, 3, 1, 1) / smooth(inside, 3, 1, 1).clamp_min(0.1)
+            return torch.where(inside > 0, y, around)
+
+        truly = calibrated_on_measurements(model, physics(x), physics, eq.Shifts(), samples=20)
+        assert truly.factor > 2
+        assert "2 measurement(s)" in truly.words
+
+    def test_rank_correlation(self):
+        a = torch.tensor([1.0, 2.0, 3.0, 4.0])
+        assert rank_correlation(a, a.exp()) == pytest.approx(1)
+        assert rank_correlation(a, -a) == pytest.approx(-1)
+        # the textbook's: 1 − 6 Σd² / n(n² − 1)
+        b = torch.tensor([2.0, 1.0, 4.0, 3.0])
+        assert rank_correlation(a, b) == pytest.approx(1 - 6 * 4 / (4 * 15))
+        assert math.isnan(rank_correlation(a[:2], a[:2]))

@@ -11,10 +11,14 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError
+from ...imaging.operators import proximal
 from ...imaging.splitting import split
 from .bootstrap import uncertainty
 from .noise import noise_variance, with_noise
-from .record import Uncertainty, UncertaintyWarning
+from .record import Uncertainty
+
+#: Of the noise, so that what hardly any detector sees is not divided by zero.
+SMALLEST_VARIANCE = 1e-6
 
 
 class Calibration(NamedTuple):
@@ -74,10 +78,10 @@ def calibrated_on_measurements(
     """The factor with which the samples predict measurements that were left out.
 
     One of ``parts`` of each measurement (views, lines, points) is kept out; the rest is
-    reconstructed, x̂, with samples x̃. At what was kept out, A'x̂ misses y' by the error of x̂ and by
-    the noise, so that the mean of (A'x̂ − y')² less the noise's variance is the mean square of A'
-    applied to the true error; the samples say what it should be. Needs no truth, and sees nothing
-    of what no measurement sees.
+    reconstructed, x̂, with samples x̃. What was kept out, y', differs from A'x̂ by the error of x̂
+    and by the noise; less what noise alone would make, that is A' of the true error, and the samples
+    say what it should be: A'(x̃ − x̂). Both are compared as the images that explain them. Needs no
+    truth, and sees nothing of what no measurement sees.
 
     Args:
         model: the reconstructor.
@@ -97,13 +101,8 @@ def calibrated_on_measurements(
     """
     physics = with_noise(physics, noise)
     inside, y_inside, outside, y_outside = split(physics, y, parts, 0)
-    measured = (y_outside != 0).flatten(1).sum(1).clamp_min(1)
-
-    def mean_square(v: Tensor) -> Tensor:
-        return v.double().square().flatten(1).sum(1) / measured
-
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UncertaintyWarning)
+        warnings.simplefilter("ignore")  # cautions are about u, which nobody sees
         u = uncertainty(
             model,
             y_inside,
@@ -116,14 +115,33 @@ def calibrated_on_measurements(
             keys=keys,
         )
         assert u.samples is not None
-        missed = mean_square(outside.A(u.value) - y_outside)
-        variance = noise_variance(outside.A(u.value), outside, seed)
-        spread = [mean_square(outside.A(one - u.value)) for one in u.samples]
+        clean = outside.A(u.value)
+        variance = noise_variance(clean, outside, seed)
+        drawn = [_mean_square_seen(outside, _fresh(clean, outside, k), variance) for k in range(4)]
+        missed = _mean_square_seen(outside, y_outside - clean, variance)
+        spread = [_mean_square_seen(outside, outside.A(x - u.value), variance) for x in u.samples]
     predicted = torch.stack(spread).mean(0)
-    true = (missed - variance).clamp_min(0)
+    true = (missed - torch.stack(drawn).mean(0)).clamp_min(0)
     factor = float((true.sum() / predicted.sum().clamp_min(1e-30)).sqrt())
     words = (
         f"factor {factor:.2f} from {len(y)} measurement(s), of each of which one in {parts} was "
         "left out and predicted"
     )
     return Calibration(factor, words)
+
+
+def _fresh(clean: Tensor, physics: Any, number: int) -> Tensor:
+    """Noise alone, of measurements like ``clean``."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(number)
+        fresh: Tensor = physics.noise(clean) - clean
+        return fresh
+
+
+def _mean_square_seen(physics: Any, residual: Tensor, variance: float) -> Tensor:
+    """(B,) of the smallest image that explains a residual, (AᵀA + δ)⁻¹Aᵀ r: so that details weigh
+    as much as what is coarse, which operators pass with a larger gain."""
+    nothing = torch.zeros_like(physics.A_adjoint(residual))
+    delta = max(variance, SMALLEST_VARIANCE)
+    seen = proximal(physics, nothing, residual, delta, max_iter=100)
+    return seen.double().square().flatten(1).mean(1)
