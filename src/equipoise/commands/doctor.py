@@ -13,6 +13,8 @@ import torch
 from deepinv.physics import MRI, MultiCoilMRI
 from torch import Tensor
 
+from ..assessment.uncertainty import measured_and_invented
+from ..assessment.uncertainty.parts import MUCH
 from ..config import Config
 from ..data.dataset import Dataset
 from ..data.scan import Scan
@@ -58,6 +60,7 @@ def examine(config: Config) -> Iterator[Finding]:
     estimate = least_squares(physics.A, physics.A_adjoint, y, 1e-3, 50).value
     yield _fit(sample, estimate)
     yield _range(sample, estimate)
+    yield prior(config, sample)
     if sample.truth is None:
         yield _noise(config, sample)
     try:
@@ -154,6 +157,25 @@ def _range(sample: Dataset, x: Tensor) -> Finding:
         "empty"
     )
     return _judged(is_fine, what, remedy, otherwise="note")
+
+
+def prior(config: Config, sample: Dataset) -> Finding:
+    """What share of an image's energy the measurements do not determine, above their noise: of a
+    true image, or of what the model makes before training."""
+    one = sample.some(torch.tensor([0]))
+    y, physics, x = one.batch(torch.tensor([0]))
+    if x is None:
+        model = config.model.make(one.scan.image_shape[0], one.scan.noise, config.seed)
+        with torch.no_grad():
+            x = model(y, physics)
+    share = float(measured_and_invented(physics, x.to(y), one.scan.noise**2).share())
+    return _judged(
+        share <= MUCH,
+        f"prior: {share:.0%} of an image's energy is not determined by the measurements",
+        "the prior supplies more than the data: measure more (views, lines, points), or believe no "
+        "detail that only the prior drew: equipoise reconstruct --samples shows which",
+        otherwise="note",
+    )
 
 
 def _noise(config: Config, sample: Dataset) -> Finding:

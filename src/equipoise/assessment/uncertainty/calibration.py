@@ -79,9 +79,9 @@ def calibrated_on_measurements(
 
     One of ``parts`` of each measurement (views, lines, points) is kept out; the rest is
     reconstructed, x̂, with samples x̃. What was kept out, y', differs from A'x̂ by the error of x̂
-    and by the noise; less what noise alone would make, that is A' of the true error, and the samples
-    say what it should be: A'(x̃ − x̂). Both are compared as the images that explain them. Needs no
-    truth, and sees nothing of what no measurement sees.
+    and by the noise. Less what noise alone would make, that is A' of the true error, for which the
+    samples have A'(x̃ − x̂). Both are compared as the images that explain them. It needs no truth,
+    and sees nothing of what no measurement sees.
 
     Args:
         model: the reconstructor.
