@@ -3,6 +3,10 @@ on held-out CT slices, beside the parametric bootstrap (no moves) and after cali
 
     python benchmarks/coverage.py [--size 64] [--views 20] [--images 8] [--samples 30] [--run RUN]
 
+With --others, beside: total variation under the same bootstrap, deepinv's unadjusted Langevin
+sampler (ULA) with the same denoiser, and an ensemble of the runs that are named (--run A --run B …:
+seeds of one configuration).
+
 Without --run, the model is the shipped denoiser in the proximal step, before any training. Factors
 are learnt on the first half of the patients, or on measurements that were left out, and coverage is
 that of the second half.
@@ -12,12 +16,14 @@ from __future__ import annotations
 
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from common import DATA, arguments, is_there, parser, start_model
 
+from equipoise.assessment.baselines import total_variation
 from equipoise.assessment.diagnose import range_and_null
 from equipoise.assessment.metrics import magnitude
 from equipoise.assessment.uncertainty import (
@@ -33,19 +39,27 @@ from equipoise.data.scan import Scan
 from equipoise.imaging.groups import named_group
 from equipoise.run import load_data, load_run
 
+#: The 90 % quantile of |v|, v standard normal.
+NORMAL_90 = 1.6449
+#: What the denoiser is told in Langevin sampling.
+LANGEVIN_SIGMA = 0.02
 GROUPS = {"equivariant (rotations)": "rotations", "parametric (no moves)": None}
 
 
 def problem(a: Any) -> tuple[Any, Dataset]:
     """The model, and slices of held-out patients."""
-    if a.run is not None:
-        run = load_run(a.run)
+    if a.run:
+        run = load_run(a.run[0])
         dataset = load_data(run.config, run.scan, a.data, a.seed)
         return run.model, dataset.spread(a.images)
     config: Config = parse(
         {
             "data": {"kind": "images", "path": str(a.data), "size": a.size},
-            "physics": {"kind": a.kind, **({"angles": a.views} if a.kind != "mri" else {})},
+            "model": {"denoiser": a.denoiser},
+            "physics": {
+                "kind": a.kind,
+                **({"angles": a.views} if a.kind != "mri" else {"acceleration": 4}),
+            },
         },
         "coverage",
     )
@@ -56,10 +70,77 @@ def problem(a: Any) -> tuple[Any, Dataset]:
     return model.eval(), dataset
 
 
+def from_spread(value: torch.Tensor, std: torch.Tensor, like: Uncertainty) -> Uncertainty:
+    """The record of a method that gives a mean and a standard deviation: normal bounds."""
+    rmse = std.double().square().flatten(1).mean(1).sqrt()
+    half = NORMAL_90 * std
+    return replace(
+        like,
+        value=value,
+        std=std,
+        lower=value - half,
+        upper=value + half,
+        mean=value,
+        rmse=rmse,
+        rmse_upper=rmse,
+        widths=None,
+    )
+
+
+def langevin(model: Any, y: torch.Tensor, physics: Any, noise: float, a: Any) -> Any:
+    """deepinv's ULA: the posterior's mean and standard deviation, (B, C, H, W) each."""
+    from deepinv.optim import L2, ScorePrior
+    from deepinv.sampling import ULA
+
+    denoiser = model.step.denoiser
+    sampler = ULA(
+        prior=ScorePrior(denoiser),
+        data_fidelity=L2(sigma=max(noise, 0.01)),
+        step_size=0.5 / (1 / max(noise, 0.01) ** 2 + 1 / LANGEVIN_SIGMA**2),
+        sigma=LANGEVIN_SIGMA,
+        alpha=1.0,
+        max_iter=a.langevin,
+        thinning=2,
+        burnin_ratio=0.3,
+        clip=(-1.0, 2.0),
+        verbose=False,
+    )
+    torch.manual_seed(a.seed)
+    mean, variance = sampler(y, physics)
+    return mean, variance.sqrt()
+
+
+def beside_others(a: Any, model: Any, dataset: Dataset, u: Uncertainty, truth: Any) -> None:
+    """Coverage and width of other methods, on the same images."""
+    y, physics, _ = dataset.batch(torch.arange(len(dataset)))
+
+    def tv(y: torch.Tensor, physics: Any) -> torch.Tensor:
+        return total_variation(y, physics, a.tv)
+
+    for name, group in (("moves", named_group("rotations")), ("no moves", None)):
+        start = time.perf_counter()
+        found = uncertainty(tv, y, physics, group, a.samples, seed=a.seed, quantity=magnitude)
+        print(line(f"TV {a.tv:g}, bootstrap, {name}", found, truth), seconds_since(start))
+    if len(a.run or ()) > 1:
+        images = torch.stack([load_run(r).model(y, physics).detach() for r in a.run])
+        shown = torch.stack([magnitude(x) for x in images])
+        found = from_spread(shown.mean(0), shown.std(0), u)
+        print(line(f"ensemble of {len(a.run)} seeds", found, truth))
+    start = time.perf_counter()
+    try:
+        mean, std = langevin(model, y, physics, dataset.scan.noise, a)
+        found = from_spread(mean, std, u)
+        print(line(f"deepinv's ULA, {a.langevin} steps", found, truth), seconds_since(start))
+    except Exception as error:  # whatever another library raises
+        print(f"deepinv's ULA: {type(error).__name__}: {error}")
+
+
+def seconds_since(start: float) -> str:
+    return f"  {time.perf_counter() - start:.0f} s"
+
+
 def part(u: Uncertainty, index: torch.Tensor) -> Uncertainty:
     """Of some images."""
-    from dataclasses import replace
-
     names = ("value", "std", "lower", "upper", "mean", "rmse", "rmse_upper", "status", "blind")
     return replace(u, widths=None, **{name: getattr(u, name)[index] for name in names})
 
@@ -99,9 +180,13 @@ def main() -> None:
     p.add_argument("--images", type=int, default=8)
     p.add_argument("--samples", type=int, default=30)
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--run", type=Path, default=None)
+    p.add_argument("--run", type=Path, action="append", help="folder of a run; several: seeds")
+    p.add_argument("--others", action="store_true")
+    p.add_argument("--tv", type=float, default=3e-4, help="weight of total variation")
+    p.add_argument("--langevin", type=int, default=2000, help="steps")
+    p.add_argument("--denoiser", default="shipped")
     p.add_argument("--data", type=Path, default=DATA / "ct" / "val.h5")
-    a = arguments(p, size=16, views=6, images=4, samples=10)
+    a = arguments(p, size=16, views=6, images=4, samples=10, others=True, langevin=20)
     if not is_there(a.data):
         return
     warnings.simplefilter("ignore")
@@ -130,8 +215,7 @@ def main() -> None:
             quantity=magnitude,
             keys=range(len(y)),
         )
-        seconds = time.perf_counter() - start
-        print(line(name, u, truth), f"  {seconds:.0f} s, {int(u.unfinished.sum())} unfinished")
+        print(line(name, u, truth), seconds_since(start), f"{int(u.unfinished.sum())} unfinished")
         if kind is None:
             continue
         print(line("  bias corrected", u.corrected(), truth))
@@ -143,6 +227,8 @@ def main() -> None:
         print(line("  calibrated on measurements", u.scaled(on_y.factor), truth), on_y.words)
         if u.samples is not None:
             print("  " + error_parts(physics, u.value, u, truth))
+        if a.others:
+            beside_others(a, model, dataset, u, truth)
 
 
 if __name__ == "__main__":
