@@ -188,6 +188,9 @@ def reconstruct(
     samples: Samples = None,
     level: Level = 0.9,
     group: GroupName = None,
+    factor: Annotated[
+        float, typer.Option(help="Of deviations and bounds: a calibration that evaluate found.")
+    ] = 1.0,
 ) -> None:
     """Reconstruct DATA into the folder OUT: image files stay in their format, measurements give
     .npy; with a preview, and residual and status of each. With --samples, standard deviation and
@@ -198,7 +201,7 @@ def reconstruct(
     from .commands.reconstruct import reconstruct as run_reconstruct
     from .run import load_run
 
-    asked, progress = _bootstrap_of(samples, level, group)
+    asked, progress = _bootstrap_of(samples, level, group, factor)
     try:
         run_reconstruct(load_run(run), data, out, typer.echo, asked, progress)
     finally:
@@ -206,20 +209,22 @@ def reconstruct(
             progress.close()
 
 
-def _bootstrap_of(samples: int | None, level: float, group: str | None) -> tuple[Any, Any]:
+def _bootstrap_of(
+    samples: int | None, level: float, group: str | None, factor: float = 1.0
+) -> tuple[Any, Any]:
     """What is asked of the bootstrap, and what shows its progress; nothing without samples.
 
     Raises:
         UserError: an option of it was given without ``--samples``.
     """
     if samples is None:
-        if group is not None or level != 0.9:
-            raise UserError("--level and --group are those of the samples; add --samples")
+        if group is not None or level != 0.9 or factor != 1:
+            raise UserError("--level, --group and --factor are those of the samples; add --samples")
         return None, None
     from .commands.terminal import SolvesProgress
     from .comparison.bootstrap import Bootstrap
 
-    return Bootstrap(samples, level, group=group), SolvesProgress()
+    return Bootstrap(samples, level, group=group, factor=factor), SolvesProgress()
 
 
 @app.command(cls=_WithSamples)

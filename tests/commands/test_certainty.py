@@ -163,6 +163,20 @@ class TestReconstruct:
         assert (upper >= x).all()
         assert np.allclose(measured + invented, x, atol=1e-5)
 
+    def test_a_factor_widens_all(self, folder, sinograms, tmp_path):
+        run = load_run(folder)
+        rows = {}
+        for factor in (1.0, 2.0):
+            out = tmp_path / f"out{factor}"
+            reconstruct(run, sinograms / "s0.npy", out, quiet, Bootstrap(10, factor=factor))
+            report = json.loads((out / "report.json").read_text())
+            assert report["factor"] == factor
+            rows[factor] = report["images"][0]["predicted_rmse"], loaded(out, "s0_std")
+        assert rows[2.0][0] == pytest.approx(2 * rows[1.0][0])
+        assert np.allclose(rows[2.0][1], 2 * rows[1.0][1])
+        with pytest.raises(UserError, match="--factor must be a finite number > 0"):
+            Bootstrap(10, factor=0.0)
+
     def test_too_few_samples_and_groups(self, folder, sinograms, tmp_path):
         run = load_run(folder)
         with pytest.raises(UserError, match="samples must be at least 10"):

@@ -26,12 +26,14 @@ def write_certainty(
     u: Uncertainty,
     out: Path,
     say: Callable[[str], None],
+    factor: float = 1.0,
 ) -> list[Path]:
     """Files beside the images that are in ``out``: NAME_std, NAME_lower and NAME_upper, and
     NAME_measured and NAME_invented, whose sum is NAME; ``uncertainty.png`` and ``report.html``.
 
     Args:
         x: (N, C, …, H, W) the reconstructions, in the units of the model.
+        factor: that deviations and bounds were multiplied by.
     """
     items = dataset.items
     shown = in_native_units(u, x, items)
@@ -67,14 +69,14 @@ def write_certainty(
     page(
         out / "report.html",
         f"{run.config.name}: how sure?",
-        [*_words(u, len(items)), *(f"Caution: {note}." for note in notes)],
+        [*_words(u, len(items), factor), *(f"Caution: {note}." for note in notes)],
         [(drawn, "Reconstruction, bounds, deviation, and what the data and the prior supply")],
         viewer=reading_pictures(readings_of(u, shown, items), dataset.names),
     )
     return paths
 
 
-def _words(u: Uncertainty, count: int) -> list[str]:
+def _words(u: Uncertainty, count: int, factor: float) -> list[str]:
     best, worst = float(u.psnr.max()), float(u.psnr.min())
     predicted = f"{worst:.1f} dB" if count == 1 else f"{worst:.1f} to {best:.1f} dB"
     return [
@@ -82,6 +84,7 @@ def _words(u: Uncertainty, count: int) -> list[str]:
         f"moved, measured with fresh noise, reconstructed and moved back {len(u.sample_rmse)} "
         "times (the equivariant bootstrap); the spread about the image stands for its error.",
         f"Bounds hold {u.level:.0%} of that spread, pixel by pixel. They are estimates, and too "
-        "narrow where the reconstruction is wrong in the same way every time.",
+        "narrow where the reconstruction is wrong in the same way every time."
+        + (f" Here they are {factor:g} times as wide, as --factor says." if factor != 1 else ""),
         f"Command: {command_line()}",
     ]

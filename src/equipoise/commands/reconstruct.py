@@ -64,10 +64,10 @@ def reconstruct(
         "data": str(data),
         "measured": _what_was_measured(dataset),
     }
-    if sure is not None:
+    if asked is not None and sure is not None:
         rows = [row | more for row, more in zip(rows, rows_of(sure), strict=True)]
-        about |= {"notes": notes_of(sure, dataset.names)}
-        paths += write_certainty(run, dataset, solved.value, sure, out, say)
+        about |= {"notes": notes_of(sure, dataset.names), "factor": asked.factor}
+        paths += write_certainty(run, dataset, solved.value, sure, out, say, asked.factor)
     (out / "report.json").write_text(json.dumps({**about, "images": rows}, indent=1))
     for row in rows:
         say(_in_words(row))

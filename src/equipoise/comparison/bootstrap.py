@@ -4,6 +4,7 @@ is written and shown of it in the units of the files."""
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 import warnings
 from collections.abc import Callable
@@ -48,12 +49,21 @@ class Bootstrap:
         level: of the bounds.
         seed: of all draws; those of an image depend on its name, too.
         group: one of ``GROUPS``; None: that of the run's equivariance loss.
+        factor: deviations and bounds are multiplied by it: a calibration, as `evaluate` finds it.
     """
 
     samples: int = 30
     level: float = 0.9
     seed: int = 0
     group: str | None = None
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.factor) and self.factor > 0):
+            raise UserError(
+                f"--factor must be a finite number > 0, got {self.factor:g}; `equipoise evaluate "
+                "RUN IMAGES --samples` finds one"
+            )
 
     def group_of(self, run: Run) -> Any:
         """What moves the images.
@@ -141,6 +151,8 @@ def bootstrap(
         if "group" in str(error):
             raise UserError(f"{error}; on the command line: --group shifts") from error
         raise
+    if asked.factor != 1:
+        found = found.scaled(asked.factor)
     if fabric is None or world == 1:
         return found
     return _shared(found, share if rank < len(dataset) else share[:0], len(dataset), fabric)
