@@ -75,7 +75,13 @@ def page(
 
 def _table(title: str, table: Table) -> dict[str, Any]:
     notes = [*table.reasons(), *table.notes()]
-    return {"title": title, "head": table.head(), "lines": table.lines(), "notes": notes}
+    return {
+        "title": title,
+        "head": table.head(),
+        "lines": table.lines(),
+        "notes": notes,
+        "has_remarks": bool(table.remarks),
+    }
 
 
 def _row(table: Table, k: int) -> dict[str, Any]:
