@@ -220,7 +220,6 @@ def _add_calibrated_on_measurements(
             physics,
             asked.group_of(run),
             samples=min(asked.samples, LEFT_OUT_SAMPLES),
-            level=asked.level,
             seed=asked.seed,
             keys=[key_of(item) for item in few.items],
         )

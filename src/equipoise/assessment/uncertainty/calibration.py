@@ -11,14 +11,21 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError
-from ...imaging.operators import proximal
+from ...imaging.operators import proximal, select
 from ...imaging.splitting import split
-from .bootstrap import uncertainty
-from .noise import noise_variance, with_noise
+from .moves import check_group
+from .noise import noise_variance, noisy, with_noise
 from .record import Uncertainty
+from .sampling import SampledImage, estimate
+from .statistics import MOST_AT_ONCE
 
-#: Of the noise, so that what hardly any detector sees is not divided by zero.
-SMALLEST_VARIANCE = 1e-6
+#: What is hardly measured is left out of the comparison: noise alone would make an image of this
+#: size of it.
+NOISE_IN_IMAGE = 0.01
+#: Least strength of that, so that nothing is divided by zero.
+SMALLEST = 1e-6
+#: Of noise alone.
+NOISE_DRAWS = 4
 
 
 class Calibration(NamedTuple):
@@ -70,7 +77,6 @@ def calibrated_on_measurements(
     *,
     noise: Any = None,
     samples: int = 30,
-    level: float = 0.9,
     seed: int = 0,
     parts: int = 4,
     keys: Any = None,
@@ -80,8 +86,8 @@ def calibrated_on_measurements(
     One of ``parts`` of each measurement (views, lines, points) is kept out; the rest is
     reconstructed, x̂, with samples x̃. What was kept out, y', differs from A'x̂ by the error of x̂
     and by the noise. Less what noise alone would make, that is A' of the true error, for which the
-    samples have A'(x̃ − x̂). Both are compared as the images that explain them. It needs no truth,
-    and sees nothing of what no measurement sees.
+    samples, before they are moved back, have A'(f*(A T_g x̂ + noise) − T_g x̂). Both are compared as
+    the images that explain them. It needs no truth, and sees nothing of what no measurement sees.
 
     Args:
         model: the reconstructor.
@@ -90,7 +96,6 @@ def calibrated_on_measurements(
         group: moves the images.
         noise: as in :func:`uncertainty`.
         samples: for each image.
-        level: of the bounds, for the words alone.
         seed: of the draws.
         parts: of which one is kept out.
         keys: as in :func:`uncertainty`.
@@ -101,28 +106,18 @@ def calibrated_on_measurements(
     """
     physics = with_noise(physics, noise)
     inside, y_inside, outside, y_outside = split(physics, y, parts, 0)
+    keys = [0] * len(y) if keys is None else list(keys)
+    true = predicted = 0.0
     with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # cautions are about u, which nobody sees
-        u = uncertainty(
-            model,
-            y_inside,
-            inside,
-            group,
-            samples,
-            min(level, 1 - 1 / samples),
-            seed,
-            keep=True,
-            keys=keys,
-        )
-        assert u.samples is not None
-        clean = outside.A(u.value)
-        variance = noise_variance(clean, outside, seed)
-        drawn = [_mean_square_seen(outside, _fresh(clean, outside, k), variance) for k in range(4)]
-        missed = _mean_square_seen(outside, y_outside - clean, variance)
-        spread = [_mean_square_seen(outside, outside.A(x - u.value), variance) for x in u.samples]
-    predicted = torch.stack(spread).mean(0)
-    true = (missed - torch.stack(drawn).mean(0)).clamp_min(0)
-    factor = float((true.sum() / predicted.sum().clamp_min(1e-30)).sqrt())
+        warnings.simplefilter("ignore")  # of solves that did not converge
+        x, _ = estimate(model, y_inside, inside)
+        check_group(group, x)
+        for b, one in enumerate(x.split(1)):
+            image = SampledImage(model, inside, one, b, len(y), y_inside, group, (seed, keys[b]))
+            beyond = select(outside, torch.tensor([b]), len(y), y_outside)
+            true += _missed(beyond, one, y_outside[b : b + 1])
+            predicted += _predicted(image, beyond, samples)
+    factor = (max(true, 0.0) / max(predicted, 1e-30)) ** 0.5
     words = (
         f"factor {factor:.2f} from {len(y)} measurement(s), of each of which one in {parts} was "
         "left out and predicted"
@@ -130,18 +125,34 @@ def calibrated_on_measurements(
     return Calibration(factor, words)
 
 
-def _fresh(clean: Tensor, physics: Any, number: int) -> Tensor:
-    """Noise alone, of measurements like ``clean``."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(number)
-        fresh: Tensor = physics.noise(clean) - clean
-        return fresh
+def _missed(physics: Any, x: Tensor, y: Tensor) -> float:
+    """The mean square of what explains y − A x, less what noise alone would make."""
+    clean = physics.A(x)
+    variance = noise_variance(clean, physics)
+    found = _mean_square_seen(physics, y - clean, variance)
+    noise = [
+        _mean_square_seen(physics, noisy(clean, physics, k) - clean, variance)
+        for k in range(NOISE_DRAWS)
+    ]
+    return found - sum(noise) / NOISE_DRAWS
 
 
-def _mean_square_seen(physics: Any, residual: Tensor, variance: float) -> Tensor:
-    """(B,) of the smallest image that explains a residual, (AᵀA + δ)⁻¹Aᵀ r: so that details weigh
-    as much as what is coarse, which operators pass with a larger gain."""
+def _predicted(image: SampledImage, physics: Any, samples: int) -> float:
+    """The same of the errors that the samples make, without noise."""
+    variance = noise_variance(physics.A(image.x), physics)
+    total = 0.0
+    for first in range(0, samples, MOST_AT_ONCE):
+        errors = image.errors(range(first, min(first + MOST_AT_ONCE, samples)))
+        for error in errors.split(1):
+            total += _mean_square_seen(physics, physics.A(error), variance)
+    return total / samples
+
+
+def _mean_square_seen(physics: Any, residual: Tensor, variance: float) -> float:
+    """Of an image that explains a residual (1, …), (AᵀA + δ)⁻¹Aᵀ r: so that details weigh as much
+    as what is coarse, which operators pass with a larger gain. The gain of noise is at most
+    1 / (2 √δ)."""
     nothing = torch.zeros_like(physics.A_adjoint(residual))
-    delta = max(variance, SMALLEST_VARIANCE)
+    delta = max(variance / (2 * NOISE_IN_IMAGE) ** 2, SMALLEST)
     seen = proximal(physics, nothing, residual, delta, max_iter=100)
-    return seen.double().square().flatten(1).mean(1)
+    return float(seen.double().square().mean())

@@ -95,6 +95,18 @@ class SampledImage:
 
     def solve(self, numbers: range) -> tuple[Tensor, Equilibrium]:
         """The samples of these numbers, (n, C, …, H, W), moved back; and their solves."""
+        moves, _, found = self._solved(numbers)
+        back = [move.undo(one) for move, one in zip(moves, found.value.split(1), strict=True)]
+        return torch.cat(back), found
+
+    def errors(self, numbers: range) -> Tensor:
+        """f*(A T_g x̂ + noise) − T_g x̂ of these samples, (n, C, …, H, W), not moved back: as the
+        operator sees them."""
+        _, moved, found = self._solved(numbers)
+        errors: Tensor = found.value - moved
+        return errors
+
+    def _solved(self, numbers: range) -> tuple[list[Move], Tensor, Equilibrium]:
         moves = [Move(self.group, self.x, seed_for(*self.key, k, MOVE)) for k in numbers]
         moved = [move(self.x) for move in moves]
         y = [
@@ -102,9 +114,7 @@ class SampledImage:
             for one, k in zip(moved, numbers, strict=True)
         ]
         many, start = self.repeated(len(numbers)), torch.cat(moved)
-        found = _reconstructed(self.model, _stacked(y), many, start)
-        back = [move.undo(one) for move, one in zip(moves, found.value.split(1), strict=True)]
-        return torch.cat(back), found
+        return moves, start, _reconstructed(self.model, _stacked(y), many, start)
 
 
 def _stacked(y: list[Any]) -> Any:
