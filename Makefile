@@ -40,7 +40,7 @@ docs: .venv/ready
 
 bench: .venv/ready
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
-	for script in active gradient memory projector train_step warm_start inexactness brain steps penalty alpha stability time_to_quality overhead; do $(BIN)/python benchmarks/$$script.py || exit 1; done
+	for script in native active gradient memory projector train_step warm_start inexactness brain steps penalty alpha stability time_to_quality overhead; do $(BIN)/python benchmarks/$$script.py || exit 1; done
 
 clean:
 	rm -rf .venv build dist site src/*.egg-info .pytest_cache .mypy_cache .ruff_cache

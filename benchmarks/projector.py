@@ -5,15 +5,19 @@ one run.
     python benchmarks/projector.py [--size 256] [--views 60] [--batch 4] [--rounds 15]
 
 Times are medians of rounds in which the libraries take turns. The floor is the time to copy as many
-bytes as both matrices have (each product reads its matrix once). ASTRA's CPU projector (`linear`,
-Joseph's method as here) takes one image at a time.
+bytes as both matrices have, the rows of all views counted (each product reads its matrix once);
+ours stores fewer where views are turned copies of others. ASTRA's CPU projector (`linear`, Joseph's
+method as here) takes one image at a time. Nothing is read from disk; what the large fan takes with
+a folder of caches is measured at the end.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from statistics import median
@@ -116,6 +120,34 @@ def report_memory(size: int, views: int) -> None:
     )
 
 
+def build_fan(size: int, views: int, detectors: int) -> None:
+    """Prints seconds (and of all threads together) to build a fan and its transpose, and the MB
+    that are kept."""
+    before = memory("VmRSS")
+    start, busy = time.perf_counter(), time.process_time()
+    physics = eq.FanBeam(size, views, 2.0 * size, float(size), detectors=detectors)
+    physics.matrix.on(True, torch.float32, torch.device("cpu"))
+    seconds, busy = time.perf_counter() - start, time.process_time() - busy
+    print(seconds, busy, memory("VmRSS") - before)
+
+
+def report_fan(size: int, views: int, detectors: int) -> None:
+    """Each of a process of its own: without a folder of caches, and twice with one."""
+    fan = [str(size), str(views), str(detectors)]
+    with tempfile.TemporaryDirectory() as folder:
+        for place, words in (("off", "built"), (folder, "built and kept"), (folder, "read")):
+            command = [sys.executable, __file__, "--fan", *fan]
+            environment = {**os.environ, "EQUIPOISE_CACHE": place}
+            done = subprocess.run(
+                command, check=True, capture_output=True, text=True, env=environment
+            )
+            seconds, busy, kept = map(float, done.stdout.split()[-3:])
+            print(
+                f"fan, {size}², {views} views, {detectors} detectors: {words} with its transpose "
+                f"in {seconds:.1f} s ({busy:.1f} s of all threads; goal: 10), {kept:.0f} MB"
+            )
+
+
 def compare(a: argparse.Namespace) -> None:
     forget_matrices()
     start = time.perf_counter()
@@ -123,10 +155,13 @@ def compare(a: argparse.Namespace) -> None:
     matrix = ours.matrix.on(False, torch.float32, torch.device("cpu"))
     ours.matrix.on(True, torch.float32, torch.device("cpu"))
     built = time.perf_counter() - start
-    count = len(matrix.values())
+    count, stored = ours.matrix.nonzeros, len(matrix.values())
     detectors, threads = ours.geometry.detectors, torch.get_num_threads()
     print(f"{a.size}², {a.views} views, {detectors} detectors, {threads} threads")
-    print(f"{count / 1e6:.1f} M non-zeros, built with its transpose in {built:.2f} s")
+    print(
+        f"{count / 1e6:.1f} M non-zeros, {stored / 1e6:.1f} M of them stored, built with the "
+        f"transpose in {built:.2f} s"
+    )
     theirs = deepinv.physics.Tomography(ours.angles, a.size, circle=False, normalize=False)
     x = eq.phantoms(a.batch, a.size)
     y = ours.A(x)
@@ -170,13 +205,20 @@ def main() -> None:
     p.add_argument("--batch", type=int, default=4)
     p.add_argument("--rounds", type=int, default=15)
     p.add_argument("--large", type=int, default=512, help="size whose memory is measured")
+    p.add_argument("--large-fan", type=int, nargs=3, default=(512, 720, 560))
     p.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
-    a = arguments(p, size=32, views=10, rounds=1, large=32)
+    p.add_argument("--fan", type=int, nargs=3, help=argparse.SUPPRESS)
+    a = arguments(p, size=32, views=10, rounds=1, large=32, large_fan=(32, 20, 40))
+    if a.fan:
+        build_fan(*a.fan)
+        return
+    os.environ["EQUIPOISE_CACHE"] = "off"
     if a.peak:
         peak(a.size, a.views)
         return
     compare(a)
     report_memory(a.large, a.views)
+    report_fan(*a.large_fan)
 
 
 if __name__ == "__main__":

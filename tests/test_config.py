@@ -29,6 +29,29 @@ def test_overrides_and_defaults(tmp_path):
     assert parse(yaml.safe_load(dump(config)), "dump") == config
 
 
+def test_ranges_are_not_numbers_to_base_60(tmp_path):
+    """Which YAML 1.1 makes of them: 1:50:5 would be 6605."""
+    path = tmp_path / "a.yaml"
+    path.write_text("physics: {angles: 90, views: 1:50:5, noise: 0.5}\n")
+    assert load_config(path).physics.views == "1:50:5"
+    assert load_config(path, ["physics.views=2:40"]).physics.views == "2:40"
+    assert load_config(path, ["physics.views=2"]).physics.views == 2
+    assert load_config(path).physics.noise == 0.5
+    config = load_config(path, ["physics.views=2:40"])
+    assert parse(yaml.safe_load(dump(config)), "dump") == config
+
+
+def test_sizes(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("")
+    assert load_config(path, ["data.size=[106, 127]"]).data.size == (106, 127)
+    config = load_config(path, ["data.size=[20, 30]"])
+    assert parse(yaml.safe_load(dump(config)), "dump") == config
+    for wrong in ("7", "[7, 9]", "[30, 30, 30]", "large", "4097"):
+        with pytest.raises(UserError, match=r"data.size"):
+            load_config(path, [f"data.size={wrong}"])
+
+
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [

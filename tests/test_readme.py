@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,14 @@ from pathlib import Path
 import pytest
 import typer
 import yaml
+from support import real_data
 
 import equipoise as eq
 from equipoise.cli import app
 from equipoise.commands.doctor import examine
+from equipoise.commands.train import train_run
 from equipoise.comparison.methods import METHODS
-from equipoise.config import parse
+from equipoise.config import load_config, parse
 from equipoise.data.formats import FORMATS, base
 
 ROOT = Path(__file__).parents[1]
@@ -197,6 +200,29 @@ def test_configurations_on_the_pages_are_valid():
     assert found
     for path, text in found:
         parse(yaml.safe_load(text), str(path))
+
+
+def command_and_output(page: str) -> tuple[list[str], list[str]]:
+    """The command that a scanner's page begins with, without ``equipoise``, and what it prints."""
+    blocks = re.findall(r"```\n(.*?)```", (ROOT / page).read_text(), re.S)
+    return shlex.split(blocks[0])[1:], blocks[1].splitlines()
+
+
+@real_data
+@pytest.mark.parametrize("page", ["clinical-dicom", "cartesian-mri"])
+def test_the_pages_of_scanners_show_what_is_printed(page, tmp_path, monkeypatch):
+    """With a network that learns nothing in one step."""
+    monkeypatch.chdir(ROOT)
+    (command, file, *given), printed = command_and_output(f"docs/scanners/{page}.md")
+    assert command == "train"
+    tree = load_config(file, given).model_dump(mode="json", exclude_none=True)
+    tiny = {"max_steps": 2, "test_max_steps": 2, "gradient": {"kind": "implicit", "max_steps": 2}}
+    tree["model"] = {**tiny, "denoiser": {"kind": "random", "channels": 2, "layers": 2}}
+    tree["learning"] = {"steps": 1, "batch": 1, "warmup": 1}
+    tree["out"] = str(tmp_path / "run")
+    said: list[str] = []
+    train_run(parse(tree, page), said.append)
+    assert [line for line in said if line.startswith(("note", "holding"))] == printed
 
 
 def test_the_site_builds_without_a_warning(tmp_path):

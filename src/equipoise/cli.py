@@ -185,6 +185,16 @@ def reconstruct(
     run: RunFolder,
     data: Annotated[Path, typer.Argument(help="Measurements, or images to be measured first.")],
     out: Annotated[Path, typer.Argument(help="New folder for the images.")],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--as", help="Images of measurements: npy (a file each), tiff or hdf5 (one file)."
+        ),
+    ] = "npy",
+    rows: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Of a whole scan, these slices: 100, 100:200, ::10; default: all."),
+    ] = None,
     samples: Samples = None,
     level: Level = 0.9,
     group: GroupName = None,
@@ -193,20 +203,39 @@ def reconstruct(
     ] = 1.0,
 ) -> None:
     """Reconstruct DATA into the folder OUT: image files stay in their format, measurements give
-    .npy; with a preview, and residual and status of each. With --samples, standard deviation and
-    bounds beside each image, and a page.
+    .npy; with a preview, and residual and status of each. The same command goes on where one was
+    interrupted. With --samples, standard deviation and bounds beside each image, and a page.
 
     Example: equipoise reconstruct runs/ct64 ../shared/data/ct/val.h5 out/
     """
     from .commands.reconstruct import reconstruct as run_reconstruct
+    from .commands.terminal import SliceProgress, stopping_after_this_step
+    from .data.ranges import places_of
     from .run import load_run
 
-    asked, progress = _bootstrap_of(samples, level, group, factor)
-    try:
-        run_reconstruct(load_run(run), data, out, typer.echo, asked, progress)
-    finally:
-        if progress is not None:
-            progress.close()
+    trained = load_run(run)
+    asked, counted = _bootstrap_of(samples, level, group, factor)
+    progress = SliceProgress()
+    with stopping_after_this_step(typer.echo, "slice; what is done is kept") as is_interrupted:
+        places = places_of(rows, "--rows")
+        run_reconstruct(
+            trained,
+            data,
+            out,
+            typer.echo,
+            form,
+            places,
+            progress,
+            is_interrupted,
+            asked=asked,
+            progress=counted,
+        )
+        interrupted = is_interrupted()
+    if counted is not None:
+        counted.close()
+    if interrupted and not (out / "report.json").is_file():
+        typer.echo("interrupted; the same command goes on after the last slice")
+        raise typer.Exit(INTERRUPTED)
 
 
 def _bootstrap_of(
@@ -236,6 +265,10 @@ def evaluate(
             help="Images or measurements to score on; none: data.validation, or new phantoms."
         ),
     ] = None,
+    score: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="fastmri: by fastMRI's measures too, of whole volumes."),
+    ] = None,
     samples: Samples = None,
     level: Level = 0.9,
     group: GroupName = None,
@@ -251,7 +284,7 @@ def evaluate(
     asked, progress = _bootstrap_of(samples, level, group)
     try:
         evaluation = run_evaluate(
-            load_run(run), data, asked=asked, progress=progress, say=typer.echo
+            load_run(run), data, score=score, asked=asked, progress=progress, say=typer.echo
         )
     finally:
         if progress is not None:
@@ -259,6 +292,8 @@ def evaluate(
     typer.echo(evaluation.per_image().terminal())
     typer.echo("")
     typer.echo(evaluation.table.terminal())
+    if evaluation.fastmri is not None:
+        typer.echo(f"\n{evaluation.fastmri.terminal()}")
     if evaluation.sure is not None:
         typer.echo(f"\n{evaluation.sure.table.terminal()}")
         for note in evaluation.sure.notes:
@@ -456,23 +491,62 @@ def simulate(
 def doctor(
     config: Annotated[Path, typer.Argument(help="YAML file of the run that is planned.")],
     overrides: Overrides = None,
+    fix: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="New YAML file: the configuration with what the doctor would change."),
+    ] = None,
 ) -> None:
-    """Say in seconds whether a set-up can work: operator, data, group, cost. Exit code 1 if
-    something is wrong.
+    """Say in seconds whether a set-up can work: operator, data, group, cost; what is wrong, and
+    what would mend it. Exit code 1 if something is wrong.
 
     Example: equipoise doctor configs/ct64.yaml
     """
     from .commands.doctor import examine
+    from .commands.terminal import Status
     from .config import load_config
 
+    if fix is not None:
+        _fix(config, overrides, fix)
+        return
     wrong = 0
-    for finding in examine(load_config(config, overrides)):
-        wrong += finding.verdict == "wrong"
-        remedy = f"\n      → {finding.remedy}" if finding.remedy else ""
-        typer.echo(f"{finding.verdict:<6}{finding.what}{remedy}")
+    with Status() as status:
+        for finding in examine(load_config(config, overrides), status.say):
+            wrong += finding.verdict == "wrong"
+            remedy = f"\n      → {finding.remedy}" if finding.remedy else ""
+            status.print(f"{finding.verdict:<6}{finding.what}{remedy}")
     typer.echo("nothing wrong was found" if not wrong else f"{wrong} thing(s) to mend")
     if wrong:
         raise typer.Exit(1)
+
+
+def _fix(config: Path, overrides: list[str] | None, out: Path) -> None:
+    """`equipoise doctor CONFIG --fix OUT`."""
+    from .commands.doctor.fix import write_fixed
+    from .commands.terminal import Status
+
+    with Status() as status:
+        left = write_fixed(config, overrides, out, status.print, status.say)
+    typer.echo(f"wrote {out}; train with: equipoise train {out}")
+    if left:
+        typer.echo(f"{left} thing(s) that no configuration mends")
+        raise typer.Exit(1)
+
+
+@app.command()
+def init(
+    data: Annotated[Path, typer.Argument(help="File or folder of any family that can be read.")],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", "-o", help="New YAML file; default NAME.yaml."),
+    ] = None,
+) -> None:
+    """Look at a file or folder, and write a commented configuration for it.
+
+    Example: equipoise init ../shared/data/ct/dicom -o mine.yaml
+    """
+    from .commands.init import init as run_init
+
+    run_init(data, out, typer.echo)
 
 
 @app.command()

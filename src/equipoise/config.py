@@ -5,18 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from .data.settings import Data, PhantomSettings
-from .earlier import objective_upgraded, upgraded, without_replaced
+from .earlier import as_it_ran, objective_upgraded, upgraded, without_replaced
 from .errors import UserError, shortened
-from .imaging.settings import ParallelBeamSettings, Physics
+from .imaging.settings import FanBeamSettings, ParallelBeamSettings, Physics
 from .learning.settings import LearningSettings, ObjectiveSettings
 from .reconstruction.settings import ModelSettings
-from .settings import Settings
+from .settings import INTERNAL, Settings
 
 
 class Config(Settings):
@@ -43,6 +43,20 @@ class Config(Settings):
     @model_validator(mode="after")
     def _sections_agree(self) -> Config:
         data, objective = self.data, self.objective
+        fan = self.physics if isinstance(self.physics, FanBeamSettings) else None
+        no_file = isinstance(data, PhantomSettings) and fan is not None and fan.read is None
+        if no_file and fan.source_distance is None and fan.source_to_axis is None:
+            raise ValueError(
+                "physics.source_distance: missing; this kind needs it (in pixels; "
+                "physics.source_to_axis in millimetres)"
+            )
+        if data.size == "native" and isinstance(
+            self.physics, ParallelBeamSettings | FanBeamSettings
+        ):
+            raise ValueError(
+                "data.size=native: rays have views and detectors for one size; set data.size to "
+                "[height, width] of the images"
+            )
         if data.holdout and (data.validation is not None or data.stream):
             raise ValueError(
                 "data.holdout keeps patients of data.path; leave out data.validation and "
@@ -72,6 +86,27 @@ class Config(Settings):
 # ------------------------------------------------------------------------- reading and writing
 
 
+class _Colonless(NamedTuple):
+    """A pattern of numbers that have no colon."""
+
+    pattern: re.Pattern[str]
+
+    def match(self, text: str) -> re.Match[str] | None:
+        return None if ":" in text else self.pattern.match(text)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1:50:5 for a number to base 60; here it is a range of views."""
+
+    yaml_implicit_resolvers = {
+        first: [
+            (tag, _Colonless(pattern) if tag.endswith((":int", ":float")) else pattern)
+            for tag, pattern in resolvers
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Reads a YAML file and applies overrides such as ``learning.steps=500``.
 
@@ -85,7 +120,7 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     if not path.is_file():
         raise UserError(f"{path}: no such configuration file; the examples are in configs/")
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
+        tree = yaml.load(path.read_text(), _Loader) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {error}") from error
     if not isinstance(tree, dict):
@@ -95,10 +130,18 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     tree = objective_upgraded(_with_numbers(tree))
     for text in overrides or []:
         tree = _overridden(tree, text)
+    if _is_of_a_run(path):
+        tree = as_it_ran(tree)
     tree.setdefault("name", path.stem)
     config = parse(tree, str(path))
     _find_beside(config, path)
     return config
+
+
+def _is_of_a_run(path: Path) -> bool:
+    """Whether the file stands in a run's folder, beside what the run left there."""
+    left = ("checkpoint.safetensors", "model.safetensors", "log.jsonl")
+    return path.name == "config.yaml" and any((path.parent / name).exists() for name in left)
 
 
 def parse(tree: dict[str, Any], where: str, is_saved: bool = False) -> Config:
@@ -128,7 +171,7 @@ def changed(config: Config, changes: dict[str, Any]) -> Config:
 
     A bare name chooses a kind, a bare number a weight, and a mapping replaces the section.
     """
-    tree = config.model_dump(mode="json", exclude_none=True)
+    tree = config.model_dump(mode="json")
     for key, value in changes.items():
         _set(tree, key.split("."), value)
     return parse(tree, config.name)
@@ -141,7 +184,7 @@ def _overridden(tree: dict[str, Any], text: str) -> dict[str, Any]:
             f"{text!r}: an override is written section.key=value, such as learning.steps=500"
         )
     try:
-        parsed = _with_numbers(yaml.safe_load(value))
+        parsed = _with_numbers(yaml.load(value, _Loader))
     except yaml.YAMLError as error:
         raise UserError(f"{text!r}: the value is not YAML: {error}") from error
     try:
@@ -198,7 +241,9 @@ def _of_another_kind(
     chosen = {
         key: value
         for key, value in former.items()
-        if before is None or key not in before.model_fields or value != _default(before, key)
+        if before is None
+        or key not in before.model_fields
+        or value not in (None, _default(before, key))
     }
     return {**chosen, "kind": kind}
 
@@ -227,9 +272,9 @@ def _find_beside(config: Config, file: Path) -> None:
         (config.physics, "physics"),
         (config.model.denoiser, "model.denoiser"),
     ):
-        for key in ("path", "validation", "file"):
+        for key in ("path", "validation", "file", "white", "dark"):
             given = getattr(section, key, None)
-            if given is None or given.exists():
+            if not isinstance(given, Path) or given.exists():
                 continue
             beside = file.parent / given
             if not beside.exists():
@@ -270,6 +315,8 @@ def options() -> list[tuple[str, str, str]]:
 
 def _options(prefix: str, section: type[Settings]) -> Iterator[tuple[str, str, str]]:
     for key, field in section.model_fields.items():
+        if field.json_schema_extra == INTERNAL:
+            continue
         name = f"{prefix}{key}"
         kinds = sections_of(field.annotation)
         if kinds and "" not in kinds:
@@ -323,7 +370,9 @@ def _place(location: tuple[Any, ...]) -> tuple[list[str], Any]:
         kinds = sections_of(here)
         if step in kinds and step:
             here = kinds[step]
-        elif isinstance(step, str) and not re.match(r"(int|float|list|function|constrained)", step):
+        elif isinstance(step, str) and not re.match(
+            r"(int|float|list|dict|tuple|function|constrained|literal|str$)", step
+        ):
             parent = here
             here = _annotation(here, step)
             path.append(step)

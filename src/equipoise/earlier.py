@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .reconstruction.earlier import MOVED as MOVED_IN_MODEL
-from .reconstruction.earlier import model_section_of_release_0_1
+from .reconstruction.earlier import model_section_of_release_0_1, with_inner_of_then
 
 #: Where the options of the objective went: each stands with its loss now.
 MOVED = {
@@ -29,6 +29,14 @@ def without_replaced(tree: dict[str, Any], path: list[str]) -> dict[str, Any]:
         return tree
     old = {moved.key for moved in MOVED_IN_MODEL if [moved.section, moved.name] == path[1:]}
     return {**tree, "model": {key: value for key, value in section.items() if key not in old}}
+
+
+def as_it_ran(tree: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a run, with the ways of then where it does not say which."""
+    section = tree.get("model") or {}
+    if not isinstance(section, dict):
+        return tree
+    return {**tree, "model": with_inner_of_then(section)}
 
 
 def objective_upgraded(tree: dict[str, Any]) -> dict[str, Any]:
@@ -82,4 +90,6 @@ def _objective(section: dict[str, Any]) -> dict[str, Any]:
             former = losses.get(loss, {})
             former = former if isinstance(former, dict) else {"weight": former}
             losses[loss] = {**former, option: section[key]}
+    if losses.keys() != section.keys():
+        losses.setdefault("exact", False)  # release 0.1 solved to model.rtol
     return losses

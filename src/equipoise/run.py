@@ -28,8 +28,11 @@ from .config import Config, changed, parse
 from .data.dataset import Dataset
 from .data.load import load_dataset
 from .data.scan import Scan
+from .data.settings import FileSettings, ImageSettings
+from .data.sinograms import geometry_of
 from .equilibrium import Equilibrium
 from .errors import UserError
+from .imaging.tomography.settings import RaysSettings
 from .learning import checkpoint
 from .learning.validation import solve_dataset
 from .reconstruction import contraction
@@ -71,10 +74,10 @@ class Run:
 
     def contraction(self, dataset: Dataset, x: Tensor) -> dict[str, Any]:
         """How f contracts at the first few of the equilibria x, and the same in words."""
-        index = torch.arange(min(4, len(x)))
-        y, physics, _ = dataset.batch(index)
+        index = dataset.by_size(torch.arange(min(4, len(x))))[0]  # of one size
+        y, physics, x = dataset.taken_out(index, dataset.batch(index).y, x[index])
         dtype = next(self.model.parameters()).dtype
-        y, x = y.to(dtype), x[index].to(dtype)
+        y, x = y.to(dtype), x.to(dtype)
         step = self.model.step
         rng = torch.Generator().manual_seed(0)
         found = contraction.measure(step.bind(y, physics), step.lift(x, y, physics), rng=rng)
@@ -104,9 +107,10 @@ def load_run(folder: str | Path) -> Run:
             "train CONFIG"
         )
     config = read_config(folder)
-    config.out = folder
     weights, state = _trained_weights(folder)
     _check_that_it_belongs(config, state["config"], file)
+    config = changed(config, state.get("chosen", {}))
+    config.out = folder
     scan = Scan.planned(config.physics, config.data.size, config.seed).with_noise(state["noise"])
     model = config.model.make(scan.image_shape[0], scan.noise, denoiser=state.get("denoiser"))
     _fill(model, weights, file)
@@ -227,11 +231,68 @@ def versions() -> dict[str, str]:
 # ---------------------------------------------------------------------------------------- data
 
 
+def described(config: Config) -> Config:
+    """The configuration with what the file of its data says of the scanner, where it says that.
+
+    Raises:
+        UserError: the operator needs what the file says, and it cannot be read.
+    """
+    settings, data = config.physics, config.data
+    if not isinstance(settings, RaysSettings) or not isinstance(data, FileSettings):
+        return config
+    if settings.read is not None or isinstance(data, ImageSettings):
+        return config
+    try:
+        geometry = geometry_of(data.path, data.variable)
+    except UserError:
+        try:
+            settings.setup(data.size)
+        except ValueError:
+            pass
+        else:
+            return config  # whoever reads the data says what is wrong with them
+        raise
+    if geometry is None:
+        return config
+    return config.model_copy(update={"physics": settings.reading(geometry)})
+
+
+def with_stored_axis(config: Config) -> Config:
+    """The configuration with the axis of rotation that the run in its folder has found already,
+    where ``physics.offset`` is auto: a run has one axis, however often it is continued."""
+    settings, file = config.physics, config.folder / "config.yaml"
+    if not isinstance(settings, RaysSettings) or settings.offset != "auto" or not file.is_file():
+        return config
+    if settings.axis_found is not None:
+        return config
+    stored = read_config(config.folder).physics
+    if not isinstance(stored, RaysSettings) or stored.offset != "auto":
+        return config
+    kept = {"axis_found": stored.axis_found, "detectors": stored.detectors}
+    return config.model_copy(update={"physics": settings.model_copy(update=kept)})
+
+
+def with_axis_of(config: Config, dataset: Dataset) -> Config:
+    """The configuration with the axis of rotation that was found in its data, if it was asked
+    for."""
+    settings, found = config.physics, dataset.scan.settings
+    if not isinstance(settings, RaysSettings) or settings.offset != "auto":
+        return config
+    return config.model_copy(update={"physics": found})
+
+
 def load_data(
-    config: Config, scan: Scan, path: Path | None = None, seed: int | None = None
+    config: Config,
+    scan: Scan,
+    path: Path | None = None,
+    seed: int | None = None,
+    stream: bool = False,
+    whole: bool = False,
 ) -> Dataset:
-    """The data of a configuration (or those in ``path``), in its precision and in memory."""
-    return _in_precision(config, scan, path, seed, stream=False)
+    """The data of a configuration (or those in ``path``), in its precision; in memory, or, with
+    ``stream``, read when they are asked for; with ``whole``, all slices, whatever ``data.slices``
+    says."""
+    return _in_precision(config, scan, path, seed, stream, whole)
 
 
 def load_training_data(config: Config, scan: Scan) -> tuple[Dataset, Dataset | None]:
@@ -246,10 +307,15 @@ def load_training_data(config: Config, scan: Scan) -> tuple[Dataset, Dataset | N
 
 
 def _in_precision(
-    config: Config, scan: Scan, path: Path | None, seed: int | None, stream: bool
+    config: Config,
+    scan: Scan,
+    path: Path | None,
+    seed: int | None,
+    stream: bool,
+    whole: bool = False,
 ) -> Dataset:
     seed = config.seed if seed is None else seed
-    dataset = load_dataset(config.data, scan, seed, path, stream)
+    dataset = load_dataset(config.data, scan, seed, path, stream, whole)
     return dataset.double() if config.model.precision == "64" else dataset
 
 

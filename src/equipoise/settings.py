@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+#: ``json_schema_extra`` of what the package fills in itself: no option to set.
+INTERNAL: dict[str, Any] = {"internal": True}
 
 
 class Settings(BaseModel):
@@ -25,7 +28,9 @@ class Settings(BaseModel):
             return tree
         for key, value in tree.items():
             field = cls.model_fields.get(key)
-            if isinstance(value, bool) and field is not None and field.annotation is not bool:
+            if not isinstance(value, bool) or field is None:
+                continue
+            if bool not in (field.annotation, *get_args(field.annotation)):
                 wanted = "a number" if "int" in str(field.annotation) else "a value"
                 raise ValueError(f"{key} must be {wanted}, not {value}")
         return tree

@@ -172,3 +172,5 @@ class TestReasons:
         assert reason_of(UserError("mend\n  it")) == "mend it"
         assert reason_of(ValueError("no")) == "ValueError: no"
         assert len(reason_of(RuntimeError("x" * 5000))) == LONGEST_REASON
+        just_fits = "x" * LONGEST_REASON
+        assert reason_of(UserError(just_fits)) == just_fits

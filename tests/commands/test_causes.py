@@ -44,10 +44,10 @@ def test_the_axis_is_found_to_a_tenth_of_a_detector(phantoms, offset, beam):
         return eq.FanBeam(64, 40, 150, 100, detectors=97, offset=offset, normalize=True)
 
     cause = likely_cause(scan(1.0), measured(scan(1.0 + offset), phantoms))
-    assert "axis of rotation" in cause.what
+    assert cause.name == "axis"
     found = float(cause.remedy.split()[1])
     assert abs(found - offset) < 0.1
-    assert cause.misfit < 0.004
+    assert cause.misfit < 0.5 * cause.before
 
 
 def test_angles(phantoms):
@@ -100,4 +100,4 @@ def test_sinograms_of_scikit_image(size, offset):
     else:
         assert "axis of rotation" in cause.what
         assert float(cause.remedy.split()[1]) == pytest.approx(offset, abs=0.1)
-        assert cause.misfit < 0.002
+        assert cause.misfit < 0.5 * cause.before

@@ -13,7 +13,6 @@ from typer.testing import CliRunner
 
 import equipoise as eq
 from equipoise.cli import app
-from equipoise.commands import doctor
 from equipoise.commands.reconstruct import reconstruct
 from equipoise.commands.train import train_run
 from equipoise.comparison import bootstrap as module
@@ -21,7 +20,6 @@ from equipoise.comparison.bootstrap import Bootstrap
 from equipoise.comparison.evaluation import evaluate
 from equipoise.config import parse
 from equipoise.data.formats import open_path
-from equipoise.data.scan import Scan
 from equipoise.errors import UserError
 from equipoise.run import load_data, load_run
 
@@ -54,7 +52,7 @@ def loaded(out, name):
 class TestReconstruct:
     def test_deviation_and_bounds_beside_each_image(self, folder, sinograms, tmp_path):
         out, said = tmp_path / "out", []
-        solved = reconstruct(load_run(folder), sinograms, out, said.append, BOOTSTRAP)
+        solved = reconstruct(load_run(folder), sinograms, out, said.append, asked=BOOTSTRAP)
         report = json.loads((out / "report.json").read_text())
         for i, row in enumerate(report["images"]):
             x, std, lower, upper, measured, invented = (
@@ -76,8 +74,8 @@ class TestReconstruct:
 
     def test_a_file_alone_is_the_same_as_in_a_folder(self, folder, sinograms, tmp_path):
         run = load_run(folder)
-        reconstruct(run, sinograms, tmp_path / "all", quiet, BOOTSTRAP)
-        reconstruct(run, sinograms / "s1.npy", tmp_path / "one", quiet, BOOTSTRAP)
+        reconstruct(run, sinograms, tmp_path / "all", quiet, asked=BOOTSTRAP)
+        reconstruct(run, sinograms / "s1.npy", tmp_path / "one", quiet, asked=BOOTSTRAP)
         for word in ("std", "lower"):
             assert np.array_equal(
                 np.load(tmp_path / "all" / f"s1_{word}.npy"),
@@ -89,7 +87,7 @@ class TestReconstruct:
         volume = np.stack([eq.phantoms(1, 16, s)[0, 0].numpy() for s in range(2)], -1) * 1800 - 1000
         nibabel.save(nibabel.Nifti1Image(volume.astype(np.float32), np.eye(4)), tmp_path / "v.nii")
         out = tmp_path / "out"
-        solved = reconstruct(load_run(folder), tmp_path / "v.nii", out, quiet, BOOTSTRAP)
+        solved = reconstruct(load_run(folder), tmp_path / "v.nii", out, quiet, asked=BOOTSTRAP)
         x, std, lower, upper = (
             nibabel.load(out / f"v{word}.nii") for word in ("", "_std", "_lower", "_upper")
         )
@@ -128,7 +126,7 @@ class TestReconstruct:
         data.save_as(tmp_path / "slice.dcm", enforce_file_format=True)
         out = tmp_path / "out"
         said = []
-        reconstruct(load_run(folder), tmp_path / "slice.dcm", out, said.append, BOOTSTRAP)
+        reconstruct(load_run(folder), tmp_path / "slice.dcm", out, said.append, asked=BOOTSTRAP)
         names = sorted(path.name for path in out.glob("*.dcm"))
         words = ("_invented", "_lower", "_measured", "_std", "_upper")
         assert names == ["slice.dcm", *(f"slice{word}.dcm" for word in words)]
@@ -153,7 +151,7 @@ class TestReconstruct:
         head = eq.phantoms(2, 16)[:, 0].movedim(0, -1).numpy()
         nibabel.save(nibabel.Nifti1Image(head, np.eye(4)), tmp_path / "head.nii")
         out = tmp_path / "out"
-        reconstruct(load_run(run_folder), tmp_path / "head.nii", out, quiet, BOOTSTRAP)
+        reconstruct(load_run(run_folder), tmp_path / "head.nii", out, quiet, asked=BOOTSTRAP)
         x, lower, upper, measured, invented = (
             nibabel.load(out / f"head{word}.nii").get_fdata()
             for word in ("", "_lower", "_upper", "_measured", "_invented")
@@ -168,7 +166,7 @@ class TestReconstruct:
         rows = {}
         for factor in (1.0, 2.0):
             out = tmp_path / f"out{factor}"
-            reconstruct(run, sinograms / "s0.npy", out, quiet, Bootstrap(10, factor=factor))
+            reconstruct(run, sinograms / "s0.npy", out, quiet, asked=Bootstrap(10, factor=factor))
             report = json.loads((out / "report.json").read_text())
             assert report["factor"] == factor
             rows[factor] = report["images"][0]["predicted_rmse"], loaded(out, "s0_std")
@@ -180,16 +178,16 @@ class TestReconstruct:
     def test_too_few_samples_and_groups(self, folder, sinograms, tmp_path):
         run = load_run(folder)
         with pytest.raises(UserError, match="samples must be at least 10"):
-            reconstruct(run, sinograms, tmp_path / "a", quiet, Bootstrap(samples=9))
+            reconstruct(run, sinograms, tmp_path / "a", quiet, asked=Bootstrap(samples=9))
         with pytest.raises(UserError, match="--group must be one of rotations"):
-            reconstruct(run, sinograms, tmp_path / "b", quiet, Bootstrap(10, group="turns"))
+            reconstruct(run, sinograms, tmp_path / "b", quiet, asked=Bootstrap(10, group="turns"))
         assert not (tmp_path / "a").exists()
 
     def test_a_blind_group_is_said(self, folder, sinograms, tmp_path):
         said = []
         asked = Bootstrap(10, group="quarter_turns")
         out = tmp_path / "out"
-        reconstruct(load_run(folder), sinograms, out, said.append, asked)
+        reconstruct(load_run(folder), sinograms, out, said.append, asked=asked)
         report = json.loads((out / "report.json").read_text())
         blind = [row["blind"] for row in report["images"]]
         assert all(blind) == any("blind to the null space" in text for text in said)
@@ -294,16 +292,3 @@ def test_key_belongs_to_the_name(tmp_path):
     assert key_of(first) != key_of(second)
     assert key_of(first) == key_of(first)
     assert torch.tensor(key_of(first)) >= 0
-
-
-@pytest.mark.parametrize(("keep", "verdict"), [(0.9, "ok"), (0.25, "note")])
-def test_the_doctor_says_where_the_prior_supplies_more_than_the_data(keep, verdict):
-    tree = tiny_tree()
-    tree["physics"] = {"kind": "inpainting", "keep": keep, "noise": 0.01}
-    config = parse(tree, "test")
-    scan = Scan.planned(config.physics, 16)
-    found = doctor.prior(config, load_data(config, scan).spread(2))
-    assert found.verdict == verdict
-    share = float(found.what.split(":")[1].split("%")[0])
-    assert share == pytest.approx(100 * (1 - keep), abs=20)
-    assert ("supplies more than the data" in found.remedy) == (verdict == "note")

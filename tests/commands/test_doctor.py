@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
+import pytest
+import torch
 from support import equipoise
 
-from equipoise.commands.doctor import examine
+from equipoise.commands.doctor import _range, examine
 from equipoise.commands.simulate import simulate
 from equipoise.config import changed, load_config, parse
 
@@ -107,3 +111,15 @@ def test_noise(tmp_path):
 def test_what_cannot_be_split():
     found = list(examine(set_up({"kind": "blur"}, {"splitting": 1})))
     assert any(f.verdict == "wrong" and "cannot be split" in f.what for f in found)
+
+
+@pytest.mark.parametrize("holds", ["image", "measurement"])
+@pytest.mark.parametrize(
+    ("top", "is_fine"), [(0.19, False), (0.21, True), (1.0, True), (2.9, True), (3.1, False)]
+)
+def test_how_bright_images_may_be(top, is_fine, holds):
+    sample = SimpleNamespace(items=[SimpleNamespace(holds=holds)])
+    found = _range(sample, torch.full((2, 1, 8, 8), top))
+    bad = "wrong" if holds == "measurement" else "note"
+    assert found.verdict == ("ok" if is_fine else bad)
+    assert f"{top:.2g}" in found.what

@@ -25,10 +25,11 @@ from equipoise.comparison.plugged import (
     strength_of,
 )
 from equipoise.comparison.sweep import Comparison
-from equipoise.comparison.tuning import Ladder, Tuner
+from equipoise.comparison.tuning import Tuner
 from equipoise.config import changed
 from equipoise.data.scan import Scan
 from equipoise.equilibrium import Stop
+from equipoise.learning.search import Ladder
 
 CLASSICAL = [LeastSquares(), TotalVariation(), FilteredBackprojection()]
 

@@ -176,6 +176,9 @@ class TestMeasureNetwork:
         assert table["commutes_turn"] == pytest.approx(0, abs=1e-12)
         assert table["path_dependence"]["value"] == pytest.approx(0, abs=1e-9)
 
+    def test_no_gradient_is_left_behind(self, measured):
+        assert all(p.grad is None for p in measured[1].model.parameters())
+
     def test_where_its_jacobian_is_taken(self):
         """Of D(u) = u² / 4 the Jacobian is u / 2: its ends are those of the image."""
         rng = torch.Generator().manual_seed(1)

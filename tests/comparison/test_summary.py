@@ -6,10 +6,10 @@ import pytest
 import torch
 from fake_methods import Scaled
 
-from equipoise.assessment.table import Missing, Value
+from equipoise.assessment.table import Missing, Table, Value
 from equipoise.comparison.scores import Score, check_finite, read_score, write_score
 from equipoise.comparison.statistics import bootstrap
-from equipoise.comparison.summary import reference, row_of
+from equipoise.comparison.summary import COLUMNS, reference, row_of
 from equipoise.comparison.trained import Trained
 from equipoise.errors import UserError
 
@@ -62,6 +62,13 @@ class TestRows:
         other.names = ["a", "c"]
         with pytest.raises(UserError, match="scored on different images"):
             row_of(Scaled("one"), [score([1.0, 2.0])], [other], [0])
+
+    def test_in_the_units_of_the_heads(self):
+        row = row_of(Scaled("one"), [score([10.0, 12.0], seconds=0.5, train_seconds=90)], [], [0])
+        table = Table("", COLUMNS, [row])
+        line = dict(zip(table.head(), table.lines()[0], strict=False))
+        assert line["ms / image"] == "500.0"
+        assert line["training (min)"] == "1.5"
 
     def test_two_reasons(self):
         bad = [Score(missing="one"), Score(missing="another", failed=True), None]

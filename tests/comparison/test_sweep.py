@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -17,9 +18,9 @@ from equipoise.comparison.method import Fitted, Interrupted
 from equipoise.comparison.outcome import Outcome
 from equipoise.comparison.scores import read_score
 from equipoise.comparison.sweep import Comparison, Sweep, check_folder, collect, plan, scored
-from equipoise.comparison.tuning import Ladder
 from equipoise.config import changed, parse
 from equipoise.errors import UserError
+from equipoise.learning.search import Ladder
 
 
 def run(comparison, say=quiet):
@@ -177,6 +178,25 @@ class TestFailures:
             run(task)
         assert collect(task)["one"][0].is_there
         assert "two" not in collect(task)
+
+    def test_what_waits_to_be_trained_is_not_trained_after_an_interruption(self, comparison):
+        """Nobody who has stopped a comparison wants hours of trainings to go on behind it."""
+        sweep, trained = Sweep(comparison(Scaled("one")), say=quiet), []
+
+        def attempt(job, work):
+            if work == sweep._train_one:
+                trained.append(job)
+                time.sleep(0.05)
+                raise Interrupted("somebody wanted to stop")
+            return True
+
+        sweep._attempt = attempt
+        with pytest.raises(Interrupted):
+            sweep._train(list(range(5)))
+        count = len(trained)
+        assert count < 5
+        time.sleep(0.3)
+        assert len(trained) == count
 
 
 class TestTuning:

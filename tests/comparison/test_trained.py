@@ -104,7 +104,7 @@ class TestWhatIsTrained:
         known = json.loads((tmp_path / "scores" / "unrolled_3-tuning.json").read_text())
         assert strength == known["setting"]["strength"]
         noise = comparison.tuning().scan.noise
-        usual = strength_of(config, noise, config.model.sigma, 1.0)
+        usual = strength_of(config, noise, config.model.sigma_value, 1.0)
         assert strength / usual == pytest.approx(round(strength / usual, 2))
         chosen = changed(config, {"model.step.strength": 0.5})
         fixed = Problem(chosen, problem.scan, Tuner(None), tmp_path)

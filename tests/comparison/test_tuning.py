@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equipoise.comparison.tuning import Ladder, decades, in_words, search
+from equipoise.comparison.tuning import in_words
+from equipoise.learning.search import Ladder, decades, search
 
 WEIGHTS = Ladder(decades((1, 3), -7, 0), first=(3e-5, 3e-3), default=1e-4)
 

@@ -8,7 +8,7 @@ import torch
 
 from equipoise.data.formats import open_path, write_images
 from equipoise.data.item import HOUNSFIELD
-from equipoise.data.load import load_dataset
+from equipoise.data.load import _as_the_scan_sees, load_dataset
 from equipoise.data.pick import images_of, sequences_of
 from equipoise.data.scan import Scan, native_images
 from equipoise.data.settings import (
@@ -237,3 +237,11 @@ def test_a_sinogram_is_one_in_a_run_on_images_too(tmp_path):
     assert elsewhere.truth is None
     assert elsewhere.measurements().shape == (2, *scan.measurement_shape)
     assert load_dataset(data, scan, path=tmp_path / "image.npy").truth is not None
+
+
+def test_a_phase_leaves_the_magnitude(mri):
+    images = torch.rand(3, 1, SIZE, SIZE)
+    turned = _as_the_scan_sees(images, mri, seed=0, first=0)
+    assert turned.shape == (3, 2, SIZE, SIZE)
+    assert torch.allclose(turned.square().sum(1, keepdim=True).sqrt(), images, atol=1e-6)
+    assert float(turned[:, 1].abs().amax((1, 2)).min()) > 0.05

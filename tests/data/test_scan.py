@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -68,6 +69,17 @@ def test_complex_images_have_two_channels(ct, mri):
     assert np.abs(back - np.abs(5 * means)).max() < 1e-5
     with pytest.raises(UserError, match="holds complex images, but this operator takes real ones"):
         ct.to_model(one)
+
+
+@pytest.mark.parametrize("peak", [1.0, 0.02, 300.0])
+def test_measurements_of_bright_images_are_those_of_the_model(ct, peak):
+    """Raw sinograms of images whose brightest parts are ``peak``, and of the same images in
+    [0, 1]: one in the units of the model."""
+    y = ct.physics.A(torch.rand(1, 1, 8, 8))[0]
+    raw = (peak * ct.measurement_to_native(y)).numpy()
+    one = replace(item(raw, Units(scale=peak)), holds="measurement")
+    assert torch.allclose(ct.to_model(one), y, rtol=1e-5)
+    assert ct.gain != 1
 
 
 def test_what_is_measured_of_an_image_does_not_depend_on_the_others(ct):

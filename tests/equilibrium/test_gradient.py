@@ -287,3 +287,52 @@ class TestGradients:
             assert alive() is None
         finally:
             gc.enable()
+
+
+class TestLongest:
+    """f(z) = r z + w with one r a sample: u = g / (1 − r), so that ‖u‖ / ‖g‖ is known."""
+
+    def gradients(self, longest):
+        r = torch.tensor([0.5, 0.9, 0.99, -0.5], dtype=torch.float64)[:, None]
+        w = torch.ones(4, 3, dtype=torch.float64, requires_grad=True)
+        gradient = eq.Implicit(stop=eq.Stop(1e-12, 500), longest=longest)
+        stop = eq.Stop(1e-12, 5000)
+        found = eq.fixed_point(
+            lambda z: r * z + w,
+            torch.zeros(4, 3, dtype=torch.float64),
+            stop=stop,
+            gradient=gradient,
+        )
+        g = torch.arange(1.0, 13, dtype=torch.float64).view(4, 3)
+        (u,) = torch.autograd.grad((found.value * g).sum(), w)
+        return u, g, found.adjoint
+
+    def test_a_sample_is_shortened_to_it_and_the_others_stay_exact(self):
+        u, g, adjoint = self.gradients(5.0)
+        expected = torch.tensor([2, 5, 5, 2 / 3], dtype=torch.float64)[:, None] * g
+        assert torch.allclose(u, expected, rtol=1e-9)
+        assert adjoint.shortened.tolist() == [False, True, True, False]
+
+    def test_by_default_nothing_is(self):
+        u, g, adjoint = self.gradients(float("inf"))
+        expected = torch.tensor([2, 10, 100, 2 / 3], dtype=torch.float64)[:, None] * g
+        assert torch.allclose(u, expected, rtol=1e-8)
+        assert adjoint.shortened is None
+        assert eq.Implicit().longest == float("inf")
+
+    def test_a_derivative_of_it_takes_the_factor_for_a_constant(self):
+        w = torch.tensor([[1.0]], dtype=torch.float64, requires_grad=True)
+        gradient = eq.Implicit(stop=eq.Stop(1e-13, 500), longest=1.5)
+        start = torch.zeros(1, 1, dtype=torch.float64)
+        # z = 0.8 z + w², so dz/dw = 10 w, shortened to 1.5 · 2 w
+        found = eq.fixed_point(
+            lambda z: 0.8 * z + w**2, start, stop=eq.Stop(1e-13, 2000), gradient=gradient
+        )
+        (first,) = torch.autograd.grad(found.value.sum(), w, create_graph=True)
+        assert float(first.detach()) == pytest.approx(3.0)
+        (second,) = torch.autograd.grad(first.sum(), w)
+        assert float(second) == pytest.approx(3.0)
+
+    def test_it_must_be_positive(self):
+        with pytest.raises(ValueError, match="longest must be > 0, got 0"):
+            eq.Implicit(longest=0.0)

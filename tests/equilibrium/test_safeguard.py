@@ -231,8 +231,10 @@ class TestWindows:
             norms.append(norms[-1] * (0.999 if k <= 10 else 0.99 if k <= 60 else 0.985))
         assert self.plain(norms)[60:] == [0] * 89
 
-    def test_plain_windows_end_where_they_make_the_residual_grow(self):
-        norms = [0.999**k for k in range(11)] + [0.99 * 1.01**k for k in range(1, 20)]
+    @pytest.mark.parametrize("growth", [1.01, 1.0])
+    def test_plain_windows_end_where_they_do_not_make_the_residual_fall(self, growth):
+        norms = [0.999**k for k in range(11)]
+        norms += [norms[-1] * growth**k for k in range(1, 20)]
         plain = self.plain(norms)
         assert plain[9:19] == [1] * 10
         assert plain[19] == 0

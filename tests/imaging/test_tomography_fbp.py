@@ -154,10 +154,12 @@ class TestViews:
                 assert error(physics.fbp(physics.A(x)), x) < 0.02
 
     def test_a_view_that_is_given_twice_is_one(self):
+        """Up to the rounding of the weights, which are float32: a view that is a turned copy of
+        another has that one's."""
         x = phantoms(1, 24).double()
         for name, one in beams(np.arange(20) / 20, 24).items():
             two = beams(np.linspace(0, 1, 21), 24)[name]
-            assert torch.allclose(one.fbp(one.A(x)), two.fbp(two.A(x)), atol=1e-9), name
+            assert torch.allclose(one.fbp(one.A(x)), two.fbp(two.A(x)), atol=1e-6), name
 
     def test_the_order_of_views_does_not_matter(self):
         order = torch.randperm(40)

@@ -15,6 +15,7 @@ from deepinv.utils import TensorList
 
 import equipoise as eq
 from equipoise.data.dataset import Batch, Dataset
+from equipoise.imaging.mri import birdcage, cartesian_mask
 from equipoise.learning.losses import Equivariance, JacobianPenalty, MeasurementConsistency
 
 from .examples import SIZE, ct, dataset_of, images, mri, small_model, small_trainer
@@ -38,6 +39,10 @@ class FirmlyNonexpansive(L.Loss):
         return self.regulariser(denoise(x), x)
 
 
+#: Where measurements can be split: everywhere.
+SPLIT = ("ct", "fan", "mri", "coils", "inpainting", "blur", "masked ct")
+
+
 class Case(NamedTuple):
     """A loss, and what it is a loss of."""
 
@@ -48,7 +53,8 @@ class Case(NamedTuple):
 
 
 def bernoulli(shape: tuple[int, ...]) -> Any:
-    return deepinv.physics.generator.BernoulliSplittingMaskGenerator(shape, split_ratio=0.8)
+    plane = (shape[0], *shape[-2:])  # the same for all coils
+    return deepinv.physics.generator.BernoulliSplittingMaskGenerator(plane, split_ratio=0.8)
 
 
 def of_physics(physics: Any) -> Any:
@@ -64,7 +70,7 @@ CASES: dict[str, Case] = {
     ),
     "EILoss": Case(lambda p, s: L.EILoss(deepinv.transform.Shift())),
     "EquivariantSplittingLoss": Case(
-        lambda p, s: L.EquivariantSplittingLoss(mask_generator=bernoulli(s))
+        lambda p, s: L.EquivariantSplittingLoss(mask_generator=bernoulli(s)), where=SPLIT
     ),
     "FNEJacobianSpectralNorm": Case(
         lambda p, s: FirmlyNonexpansive(L.FNEJacobianSpectralNorm(max_iter=3))
@@ -79,7 +85,7 @@ CASES: dict[str, Case] = {
     "R2RLoss": Case(lambda p, s: L.R2RLoss()),
     "ReducedResolutionLoss": Case(lambda p, s: L.ReducedResolutionLoss(), where=("denoising",)),
     "ScoreLoss": Case(lambda p, s: L.ScoreLoss(total_batches=2), where=("denoising",)),
-    "SplittingLoss": Case(lambda p, s: L.SplittingLoss(mask_generator=bernoulli(s))),
+    "SplittingLoss": Case(lambda p, s: L.SplittingLoss(mask_generator=bernoulli(s)), where=SPLIT),
     "StackedPhysicsLoss": Case(
         lambda p, s: L.StackedPhysicsLoss([L.MCLoss(), L.MCLoss()]), where=("stacked",)
     ),
@@ -118,6 +124,35 @@ class StackedDataset(Dataset):
         return Batch(y, self.scan.physics, None)
 
 
+def operator(where: str) -> Any:
+    """An operator with noise, of the kind that a case names."""
+    noise = GaussianNoise(0.01)
+    shape = (1, SIZE, SIZE)
+    if where == "denoising":
+        return deepinv.physics.Denoising(GaussianNoise(0.05))
+    if where == "fan":
+        return eq.FanBeam(SIZE, 8, 40.0, 30.0, normalize=True, noise_model=noise)
+    if where == "coils":
+        mask = cartesian_mask(SIZE, SIZE, 2.0, 0.2, seed=0)
+        maps = birdcage(3, SIZE, SIZE)
+        physics: Any = deepinv.physics.MultiCoilMRI(mask, maps, img_size=(SIZE, SIZE))
+    elif where == "inpainting":
+        physics = deepinv.physics.Inpainting(shape, mask=0.6)
+    elif where == "blur":
+        filter = deepinv.physics.functional.gaussian_blur(sigma=(1.0, 1.0))
+        physics = deepinv.physics.Blur(filter=filter, padding="circular")
+    elif where == "masked ct":
+        rays = ct()
+        physics = deepinv.physics.Inpainting(rays.measurement_shape, mask=0.8) * rays
+    else:
+        return ct() if where == "ct" else mri()
+    physics.noise_model = noise
+    if where == "coils":  # .double() would leave the real part of its maps
+        physics.update(mask=physics.mask.double(), coil_maps=physics.coil_maps.to(torch.complex128))
+        return physics
+    return physics.double()
+
+
 def data_of(where: str, noise: Any) -> tuple[Any, Any]:
     """A data set with its truth, and a model for its images."""
     if where == "stacked":
@@ -125,13 +160,10 @@ def data_of(where: str, noise: Any) -> tuple[Any, Any]:
         one = dataset_of(ct(), images(4))
         scan = replace(one.scan, physics=physics)
         return StackedDataset(one.items, scan, physics(images(4))), small_model()
-    elif where == "denoising":
-        physics = deepinv.physics.Denoising(GaussianNoise(0.05))
-    else:
-        physics = ct() if where == "ct" else mri()
+    physics = operator(where)
     if noise is not None:
         physics.noise_model = noise
-    channels = 2 if where == "mri" else 1
+    channels = 2 if where in ("mri", "coils") else 1
     x = images(4, channels)
     torch.manual_seed(1)
     return dataset_of(physics, physics(x), x, channels), small_model(channels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 import torch
@@ -35,6 +36,23 @@ def test_a_run_leaves_a_log_and_checkpoints(tmp_path):
     saved = checkpoint.read(tmp_path / checkpoint.FILE)
     assert (saved.state["step"], saved.state["config"], saved.state["ended"]) == (5, "c", "")
     assert checkpoint.read(tmp_path / checkpoint.PREVIOUS).state["step"] == 4
+
+
+def test_a_step_is_in_the_log_when_it_is_reported(tmp_path):
+    """Whoever follows the log sees the step that has just ended, and not those of minutes ago."""
+    seen = []
+    trainer = small_trainer(steps=2)
+    train(trainer, tmp_path, {}, lambda report: seen.append(lines(tmp_path)[-1]["step"]))
+    assert seen == [1, 2]
+
+
+def test_how_fast_a_step_is_said_to_be():
+    trainer = small_trainer(steps=2, batch=3)
+    started = time.perf_counter()
+    report = trainer.advance()
+    whole = time.perf_counter() - started
+    assert 3 / whole <= report.images_per_second < 2 * 3 / whole
+    assert 0 <= report.waiting < 0.9
 
 
 def test_an_interruption_keeps_the_last_state(tmp_path):

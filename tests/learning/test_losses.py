@@ -37,6 +37,10 @@ class TestConsistency:
         assert torch.allclose(plain, physics.A(e).square().flatten(1).mean(1))
         visible = MeasurementConsistency(floor=1e-6)(x_net=x + e, y=physics.A(x), physics=physics)
         assert torch.allclose(visible, e.square().flatten(1).mean(1), rtol=0.05)
+        alone = MeasurementConsistency(floor=1e-6)(
+            x_net=(x + e)[:1], y=physics.A(x)[:1], physics=physics
+        )
+        assert torch.allclose(alone, visible[:1], rtol=1e-4)
 
     def test_stacked_physics_count_every_measurement_once(self):
         parts = [eq.ParallelBeam(8, n, normalize=True) for n in (3, 5)]
@@ -168,6 +172,12 @@ class TestRiskEstimates:
             value = Weighted(deepinv.loss.SureGaussianLoss(sigma), 2.0)(**given).mean() / 2
             risk = (c * y - x).square().mean()
         assert abs(float(value / risk) - 1) < 0.03
+
+
+@pytest.mark.parametrize("options", [{"sigma": 0.0}, {"sigma": -1.0}, {"sigma": 0.1, "a": 0.0}])
+def test_nothing_is_recorrupted_without_noise(options):
+    with pytest.raises(ValueError, match="sigma and a must be > 0"):
+        Recorrupted(**options)
 
 
 class TestPenalty:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+
 import pytest
 import torch
 
@@ -28,8 +30,9 @@ class TestTrust:
     def test_a_gradient_far_outside_its_history_is_shortened_if_it_is_long(self):
         scale = [1.0]
         losses = {"scaled": lambda x_net, **kwargs: scale[0] * x_net.square().mean()}
-        trainer = small_trainer(losses, steps=100, lr=1e-6)
-        clip, progress = trainer.settings.clip, trainer.progress
+        clip = 0.1
+        trainer = small_trainer(losses, steps=100, lr=1e-6, clip=clip)
+        progress = trainer.progress
         usual = trainer.advance().gradient
         scale[0] = 0.5 * clip / usual
         progress.history = usual / 1e4
@@ -47,6 +50,21 @@ class TestTrust:
         scale[0] = 1e3 * progress.history / usual
         assert trainer.advance().shortened
         assert float(gradient_of(trainer).norm()) == pytest.approx(clip, rel=1e-3)
+
+    def test_no_step_is_longer_than_the_median_of_the_last_fifty(self):
+        scale = [1.0]
+        losses = {"scaled": lambda x_net, **kwargs: scale[0] * x_net.square().mean()}
+        trainer = small_trainer(losses, steps=200, lr=1e-12)
+        scales = torch.rand(70, generator=torch.Generator().manual_seed(0)).add(0.1).tolist()
+        scales[60] = 1e4
+        norms = []
+        for step, factor in enumerate(scales):
+            scale[0] = factor
+            report = trainer.advance()
+            norms.append(report.gradient)
+            usual = statistics.median(norms[-50:])
+            assert float(gradient_of(trainer).norm()) == pytest.approx(min(norms[-1], usual))
+            assert bool(report.shortened) == (step == 60)
 
 
 class TestTruth:

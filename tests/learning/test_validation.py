@@ -12,6 +12,8 @@ import torch
 import equipoise as eq
 from equipoise.assessment.metrics import misfit, psnr
 from equipoise.imaging.splitting import split
+from equipoise.learning.losses.base import LossValue
+from equipoise.learning.tally import Tally
 from equipoise.learning.validation import Validator, solve_dataset
 
 from .examples import ct_dataset, small_model
@@ -119,3 +121,18 @@ def test_what_was_kept_out_is_predicted():
     with torch.no_grad():
         expected = float(misfit(model(y, physics), y_left, left).mean())
     assert scores == {"held_out": pytest.approx(expected, rel=1e-6)}
+
+
+def test_what_processes_count_is_added_up():
+    """Losses are means over the whole batch, and whatever is largest anywhere is known to all."""
+
+    def run(fabric):
+        tally = Tally(True)
+        gain = torch.tensor([0.5, 0.7 + fabric.global_rank])
+        tally.add_loss("a", LossValue(torch.tensor([1.0, 3.0]), gain=gain), share=0.5)
+        tally.share(fabric)
+        return tally
+
+    for tally in in_processes(2, run):
+        assert tally.losses(["a"]) == {"a": 2.0}
+        assert tally.largest["gain"] == pytest.approx(1.7)

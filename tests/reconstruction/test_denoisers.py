@@ -158,6 +158,16 @@ class TestDenoiser:
         x = torch.rand(1, 2, 9, 10)
         assert torch.equal(other(x, 0.1), network(x, 0.1))
 
+    @pytest.mark.parametrize("kind", [eq.ConvDenoiser, eq.UNet, eq.ProximalNetwork])
+    def test_every_weight_takes_part(self, kind):
+        """In the image, and so in its gradient."""
+        torch.manual_seed(0)
+        network = kind(in_channels=2, channels=3)
+        x = torch.rand(2, 2, 9, 10)
+        network(x, 0.1).square().sum().backward()
+        idle = [name for name, p in network.named_parameters() if not p.grad.abs().sum() > 0]
+        assert not idle
+
     def test_too_few_layers(self):
         with pytest.raises(ValueError, match="layers must be at least 2, got 1"):
             eq.ConvDenoiser(layers=1)

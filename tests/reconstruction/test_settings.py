@@ -66,8 +66,8 @@ class TestChoices:
         assert solver("broyden").make() == eq.Broyden()
         gradient = TypeAdapter(GradientChoice).validate_python
         stop = eq.Stop(1e-2, 40)
-        assert gradient("implicit").make() == eq.Implicit(stop=stop)
-        exact = {"rtol": 1e-3, "max_steps": 7, "inexact": 2}
+        assert gradient("implicit").make() == eq.Implicit(stop=stop, longest=10)
+        exact = {"rtol": 1e-3, "max_steps": 7, "inexact": 2, "longest": None}
         assert gradient(exact).make() == eq.Implicit(stop=eq.Stop(1e-3, 7), inexact=2)
         assert gradient("jacobian_free").make() == eq.JacobianFree()
         assert gradient("neumann").make() == eq.Neumann()
@@ -117,7 +117,7 @@ class TestChoices:
     def test_defaults_are_not_shared(self):
         first = ModelSettings()
         first.step.strength = 3.0
-        assert ModelSettings().step.strength is None
+        assert ModelSettings().step.strength == "auto"
 
     def test_what_was_dumped_is_read_again(self):
         tree = {"step": "red", "gradient": "neumann", "denoiser": "mine.safetensors"}
@@ -245,7 +245,13 @@ class TestReleases:
         assert tree == before
         implicit = {"adjoint_rtol": 0.1, "adjoint_max_steps": 9, "adjoint_inexact": 1}
         assert model_section_of_release_0_1(implicit) == {
-            "gradient": {"kind": "implicit", "rtol": 0.1, "max_steps": 9, "inexact": 1}
+            "gradient": {
+                "kind": "implicit",
+                "rtol": 0.1,
+                "max_steps": 9,
+                "inexact": 1,
+                "longest": None,
+            }
         }
 
     def test_old_and_new_keys_together(self):
@@ -256,7 +262,7 @@ class TestReleases:
         assert model_section_of_release_0_1({}) == {}
         options_alone = {"gradient": {"max_steps": 5}, "adjoint_rtol": 0.5}
         assert model_section_of_release_0_1(options_alone) == {
-            "gradient": {"kind": "implicit", "max_steps": 5, "rtol": 0.5}
+            "gradient": {"kind": "implicit", "max_steps": 5, "rtol": 0.5, "longest": None}
         }
 
     @pytest.mark.parametrize(
@@ -281,11 +287,15 @@ class TestReleases:
         with pytest.raises(ValidationError, match="newton"):
             ModelSettings.model_validate(new)
 
-    def test_all_defaults_of_release_0_1_are_those_of_now(self):
+    def test_all_defaults_of_release_0_1_but_the_chosen_are_those_of_now(self):
         about = json.loads((RELEASE_0_1 / "exported" / "config.json").read_text())
         tree = about["model"]
         tree |= {"denoiser": "shipped", "channels": 32, "layers": 6, "max_steps": 50}
         tree |= {"adjoint_max_steps": 40, "test_max_steps": 100}
         new = ModelSettings.model_validate(model_section_of_release_0_1(tree))
-        assert new == ModelSettings()
+        assert new == ModelSettings(
+            sigma=0.02,
+            step={"kind": "proximal", "strength": None},
+            gradient={"kind": "implicit", "longest": None},
+        )
         TypeAdapter(StepChoice).validate_python(new.step)

@@ -225,3 +225,4 @@ def test_bad_settings_say_bound_value_and_remedy():
         eq.MirrorStep(denoiser, floor=0)
     with pytest.raises(ValueError, match="sigma must be >= 0"):
         eq.ProximalStep(denoiser, sigma=-1)
+    assert eq.ProximalStep(denoiser, sigma=0).sigma == 0  # a denoiser may be told of no noise

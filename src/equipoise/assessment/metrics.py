@@ -32,20 +32,37 @@ def misfit(x: Tensor, y: Tensor, physics: Any) -> Tensor:
 
 
 def psnr(x: Tensor, truth: Tensor) -> Tensor:
-    """(B,) peak signal-to-noise ratio in dB."""
+    """(B,) peak signal-to-noise ratio in dB; where the truth is NaN, there is none, and nothing
+    counts."""
     difference = _as_scored(x).double() - _as_scored(truth).double()
-    error = difference.square().flatten(1).mean(1)
+    error = difference.square().flatten(1).nanmean(1)
     return -10 * error.clamp_min(SMALLEST_ERROR).log10()
 
 
 def ssim(x: Tensor, truth: Tensor) -> Tensor:
     """(B,) structural similarity (Wang et al., IEEE TIP 2004); of a sequence, the mean over its
-    frames."""
+    frames; of what lies in a frame of NaN, that of what is inside."""
+    if bool(truth.isnan().any()):
+        each = [ssim(*_inside(x[i : i + 1], truth[i : i + 1])) for i in range(len(x))]
+        return torch.cat(each)
     images = _as_scored(x).float().reshape(-1, 1, *x.shape[-2:])
     true = _as_scored(truth).float().reshape(-1, 1, *truth.shape[-2:])
     each = structural_similarity_index_measure(images, true, data_range=1.0, reduction="none")
     assert isinstance(each, Tensor)
     return each.reshape(len(x), -1).mean(1)
+
+
+def _inside(x: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Both without the frame in which the truth is NaN."""
+    known = ~truth.isnan().flatten(0, -3).all(0)
+    if not bool(known.any()):
+        return x, truth.nan_to_num(0)
+    rows, columns = (torch.nonzero(known.any(dim))[:, 0] for dim in (1, 0))
+    box = (
+        slice(int(rows[0]), int(rows[-1]) + 1),
+        slice(int(columns[0]), int(columns[-1]) + 1),
+    )
+    return x[(..., *box)], truth[(..., *box)].nan_to_num(0)
 
 
 def _as_scored(x: Tensor) -> Tensor:

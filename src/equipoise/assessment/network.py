@@ -236,7 +236,7 @@ def _prior(
     relative to ``clean``'s."""
     rng = torch.Generator().manual_seed(0)
     noise = torch.randn(clean.shape, generator=rng, dtype=clean.dtype)
-    zero, noisy = torch.zeros_like(clean), clean + NOISY * noise
+    zero, noisy = torch.zeros_like(clean), torch.add(clean, noise, alpha=NOISY)
     artefact = _with_artefacts(y, physics)
     base = d.envelope(denoise, zero, clean)
     size = base.abs().clamp_min(1e-30)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -36,9 +37,9 @@ def write_certainty(
         factor: that deviations and bounds were multiplied by.
     """
     items = dataset.items
-    shown = in_native_units(u, x, items)
+    shown = in_native_units(u, x, items, dataset.scan.physics)
     percent = f"{u.level:.0%} bound"
-    what: list[tuple[str, str, np.ndarray | None, bool]] = [
+    what: list[tuple[str, str, Any, bool]] = [
         ("std", "standard deviation", shown.std, True),
         ("lower", f"lower {percent}", shown.lower, False),
         ("upper", f"upper {percent}", shown.upper, False),
@@ -61,7 +62,13 @@ def write_certainty(
         panels["measured"] = shown.measured
         signed["invented"] = shown.invented
     unit = unit_of(items[0])
-    picture = figures.certainty(panels, {"± std": shown.std}, signed, dataset.names, unit)
+    # Images of different sizes do not fit beside each other: then the first is drawn.
+    count = len(items) if isinstance(shown.value, np.ndarray) else 1
+    kinds = (
+        {k: np.stack(x[:count]) for k, x in d.items()}
+        for d in (panels, {"± std": shown.std}, signed)
+    )
+    picture = figures.certainty(*kinds, dataset.names[:count], unit)
     drawn = figures.save_png(picture, out / "uncertainty.png")
     notes = notes_of(u, dataset.names)
     for note in notes:

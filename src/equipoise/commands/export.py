@@ -13,6 +13,7 @@ from ..assessment.words import how_it_was_trained
 from ..comparison.evaluation import evaluations
 from ..data.formats import new_folder
 from ..errors import UserError
+from ..imaging.sizes import shown_size
 from ..reconstruction.settings import denoiser_config
 from ..run import Run
 
@@ -82,13 +83,13 @@ def _about(run: Run) -> dict[str, Any]:
 def _card(run: Run, about: dict[str, Any], licence: str) -> str:
     config, physics = run.config, about["physics"]
     path = getattr(config.data, "path", None)
-    options = ", ".join(f"{key} {value}" for key, value in physics.items())
+    options = ", ".join(f"{key} {value}" for key, value in physics.items() if key != "read")
     return CARD.format(
         kind=physics["kind"],
         licence=licence,
         name=config.name,
         training=how_it_was_trained(config.objective, config.model),
-        physics=f"{options}, {config.data.size}² pixels",
+        physics=f"{options}, {shown_size(config.data.size)} pixels",
         data=path.name if path else "synthetic phantoms",
         data_licence="see its owner" if path else "none needed",
         step=config.model.step.kind,
@@ -121,9 +122,9 @@ class _DenoiserAlone(torch.nn.Module):
 
 
 def _write_program(run: Run, channels: int, path: Path) -> None:
-    step, size = run.model.step, run.config.data.size
+    step, (height, width) = run.model.step, run.scan.image_shape[-2:]
     dtype = next(run.model.parameters()).dtype
-    images = torch.zeros(2, channels, size, size, dtype=dtype)
+    images = torch.zeros(2, channels, height, width, dtype=dtype)
     network = _DenoiserAlone(step.denoiser, step.sigma).eval()
     any_number = {"x": {0: torch.export.Dim.AUTO}}
     try:

@@ -5,21 +5,31 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from ..assessment import figures
-from ..assessment.metrics import misfit
-from ..assessment.solves import residual_in_words, solve_rows
+from ..assessment.solves import residual_in_words
 from ..comparison.bootstrap import Bootstrap, bootstrap, notes_of, rows_of, seconds_a_solve
 from ..data.dataset import Dataset
 from ..data.formats import new_folder, write_images
+from ..data.ranges import Places
 from ..data.scan import native_images
 from ..equilibrium import Equilibrium
+from ..errors import UserError
 from ..learning.processes import processes
 from ..run import Run, load_data
 from .certainty import write_certainty
+from .slices import PROGRESS, Step, WholeScan, account, lazily
 
-Progress = Callable[[int, int], None]
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+#: Of more slices than these, what is said is how many are unfinished.
+SAID_ONE_BY_ONE = 64
+#: Slices in the picture.
+SHOWN = 4
 
 
 def reconstruct(
@@ -27,23 +37,88 @@ def reconstruct(
     data: str | Path,
     out: str | Path,
     say: Callable[[str], None] = print,
+    form: str = "npy",
+    rows: Places | None = None,
+    on_step: Callable[[Step], None] = lambda step: None,
+    interrupted: Callable[[], bool] = lambda: False,
+    *,
     asked: Bootstrap | None = None,
-    progress: Progress | None = None,
-) -> Equilibrium:
+    progress: Callable[[int, int], None] | None = None,
+) -> Equilibrium | None:
     """Reconstructs ``data`` into the new folder ``out``: what was an image file in its own format,
-    what was a measurement as ``.npy``, a picture ``preview.png``, and ``report.json`` with
+    what was a measurement as ``form`` says, a picture ``preview.png``, and ``report.json`` with
     residual, status and misfit of each.
 
+    Measurements are read, solved and written some at a time, so that a scan of any size goes
+    through flat memory; the same call goes on where an earlier one was interrupted.
+
     Args:
+        form: of the images of measurements: "npy", one file each; "tiff" or "hdf5", one file.
+        rows: of all measurements, those to reconstruct; see :data:`Places`.
+        on_step: told how far it is.
+        interrupted: asked between slices whether to stop.
         asked: also estimates how sure they are: deviation, bounds, what is measured and what is
-            invented beside each image, ``uncertainty.png`` and ``report.html``.
+            invented beside each image, ``uncertainty.png`` and ``report.html``; all at once.
         progress: of the samples.
 
+    Returns the record of the equilibria of this call; ``value`` is empty where the images of a
+    whole scan are more than 64 MiB. None, if it was interrupted, or nothing was left to do.
+
     Raises:
-        UserError: the data cannot be read, ``out`` is not empty, or the group does not fit.
+        UserError: the data cannot be read, or ``out`` is not empty.
     """
-    fabric, out = processes(), new_folder(out)
-    dataset = load_data(run.config, run.scan, Path(data))
+    fabric, out = processes(), Path(out)
+    if not (out / PROGRESS).is_file():
+        new_folder(out)
+    dataset = load_data(run.config, run.scan, Path(data), stream=True, whole=True)
+    about = {"run": str(run.folder), "data": str(data)}
+    if asked is None and dataset.streamed and dataset.items[0].holds == "measurement":
+        for note in dataset.notes:
+            say(f"note: {note}")
+        about["rows"] = str(rows)
+        scan = WholeScan(run, lazily(dataset, rows), out, form, about)
+        return _slice_by_slice(scan, fabric, say, on_step, interrupted)
+    if form != "npy" or rows is not None:
+        raise UserError(
+            f"{data}: --as and --rows apply to measurements without --samples; images are written "
+            "as they came, all of them"
+        )
+    if dataset.streamed:
+        dataset = load_data(run.config, run.scan, Path(data), whole=True)
+    return _at_once(run, dataset, out, about, fabric, say, asked, progress)
+
+
+def _slice_by_slice(
+    scan: WholeScan,
+    fabric: Fabric,
+    say: Callable[[str], None],
+    on_step: Callable[[Step], None],
+    interrupted: Callable[[], bool],
+) -> Equilibrium | None:
+    if scan.done:
+        say(f"{scan.folder}: going on after slice {scan.done} of {len(scan.dataset)}")
+    solved = scan.reconstruct(fabric, on_step, interrupted)
+    if fabric.global_rank or scan.done < len(scan.dataset):
+        return solved
+    part, images = scan.examples(SHOWN)
+    _save_picture(part, images, scan.folder)
+    rows = scan.finish()
+    about = {"run": scan.about["run"], "data": scan.about["data"], "measured": "DATA"}
+    _save_report(rows, about, scan.folder, say)
+    _say_what_was_written(len(scan.output.files), scan.folder, say)
+    return solved
+
+
+def _at_once(
+    run: Run,
+    dataset: Dataset,
+    out: Path,
+    about: dict[str, str],
+    fabric: Fabric,
+    say: Callable[[str], None],
+    asked: Bootstrap | None,
+    progress: Callable[[int, int], None] | None,
+) -> Equilibrium:
     # One by one, an image is the same to the bit in whichever process, and so are its samples.
     solved = run.solve(dataset, batch=16 if asked is None else 1, fabric=fabric)
     sure = None
@@ -53,47 +128,60 @@ def reconstruct(
         sure = bootstrap(run, dataset, solved.value, asked, progress=progress, fabric=fabric)
     if fabric.global_rank:
         return solved
-    images = native_images(solved.value, dataset.items)
+    images = native_images(solved.value, dataset.items, dataset.scan.physics)
     paths = write_images(dataset.items, images, out)
-    y = dataset.measurements()
-    picture = figures.grid(y, {"equipoise": solved.value}, dataset.truth, dataset.names)
-    figures.save_png(picture, out / "preview.png")
-    rows = _rows(dataset, solved)
-    about: dict[str, Any] = {
-        "run": str(run.folder),
-        "data": str(data),
-        "measured": _what_was_measured(dataset),
-    }
+    _save_picture(dataset, solved.value, out)
+    rows = account(dataset, solved)
+    told: dict[str, Any] = {**about, "measured": _what_was_measured(dataset)}
     if asked is not None and sure is not None:
         rows = [row | more for row, more in zip(rows, rows_of(sure), strict=True)]
-        about |= {"notes": notes_of(sure, dataset.names), "factor": asked.factor}
+        told |= {"notes": notes_of(sure, dataset.names), "factor": asked.factor}
         paths += write_certainty(run, dataset, solved.value, sure, out, say, asked.factor)
-    (out / "report.json").write_text(json.dumps({**about, "images": rows}, indent=1))
-    for row in rows:
-        say(_in_words(row))
-    say(f"wrote {len(paths)} file(s), preview.png and report.json to {out}")
+    _save_report(rows, told, out, say)
+    _say_what_was_written(len(paths), out, say)
     return solved
 
 
-def _in_words(row: dict[str, Any]) -> str:
-    words = (
-        f"{row['name']}: residual {residual_in_words(row)} after {row['steps']} evaluations, "
-        f"{row['status']}, misfit {row['misfit']:.1e}"
+def _save_picture(dataset: Dataset, images: Tensor, out: Path) -> None:
+    y = dataset.measurements()
+    picture = figures.grid(
+        y,
+        {"equipoise": images},
+        dataset.truth,
+        dataset.names,
+        units=dataset.items[0].units.words,
     )
-    if "predicted_psnr" in row:
-        words += f", predicted error {row['predicted_psnr']:.1f} dB (PSNR)"
-    return words
+    figures.save_png(picture, out / "preview.png")
 
 
-def _rows(dataset: Dataset, solved: Equilibrium) -> list[dict[str, Any]]:
-    rows = solve_rows(solved, dataset.names)
-    misfits = misfit(solved.value, dataset.measurements(), dataset.scan.physics)
-    for row, value in zip(rows, misfits.tolist(), strict=True):
-        row["misfit"] = value
-    return rows
+def _save_report(
+    rows: list[dict[str, Any]], about: dict[str, Any], out: Path, say: Callable[[str], None]
+) -> None:
+    (out / "report.json").write_text(json.dumps({**about, "images": rows}, indent=1))
+    if len(rows) > SAID_ONE_BY_ONE:
+        late = [row["name"] for row in rows if row["status"] != "CONVERGED"]
+        mean = sum(row["misfit"] for row in rows) / len(rows)
+        first = f", the first {late[0]}" if late else ""
+        say(f"{len(rows)} slices: {len(late)} unfinished{first}; misfit {mean:.1e} on average")
+        return
+    for row in rows:
+        say(
+            f"{row['name']}: residual {residual_in_words(row)} after {row['steps']} evaluations, "
+            f"{row['status']}, misfit {row['misfit']:.1e}{_predicted(row)}"
+        )
+
+
+def _predicted(row: dict[str, Any]) -> str:
+    if "predicted_psnr" not in row:
+        return ""
+    return f", predicted error {row['predicted_psnr']:.1f} dB (PSNR)"
+
+
+def _say_what_was_written(count: int, out: Path, say: Callable[[str], None]) -> None:
+    say(f"wrote {count} file(s), preview.png and report.json to {out}")
 
 
 def _what_was_measured(dataset: Dataset) -> str:
-    if dataset.truth is None:
+    if dataset.items[0].holds != "image":
         return "DATA"
     return "the images in DATA were measured with the run's operator and noise first"

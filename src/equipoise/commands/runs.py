@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ..comparison.evaluation import evaluations
 from ..errors import UserError
+from ..imaging.sizes import shown_size
 from ..learning.log import read_log
 from ..run import MODEL, is_run, read_config
 
@@ -42,5 +43,5 @@ def _summary(path: Path) -> RunSummary:
     for where, results in evaluations(path):
         name = where.name if where != path else "evaluation"
         scores.append(f"{name} {results['methods']['equipoise']['psnr']:.2f} dB")
-    problem = f"{config.physics.kind} {config.data.size}²"
+    problem = f"{config.physics.kind} {shown_size(config.data.size)}"
     return RunSummary(str(path), state, problem, "; ".join(scores))

@@ -11,6 +11,7 @@ import torch
 from ..config import Config, changed, dump
 from ..data.dataset import Dataset
 from ..data.formats import new_folder
+from ..data.formats.patients import write_patients
 from ..data.load import load_dataset
 from ..data.scan import Scan
 from ..errors import UserError
@@ -19,10 +20,11 @@ from ..errors import UserError
 def simulate(config: Config, out: str | Path) -> list[Path]:
     """Measures the images that ``config`` names, and writes what was measured into the new folder
     ``out``: one ``.npy`` each in ``out/measurements``, and ``out/config.yaml``, which trains on
-    them. The images themselves are not written.
+    them. The images themselves are not written. Whom each shows stands in ``patients.csv`` beside
+    them, so that patients stay apart.
 
     Raises:
-        UserError: ``out`` is not empty; the data are measurements already.
+        UserError: ``out`` is not empty; the data are measurements already, or differ in size.
     """
     out = new_folder(out)
     scan = Scan.planned(config.physics, config.data.size, config.seed)
@@ -31,13 +33,21 @@ def simulate(config: Config, out: str | Path) -> list[Path]:
         raise UserError(
             f"{dataset.items[0].file}: holds measurements already; simulate measures images"
         )
+    if dataset.differs_in_size:
+        raise UserError(
+            f"{dataset.items[0].file.parent}: holds images of different sizes; simulate writes "
+            "measurements of one: set data.size to it (data.fit says how images are made to fit)"
+        )
     folder = out / "measurements"
     folder.mkdir(parents=True, exist_ok=True)
     paths = _file_names(dataset, folder)
     for i, path in enumerate(paths):
         y = dataset.batch(torch.tensor([i])).y[0]
-        np.save(path, scan.measurement_to_native(y).numpy())
-    (out / "config.yaml").write_text(dump(_that_trains_on(config, folder)))
+        np.save(path, dataset.scan.measurement_to_native(y).numpy())
+    named = list(zip(paths, dataset.items, strict=True))
+    if any(item.patient != path.stem or item.series for path, item in named):
+        write_patients(folder, ((path.name, item) for path, item in named))
+    (out / "config.yaml").write_text(dump(_that_trains_on(config, dataset, folder)))
     return paths
 
 
@@ -48,15 +58,17 @@ def _file_names(dataset: Dataset, folder: Path) -> list[Path]:
     return [folder / f"{i:05d}.npy" for i in range(len(paths))]
 
 
-def _that_trains_on(config: Config, folder: Path) -> Config:
+def _that_trains_on(config: Config, dataset: Dataset, folder: Path) -> Config:
     """The configuration of a run on the measurements in ``folder``."""
     data = config.data
     section: dict[str, Any] = {
         "kind": "measurements",
         "path": str(folder.resolve()),
-        "size": data.size,
+        "size": list(dataset.scan.image_shape[-2:]),
         "keep_out": data.keep_out,
     }
+    if data.holdout:
+        section["holdout"] = data.holdout
     if data.validation is not None:
         section["validation"] = str(data.validation.resolve())
     changes: dict[str, Any] = {"name": f"{config.name}-simulated", "out": None, "data": section}

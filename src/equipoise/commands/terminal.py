@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 if TYPE_CHECKING:
     from ..learning.log import Report
+    from .slices import Step as Slices
 
 #: On no terminal, about so many lines are printed in all.
 LINES = 20
@@ -121,16 +122,39 @@ def _events(report: Report) -> list[str]:
     return [f"{what}: {why}" for what, why in events.items() if why]
 
 
+class SliceProgress:
+    """Slices a second and the time left: a line that is overwritten on a terminal, and elsewhere a
+    plain one now and then."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=False)
+        self.printed = 0
+
+    def __call__(self, step: Slices) -> None:
+        is_last = step.done == step.total
+        if not is_first_process() or (is_last and step.here == step.total <= LINES):
+            return
+        if self.console.is_terminal:
+            print(f"\r{step}\033[K", end="\n" if is_last else "", flush=True)
+            return
+        every = max(1, step.total // LINES)
+        if is_last or step.done - self.printed >= every:
+            self.printed = step.done
+            print(str(step), flush=True)
+
+
 @contextmanager
-def stopping_after_this_step(echo: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Ctrl-C ends training after the step that runs; a second one ends it at once."""
+def stopping_after_this_step(
+    echo: Callable[[str], None], what: str = "step; the checkpoint is kept"
+) -> Iterator[Callable[[], bool]]:
+    """Ctrl-C ends the work after the step that runs; a second one ends it at once."""
     signals: list[int] = []
 
     def stop(number: int, frame: object) -> None:
         if signals:
             raise KeyboardInterrupt
         signals.append(number)
-        echo("stopping after this step; the checkpoint is kept (once more: at once)")
+        echo(f"stopping after this {what} (once more: at once)")
 
     former = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -138,3 +162,31 @@ def stopping_after_this_step(echo: Callable[[str], None]) -> Iterator[Callable[[
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
+
+
+class Status:
+    """What a command of some seconds is doing just now, where there is a terminal to say it; what
+    it has found out stays."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.shown = self.console.status("")
+
+    def say(self, text: str) -> None:
+        self.shown.update(text)
+
+    def print(self, text: str) -> None:
+        """A line of the command's output."""
+        if self.console.is_terminal:
+            self.shown.stop()
+        print(text, flush=True)
+        if self.console.is_terminal:
+            self.shown.start()
+
+    def __enter__(self) -> Status:
+        if self.console.is_terminal:
+            self.shown.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shown.stop()

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,23 +20,30 @@ from ..data.scan import Scan
 from ..errors import UserError
 from ..learning import checkpoint
 from ..learning.checkpoint import Checkpoint
+from ..learning.choice import Choice, HeldOut, choose, held_out_part, with_values
 from ..learning.log import Report, read_log
 from ..learning.loggers import open_loggers
 from ..learning.loop import train
-from ..learning.processes import processes, together
+from ..learning.processes import from_first_object, processes, together
 from ..learning.trainer import Trainer
 from ..learning.validation import Validator
-from ..reconstruction.settings import denoiser_config
+from ..reconstruction.settings import ModelSettings, denoiser_config
 from ..run import (
     ABOUT,
     MARK,
     MODEL,
+    described,
     differences,
     is_run,
     load_training_data,
     read_config,
     versions,
+    with_axis_of,
+    with_stored_axis,
 )
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 #: Seconds between the pages of a run that goes on; one takes about a second.
 PAGE_EVERY = 60
@@ -59,6 +67,7 @@ def train_run(
         UserError: bad data, or the folder holds another run or something else.
         TrainingGaveUp: too many steps in a row had to be skipped.
     """
+    config = with_stored_axis(described(config))
     fabric, folder = processes(), config.folder
     if fabric.global_rank:
         say, on_report = _silent, _silent
@@ -66,6 +75,7 @@ def train_run(
 
     scan = Scan.planned(config.physics, config.data.size, config.seed)
     dataset, held_out = load_training_data(config, scan)
+    config = with_axis_of(config, dataset)
     _tell_about_data(dataset, held_out, config, say)
     dataset, kept_out = _keep_out(config, dataset)
     if config.objective.supervised.weight:
@@ -74,10 +84,13 @@ def train_run(
         dataset = dataset.without_truth()  # from here on there is no image anywhere
 
     channels, noise = dataset.scan.image_shape[0], dataset.scan.noise
-    model = config.model.make(channels, noise, config.seed)
+    judge = held_out_part(dataset, kept_out)
+    choice = _choice(config, judge, noise, saved, fabric, say)
+    settings = with_values(config.model, choice.settings)
+    model = settings.make(channels, noise, config.seed)
     losses = config.objective.make(dataset.scan, dataset.batch(torch.arange(1)).y)
     trainer = Trainer(model, dataset, losses, config.learning, config.seed, fabric)
-    validator = _validator(config, dataset, held_out, kept_out)
+    validator = _validator(settings, dataset, held_out, kept_out)
 
     if saved is not None:
         trainer.restore(saved)
@@ -85,15 +98,21 @@ def train_run(
             return True
         say(f"{folder}: continuing at step {trainer.step}")
     _check_shared_folder(trainer, folder)
+    first = dataset.batch(torch.arange(1))
+    inner = model.explain(first.y, first.physics)
+    if inner:
+        say(f"inner problem: {inner}")
     state = {
         "config": config.model_dump(mode="json"),
+        "inner": inner,
         "noise": noise,
         "denoiser": denoiser_config(model),
+        "chosen": choice.settings,
         "versions": versions(),
         "processes": fabric.world_size,
     }
     if fabric.global_rank == 0:
-        _begin_folder(config, state)
+        _begin_folder(config, state, choice)
     finished = saved is not None and bool(saved.state.get("ended"))
     if not finished:
         watch = _Watch(config, trainer, on_report)
@@ -103,6 +122,8 @@ def train_run(
         if finished:
             final = {**state, "step": trainer.step}
             checkpoint.write(folder / MODEL, trainer.final_weights(), final)
+            if judge is not None:
+                _say_what_was_learnt(config.seed, settings, judge, trainer, say)
     together(fabric, torch.zeros(1))  # all wait for the first
     return finished
 
@@ -215,22 +236,69 @@ def _keep_out(config: Config, dataset: Dataset) -> tuple[Dataset, Dataset | None
 
 
 def _validator(
-    config: Config, dataset: Dataset, held_out: Dataset | None, kept_out: Dataset | None
+    settings: ModelSettings, dataset: Dataset, held_out: Dataset | None, kept_out: Dataset | None
 ) -> Validator | None:
     if held_out is None and kept_out is None:
         return None
-    model = config.model.make(dataset.scan.image_shape[0], dataset.scan.noise)
-    model.stop = config.model.test_stop()
+    model = settings.make(dataset.scan.image_shape[0], dataset.scan.noise)
+    model.stop = settings.test_stop()
     return Validator(model, held_out, dataset, kept_out)
+
+
+# ------------------------------------------------------------------------------- what is chosen
+
+
+def _choice(
+    config: Config,
+    judge: HeldOut | None,
+    noise: float,
+    saved: Checkpoint | None,
+    fabric: Fabric,
+    say: Say,
+) -> Choice:
+    """What is ``auto`` in the section ``model``: chosen when the run began, and kept."""
+    if saved is not None:
+        return Choice(saved.state.get("chosen", {}))
+    choice = Choice()
+    if fabric.global_rank == 0:
+        choice = choose(config.model, judge, noise, config.seed)
+    if choice.words:
+        say(f"{choice.words}")
+    return Choice(from_first_object(fabric, choice.settings), choice.words)
+
+
+def _say_what_was_learnt(
+    seed: int, settings: ModelSettings, judge: HeldOut, trainer: Trainer, say: Say
+) -> None:
+    """Whether the trained model predicts what it is not given better than the one it started from,
+    by the same measure; a run that does not is told."""
+    channels, noise = judge.given.scan.image_shape[0], judge.given.scan.noise
+    model = settings.make(channels, noise, seed).eval()
+    model.stop = settings.test_stop()
+    before = judge.score(model)
+    model.load_state_dict(trainer.final_weights())
+    after = judge.score(model)
+    said = (
+        f"measurements that were left out are predicted to {math.exp(after):.3%} (before training: "
+        f"{math.exp(before):.3%})"
+    )
+    if after < before:
+        say(said)
+    else:
+        say(
+            f"warning: {said}: learning did not get ahead of its start. Train longer "
+            "(learning.steps), with a lower learning.lr, or on more measurements"
+        )
 
 
 # ------------------------------------------------------------------------------------- the folder
 
 
-def _begin_folder(config: Config, state: dict[str, Any]) -> None:
+def _begin_folder(config: Config, state: dict[str, Any], choice: Choice) -> None:
     folder = config.folder
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(dump(config))
+    chosen = "".join(f"# {key} was chosen: {v:.6g}\n" for key, v in choice.settings.items())
+    (folder / "config.yaml").write_text(chosen + dump(config))
     (folder / "README.txt").write_text(ABOUT.format(mark=MARK, folder=folder))
     (folder / "versions.json").write_text(json.dumps(state["versions"], indent=1))
 

@@ -182,51 +182,55 @@ def _shared(found: Uncertainty, share: Tensor, count: int, fabric: Fabric) -> Un
 class Shown:
     """What is written and drawn of an uncertainty, in the units of the files, float64."""
 
-    value: np.ndarray  #: (N, …, H, W)
-    std: np.ndarray
-    lower: np.ndarray
-    upper: np.ndarray
-    measured: np.ndarray | None  #: these two sum to the value (in units without an offset)
-    invented: np.ndarray | None
+    value: Any  #: (N, …, H, W), or a list of (…, H, W)
+    std: Any
+    lower: Any
+    upper: Any
+    measured: Any  #: these two sum to the value (in units without an offset)
+    invented: Any
 
 
-def in_native_units(u: Uncertainty, x: Tensor, items: list[Item]) -> Shown:
-    """Bounds as images, deviations without the units' offset.
+def in_native_units(u: Uncertainty, x: Tensor, items: list[Item], physics: Any) -> Shown:
+    """Bounds as images, deviations without the units' offset; a list of images each, where their
+    sizes differ.
 
     Args:
         x: (N, C, …, H, W) the reconstructions in the units of the model.
+        physics: what measured them.
     """
     lower, upper = u.lower.clamp_min(0), u.upper
     if x.shape[1] != 2:
         lower = u.lower  # a magnitude alone cannot be negative
     measured = invented = None
     if u.measured is not None and u.invented is not None:
-        measured = native_images(along(u.measured, x), items)
-        invented = _without_offset(along(u.invented, x), items)
+        measured = native_images(along(u.measured, x), items, physics)
+        invented = _without_offset(along(u.invented, x), items, physics)
     return Shown(
-        native_images(u.value, items),
-        _without_offset(u.std, items),
-        native_images(lower, items),
-        native_images(upper, items),
+        native_images(u.value, items, physics),
+        _without_offset(u.std, items, physics),
+        native_images(lower, items, physics),
+        native_images(upper, items, physics),
         measured,
         invented,
     )
 
 
-def _without_offset(images: Tensor, items: list[Item]) -> np.ndarray:
-    values = images[:, 0].double().cpu().numpy()
-    return np.stack([v * item.units.scale for v, item in zip(values, items, strict=True)])
+def _without_offset(images: Tensor, items: list[Item], physics: Any) -> Any:
+    plain = [replace(item, units=replace(item.units, offset=0.0)) for item in items]
+    return native_images(images, plain, physics)
 
 
 def unit_of(item: Item) -> str:
     """What a value is called that stands beside its unit; nothing where files do not say."""
+    if item.units.name:
+        return item.units.name
     return "HU" if (item.units.scale, item.units.offset) == (2000.0, -1000.0) else ""
 
 
 def readings_of(u: Uncertainty, shown: Shown, items: list[Item], count: int = 8) -> list[Reading]:
     """What the page reads out of the first images; of sequences, of the frame in the middle."""
 
-    def plane(images: np.ndarray | None, i: int) -> Any:
+    def plane(images: Any, i: int) -> Any:
         if images is None:
             return None
         one: np.ndarray = images[i]

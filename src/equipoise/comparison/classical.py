@@ -19,8 +19,9 @@ from ..config import Config
 from ..data.dataset import Dataset
 from ..data.scan import Scan
 from ..imaging.tomography import WINDOWS
+from ..learning.search import Ladder, Setting, decades
 from .method import Fitted, Method, Problem, Unavailable
-from .tuning import Ladder, Setting, decades, in_words
+from .tuning import in_words
 
 #: Physics whose measurements are rays: filtered backprojection is made for them.
 RAYS = ("parallel_beam", "fan_beam")

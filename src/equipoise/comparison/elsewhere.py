@@ -17,6 +17,7 @@ from ..data.dataset import Dataset
 from ..data.scan import Scan
 from ..equilibrium import Stop, Unrolled
 from ..imaging.groups import Rotations
+from ..imaging.tomography.settings import RaysSettings
 from ..run import MODEL, Run, load_run, unseen
 from .sweep import Comparison, Say
 from .trained import Trained
@@ -50,7 +51,9 @@ def other_problems(config: Config) -> Iterator[Elsewhere]:
     """More and fewer measurements, more noise, other anatomy."""
     physics: Any = config.physics
     views = getattr(physics, "angles", None)
-    if isinstance(views, int):
+    if isinstance(physics, RaysSettings) and views is None and physics.read is None:
+        views = physics.usual_views
+    if isinstance(views, int) and physics.views is None:
         for count in (views // 2, views, round(1.5 * views), 2 * views):
             yield Elsewhere("views", str(count), {"physics.angles": count})
     acceleration = getattr(physics, "acceleration", None)
@@ -64,8 +67,9 @@ def other_problems(config: Config) -> Iterator[Elsewhere]:
             yield Elsewhere("noise", f"{noise:g}", {"physics.noise": noise})
     yield Elsewhere("anatomy", "as trained")
     yield Elsewhere("anatomy", f"turned by {TURN:g}°", turn=TURN)
-    phantoms = {"kind": "phantoms", "size": config.data.size}
-    yield Elsewhere("anatomy", "phantoms", {"data": phantoms})
+    if isinstance(config.data.size, int):  # phantoms are square
+        phantoms = {"kind": "phantoms", "size": config.data.size}
+        yield Elsewhere("anatomy", "phantoms", {"data": phantoms})
 
 
 def measured_elsewhere(comparison: Comparison, seed: int, problem: Elsewhere) -> Dataset:

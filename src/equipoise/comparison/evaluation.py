@@ -12,8 +12,11 @@ import torch
 from torch import Tensor
 
 from ..assessment import figures
+from ..assessment.fastmri import CONVENTION
 from ..assessment.metrics import CONVENTIONS, misfit, psnr, ssim
 from ..assessment.page import page, pictures
+from ..assessment.reference import CONVENTIONS as REFERENCE_CONVENTIONS
+from ..assessment.reference import MEASURES, Reference, reference_of
 from ..assessment.solves import residual_in_words, solve_in_words, solve_rows, unfinished
 from ..assessment.table import (
     Cell,
@@ -37,16 +40,17 @@ from ..equilibrium import Equilibrium
 from ..errors import UserError
 from ..learning.log import read_log
 from ..learning.validation import solve_dataset
-from ..run import Run, unseen
+from ..run import Run, load_training_data, unseen
 from .bootstrap import Bootstrap
-from .classical import Classical
-from .method import Problem, Unavailable
-from .methods import classical_methods
+from .fastmri import check_scorable, fastmri_table, in_words
+from .method import Method, Problem, Unavailable
+from .methods import PNP, classical_methods
 from .plugged import untrained
 from .sureness import Sureness, sureness
 from .tuning import Tuner
 
-#: Images whose truth the classical methods are tuned on, in their favour.
+#: Images whose truth the classical methods are tuned on, in their favour; or scans that were
+#: trained on, by the views of them that nobody used.
 TUNED_ON = 8
 COLUMNS = [
     Column("psnr", "PSNR (dB)", ".2f", ".2f"),
@@ -75,17 +79,36 @@ class Evaluation:
     problem: dict[str, Any]
     dataset: Dataset
     folder: Path
-    table: Table = field(default_factory=lambda: Table("method", COLUMNS))
+    table: Table = field(default_factory=lambda: Table("method", list(COLUMNS)))
     images: dict[str, Tensor] = field(default_factory=dict)
     scores: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    reference: Reference | None = None
     solved: Equilibrium | None = None
     words: list[str] = field(default_factory=list)  #: of the page
+    fastmri: Table | None = None  #: the same methods by fastMRI's measures, where asked for
     sure: Sureness | None = None  #: how true its own estimate of its errors is, if that was asked
 
     @property
     def names(self) -> list[str]:
         """Of the images."""
         return self.dataset.names
+
+    def refer_to(self, reference: Reference | None) -> None:
+        """Scores by these judges too; there is no truth then."""
+        self.reference = reference
+        if reference is None:
+            return
+        own = [Column("unseen", MEASURES["unseen"], ".5f", ".5f")]
+        own += [
+            Column(key, MEASURES[key], ".2f", ".2f")
+            for key in ("to_least_squares", "to_fbp")
+            if key == "to_least_squares" or reference.backprojection is not None
+        ]
+        self.table.columns[:] = [*own, COLUMNS[-1]]
+        self.problem["tuning"] = (
+            f"settings of the other methods are the best for the unseen views of up to {TUNED_ON} "
+            "scans that were trained on"
+        )
 
     def add(self, key: str, title: str, images: Tensor, setting: str) -> None:
         """Scores a method's images."""
@@ -98,6 +121,8 @@ class Evaluation:
                 "ssim": ssim(images, truth).tolist(),
                 **scores,
             }
+        if self.reference is not None:
+            scores |= self.reference.scores(images)
         cells |= {name: value_over_images(values) for name, values in scores.items()}
         misfits = cells["misfit"]
         if isinstance(misfits, Value):
@@ -119,10 +144,11 @@ class Evaluation:
     def per_image(self) -> Table:
         """A row for each image: the score of every method, and the solve of the run."""
         score = "psnr" if self.dataset.truth is not None else "misfit"
+        score = score if self.reference is None else "unseen"
         form = ".2f" if score == "psnr" else ".2e"
         columns = [Column(key, key, form) for key in self.scores]
         columns += [Column("residual", "residual"), Column("status", "status")]
-        heading = "PSNR (dB)" if score == "psnr" else "misfit"
+        heading = {"psnr": "PSNR (dB)", "misfit": "misfit", "unseen": "unseen misfit"}[score]
         table = Table(heading, columns, remarks="")
         assert self.solved is not None
         for i, solve in enumerate(solve_rows(self.solved, self.names)):
@@ -137,8 +163,10 @@ class Evaluation:
             "problem": self.problem,
             "methods": self.table.as_json(),
             "images": self.names,
-            "conventions": CONVENTIONS,
+            "conventions": CONVENTIONS if self.reference is None else REFERENCE_CONVENTIONS,
         }
+        if self.fastmri is not None:
+            tree["fastmri"] = {"convention": CONVENTION, "methods": self.fastmri.as_json()}
         if self.solved is not None:
             tree["solve"] = solve_rows(self.solved, self.names)
         if self.sure is not None:
@@ -151,6 +179,7 @@ def evaluate(
     data: str | Path | None = None,
     folder: Path | None = None,
     count: int = 24,
+    score: str | None = None,
     asked: Bootstrap | None = None,
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] = print,
@@ -164,18 +193,29 @@ def evaluate(
             or held-out patients, or, for a run on phantoms, ``count`` of another seed.
         folder: where to; default: a folder in the run's, named after the data.
         count: of phantoms.
+        score: "fastmri": by fastMRI's measures too, see ``assessment/fastmri.py``.
         asked: also whether the run's own estimate of its errors is true.
         progress: of its samples.
         say: told what they cost, before they begin.
 
     Raises:
-        UserError: there is no data to score on, or it cannot be read.
+        UserError: there is no data to score on, or it cannot be read; or they have nothing that
+            fastMRI's measures could compare with.
     """
+    if score not in (None, "fastmri"):
+        raise UserError(f"score={score}: the only other convention that is known is fastmri")
     dataset, what = unseen(run.config, run.scan, data, count)
+    if score == "fastmri":
+        check_scorable(dataset)
     folder = _folder(run.folder, what) if folder is None else folder
     evaluation = Evaluation(_problem(run, dataset, what), dataset, folder)
-    for method in classical_methods(run.config):
-        _add_classical(evaluation, method, run, folder)
+    evaluation.refer_to(reference_of(dataset))
+    tuner = Tuner(_to_tune_on(evaluation, run), say=_silent)
+    methods: list[Method] = list(classical_methods(run.config))
+    if evaluation.reference is not None:
+        methods.append(PNP)
+    for method in methods:
+        _add_method(evaluation, method, Problem(run.config, dataset.scan, tuner, folder))
     start = untrained(run.config, dataset.scan)
     start.stop = run.model.stop
     before = solve_dataset(start, dataset)
@@ -186,6 +226,10 @@ def evaluate(
     evaluation.solved = solved
     evaluation.problem["contraction"] = _contraction(run, dataset, solved)
     evaluation.words = _words(evaluation, run, before, solved)
+    if score == "fastmri":
+        titles = {row.key: row.title for row in evaluation.table.rows}
+        evaluation.fastmri = fastmri_table(dataset, evaluation.images, titles)
+        evaluation.words += in_words(evaluation.fastmri)
     if asked is not None:
         evaluation.sure = sureness(run, dataset, solved.value, asked, progress, say)
         evaluation.words[-1:-1] = evaluation.sure.words()
@@ -211,6 +255,7 @@ def _contraction(run: Run, dataset: Dataset, solved: Equilibrium) -> dict[str, A
 
 
 def _problem(run: Run, dataset: Dataset, what: str) -> dict[str, Any]:
+    """What is scored on, and how methods are tuned for it."""
     tuned_on = min(TUNED_ON, len(dataset))
     tuning = (
         "window, iterations and weight of the classical methods are the best for the first "
@@ -226,15 +271,23 @@ def _problem(run: Run, dataset: Dataset, what: str) -> dict[str, Any]:
     }
 
 
-def _add_classical(evaluation: Evaluation, method: Classical, run: Run, folder: Path) -> None:
-    """The method's row, with its scores, or with the reason why it has none."""
+def _to_tune_on(evaluation: Evaluation, run: Run) -> Callable[[], Dataset] | None:
+    """The first images with their truth; or scans that were trained on, with their unseen views."""
     dataset = evaluation.dataset
+    if evaluation.reference is not None and run.config.data.kind != "phantoms":
+        scan = run.scan
+        return lambda: load_training_data(run.config, scan)[0].spread(TUNED_ON)
+    if dataset.truth is None:
+        return None
     first = torch.arange(min(TUNED_ON, len(dataset)))
-    load = None if dataset.truth is None else (lambda: dataset.some(first))
-    problem = Problem(run.config, dataset.scan, Tuner(load, say=_silent), folder)
+    return lambda: dataset.some(first)
+
+
+def _add_method(evaluation: Evaluation, method: Method, problem: Problem) -> None:
+    """The method's row, with its scores, or with the reason why it has none."""
     try:
         fitted = method.fit(problem)
-        found = fitted.reconstruct(dataset)
+        found = fitted.reconstruct(evaluation.dataset)
         images = found.value if isinstance(found, Equilibrium) else found
         evaluation.add(method.name, method.label, images, fitted.setting)
     except Unavailable as error:
@@ -254,6 +307,8 @@ def _words(evaluation: Evaluation, run: Run, before: Equilibrium, solved: Equili
     words = [how_it_was_trained(config.objective, config.model)]
     words.append(how_far_it_was_trained(read_log(run.folder), config.learning.steps))
     words.append(_scores_in_words(evaluation.table))
+    if evaluation.reference is not None:
+        words += _reference_in_words(evaluation, evaluation.reference)
     if evaluation.dataset.truth is not None:
         words.append(f"In the classical methods' favour: {problem['tuning']}.")
     if _was_trained_on(run, problem["data"]):
@@ -280,6 +335,29 @@ def _scores_in_words(table: Table) -> str:
     return f"Equipoise reaches {own.mean:.2f} dB on average; {', '.join(others)} dB."
 
 
+def _reference_in_words(evaluation: Evaluation, reference: Reference) -> list[str]:
+    """Which judges there are, how far they are from each other, and who is ahead by the one that no
+    reconstruction made."""
+    words = [f"There is no truth; {evaluation.problem['tuning']}."]
+    apart = reference.apart()
+    if apart is not None:
+        words.append(
+            "The two references, least squares and filtered backprojection of all views, are "
+            f"{apart:.1f} dB from each other, so either decides who wins up to there; the misfit "
+            "on the views that nobody used needs none."
+        )
+    rows = {row.key: row.cells.get("unseen") for row in evaluation.table.rows}
+    own = rows.pop("equipoise", None)
+    others = {key: cell.mean for key, cell in rows.items() if isinstance(cell, Value)}
+    if isinstance(own, Value) and others:
+        best = min(others, key=lambda key: others[key])
+        words.append(
+            f"Equipoise predicts the unseen views to {own.mean:.3%}, the best other method "
+            f"({evaluation.table.row(best).title}) to {others[best]:.3%}."
+        )
+    return words
+
+
 def _was_trained_on(run: Run, data: str) -> bool:
     path = getattr(run.config.data, "path", None)
     return path is not None and Path(data).resolve() == Path(path).resolve()
@@ -291,7 +369,10 @@ def _write(evaluation: Evaluation, run: Run, what: str) -> None:
     (folder / "results.json").write_text(json.dumps(evaluation.as_json(), indent=1))
     y, _, truth = dataset.batch(torch.arange(len(dataset)))
     images = evaluation.titled_images()
-    grid = figures.save_png(figures.grid(y, images, truth, dataset.names), folder / "grid.png")
+    grid = figures.save_png(
+        figures.grid(y, images, truth, dataset.names, units=dataset.items[0].units.words),
+        folder / "grid.png",
+    )
     shown = [
         (grid, "Measurement, every method and the truth; error maps on one scale under each row")
     ]
@@ -310,7 +391,7 @@ def _write(evaluation: Evaluation, run: Run, what: str) -> None:
         evaluation.words,
         shown,
         table=evaluation.table,
-        conventions=CONVENTIONS,
+        conventions=CONVENTIONS if evaluation.reference is None else REFERENCE_CONVENTIONS,
         more_tables=[("How sure? Bounds beside the truth", sure.table)] if sure else None,
         config=dump(run.config),
         viewer=pictures(images, truth, dataset.names, readings=sure.readings if sure else None),

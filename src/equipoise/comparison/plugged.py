@@ -11,10 +11,11 @@ from ..config import Config, changed
 from ..data.dataset import Dataset
 from ..data.scan import Scan
 from ..equilibrium import Equilibrium, Stop
+from ..learning.search import Ladder, Setting, decades
 from ..learning.validation import solve_dataset
 from ..reconstruction.model import EquilibriumReconstructor
 from .method import Fitted, Method, Problem
-from .tuning import Ladder, Setting, decades, in_words
+from .tuning import in_words
 
 #: λ as a multiple of what the noise asks for; also of steps that are unrolled.
 STRENGTHS = Ladder(decades((1, 3), -2, 3), first=(0.3, 10.0), default=1.0)

@@ -66,7 +66,8 @@ def row_of(method: Method, scores: Seeds, against: Seeds, seeds: list[int]) -> R
     if pairs:
         differences = [_difference(score, other) for score, other in pairs]
         paired = torch.tensor(differences, dtype=torch.float64)
-        difference = bootstrap(paired, pairs[0][0].patients)
+        (score, _), *_ = pairs
+        difference = bootstrap(paired, score.patients)
         cells["difference"] = Value(difference.mean)
         cells["interval"] = Interval(difference.low, difference.high)
     return Row(
@@ -104,7 +105,8 @@ def _missing(scores: Seeds, seeds: list[int]) -> list[Missing]:
     bad = [(seed, score) for seed, score in known if not score.is_there]
     same = {score.missing for _, score in bad}
     if len(bad) == len(seeds) and len(same) == 1:
-        reasons = [bad[0][1].reason(bad[0][0], 1)]
+        (_, score), *_ = bad
+        reasons = [Missing(score.missing, score.failed)]
     else:
         reasons = [score.reason(seed, len(seeds)) for seed, score in bad]
     untried = [str(seed) for seed, score in zip(seeds, scores, strict=True) if score is None]

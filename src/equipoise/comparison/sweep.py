@@ -29,7 +29,7 @@ from ..data.dataset import Dataset
 from ..data.scan import Scan
 from ..equilibrium import Equilibrium
 from ..errors import UserError
-from ..run import load_training_data, unseen
+from ..run import described, load_training_data, unseen
 from .method import Failed, Fitted, Interrupted, Method, Problem, Unavailable
 from .methods import methods_for
 from .scores import Score, check_finite, read_score, write_score
@@ -281,6 +281,7 @@ def plan(
         UserError: their data or operators differ; two share a name; a method is not known, or has
             no place beside the others.
     """
+    configs = [described(config) for config in configs]
     config = configs[0]
     out = Path("compare") / config.name if out is None else out
     excluded: dict[str, str] = {}

@@ -16,10 +16,10 @@ from ..config import Config, changed, dump
 from ..data.dataset import Dataset
 from ..errors import UserError
 from ..learning.log import read_log
+from ..learning.search import Ladder, Setting
 from ..run import load_run
 from .method import Failed, Fitted, Interrupted, Method, Problem, Unavailable
 from .plugged import STRENGTHS, count_parameters, reconstructed_in_tuning, strength_of
-from .tuning import Ladder, Setting
 
 #: Exit codes of `equipoise train`: it gave up, which is a result; somebody stopped it.
 GAVE_UP, STOPPED = 3, 130
@@ -81,7 +81,8 @@ class Trained(Method):
         except UserError as error:
             raise Unavailable(str(error)) from error
         step: Any = config.model.step
-        if config.model.gradient.kind == "unrolled" and getattr(step, "strength", 1) is None:
+        is_free = getattr(step, "strength", 1.0) in (None, "auto")
+        if config.model.gradient.kind == "unrolled" and is_free:
             strength = self._tuned_strength(problem, config)
             config = changed(config, {"model.step.strength": strength})
         folder = self.folder(problem)
@@ -89,7 +90,7 @@ class Trained(Method):
 
     def _tuned_strength(self, problem: Problem, config: Config) -> float:
         def meaning(dataset: Dataset, values: Setting) -> Setting:
-            times, sigma = float(values["times"]), config.model.sigma
+            times, sigma = float(values["times"]), config.model.sigma_value
             return {"strength": strength_of(config, dataset.scan.noise, sigma, times)}
 
         def reconstruct(dataset: Dataset, setting: Setting) -> Tensor:

@@ -1,114 +1,31 @@
-"""How the settings of methods are tuned: the same search for all, on images that are known."""
+"""How the settings of methods are tuned: the same search for all, on images that are known, or on
+scans of which views are left that nobody used."""
 
 from __future__ import annotations
 
-import itertools
 import json
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
 from ..assessment.metrics import psnr
+from ..assessment.reference import unseen_misfit, unseen_views
 from ..data.dataset import Dataset
+from ..learning.search import Ladder, Setting, search
 
 #: A setting that is better by less, in dB, is not worth more work.
 MARGIN = 0.01
 
-Option = float | int | str
-#: Name of an option → its value.
-Setting = dict[str, Option]
-
-
-def decades(steps: tuple[int, ...], lowest: int, highest: int) -> tuple[float, ...]:
-    """Such as 0.01, 0.03, 0.1, 0.3 for ``steps`` (1, 3) and the powers of ten from −2 to −1."""
-    return tuple(float(f"{s}e{power}") for power in range(lowest, highest + 1) for s in steps)
-
-
-@dataclass(frozen=True)
-class Ladder:
-    """The values that an option may take, in their order.
-
-    Args:
-        values: all of them.
-        first: the lowest and the highest of those that are tried first; the search goes on from
-            there while it gets better. None: all are tried.
-        default: the value, where there is nothing to tune on.
-    """
-
-    values: tuple[Option, ...]
-    first: tuple[Option, Option] | None
-    default: Option
-
-    def start(self) -> range:
-        """Where the values stand that are tried first."""
-        if self.first is None:
-            return range(len(self.values))
-        low, high = self.first
-        return range(self.values.index(low), self.values.index(high) + 1)
-
-    def ends_at(self, value: Option) -> bool:
-        """Whether the search could not go past this value, though there might be better ones."""
-        return self.first is not None and value in (self.values[0], self.values[-1])
-
-
-def search(
-    score: Callable[[Setting], float], ladders: dict[str, Ladder], margin: float = 0.0
-) -> Setting:
-    """The setting with the highest score.
-
-    All that are tried first are scored, and then the neighbours of the best one, until none of its
-    neighbours is better: what is found lies inside the range that was looked at, or at the end of
-    a ladder. A score that is not a number loses.
-
-    Args:
-        score: of a setting.
-        ladders: of each option.
-        margin: by how much a neighbour must be better, so that the search ends where nothing is
-            gained any more.
-    """
-    names = list(ladders)
-    scores: dict[tuple[int, ...], float] = {}
-
-    def setting_at(place: tuple[int, ...]) -> Setting:
-        return {name: ladders[name].values[k] for name, k in zip(names, place, strict=True)}
-
-    def look(place: tuple[int, ...]) -> None:
-        if place not in scores:
-            found = score(setting_at(place))
-            scores[place] = -math.inf if math.isnan(found) else found
-
-    for place in itertools.product(*(ladders[name].start() for name in names)):
-        look(place)
-    best = max(scores, key=lambda place: scores[place])
-    while True:
-        for neighbour in _neighbours(best, [len(ladders[name].values) for name in names]):
-            look(neighbour)
-        better = max(scores, key=lambda place: scores[place])
-        if scores[better] <= scores[best] + margin:
-            return setting_at(best)
-        best = better
-
-
-def _neighbours(place: tuple[int, ...], lengths: list[int]) -> list[tuple[int, ...]]:
-    """One step up or down on one ladder."""
-    found = []
-    for axis, length in enumerate(lengths):
-        for step in (-1, 1):
-            k = place[axis] + step
-            if 0 <= k < length:
-                found.append((*place[:axis], k, *place[axis + 1 :]))
-    return found
-
 
 class Tuner:
-    """Finds the setting with which a method does best on images that are known.
+    """Finds the setting with which a method does best on images that are known, or predicts the
+    unseen views of scans best.
 
     Args:
-        load: the measurements to tune on, with their true images; None: there are none.
+        load: the measurements to tune on, with their true images or with unseen views; None: there
+            are none.
         folder: where what was found is kept, so that it is not looked for again.
         say: takes a line for the user.
     """
@@ -121,6 +38,7 @@ class Tuner:
     ):
         self._load = load
         self._dataset: Dataset | None = None
+        self._judge: Callable[[Tensor], float] | None = None
         self.folder = folder
         self.say = say
 
@@ -131,8 +49,8 @@ class Tuner:
         reconstruct: Callable[[Dataset, Setting], Tensor],
         meaning: Callable[[Dataset, Setting], Setting] | None = None,
     ) -> Setting:
-        """The setting with the highest mean PSNR, or the default one, where there is nothing to
-        tune on.
+        """The setting with the highest mean PSNR (or the smallest misfit on unseen views), or the
+        default one, where there is nothing to tune on.
 
         Args:
             name: of the method, under which the setting is kept.
@@ -147,16 +65,16 @@ class Tuner:
         known = None if self.folder is None else read_tuning(self.folder, name)
         if known is not None:
             return known.setting
-        if self._dataset is None:
+        if self._dataset is None or self._judge is None:
             self._dataset = self._load()
-        dataset = self._dataset
-        truth = dataset.require_truth()
+            self._judge = judge_of(self._dataset)
+        dataset, judge = self._dataset, self._judge
 
         def setting_of(values: Setting) -> Setting:
             return values if meaning is None else meaning(dataset, values)
 
         def score(values: Setting) -> float:
-            return float(psnr(reconstruct(dataset, setting_of(values)), truth).mean())
+            return judge(reconstruct(dataset, setting_of(values)))
 
         best = search(score, ladders, MARGIN)
         setting = setting_of(best)
@@ -167,6 +85,21 @@ class Tuner:
             found = {"setting": setting, "images": dataset.names}
             _file(self.folder, name).write_text(json.dumps(found))
         return setting
+
+
+def judge_of(dataset: Dataset) -> Callable[[Tensor], float]:
+    """What tells how good images of these measurements are, in dB: the mean PSNR to the truth, or,
+    where views were left out, how well they are predicted.
+
+    Raises:
+        UserError: there is neither.
+    """
+    unseen = unseen_views(dataset)
+    if unseen is None:
+        truth = dataset.require_truth()
+        return lambda x: float(psnr(x, truth).mean())
+    left_out = unseen
+    return lambda x: float(-20 * unseen_misfit(x, left_out).double().log10().mean())
 
 
 class Tuned(NamedTuple):

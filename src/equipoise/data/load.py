@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import UserError
 from ..imaging.phantoms import phantoms, smooth_phase
+from ..imaging.sizes import Size, image_size
+from ..imaging.tomography.settings import RaysSettings
 from .acquired import acquired
-from .dataset import Dataset, Streamed, repeated
+from .axis import with_axis_found
+from .choice import Choice, with_chosen_slices
+from .counts import refuse_options
+from .dataset import Dataset, Streamed, notes_of, repeated
 from .formats import holds_images as look_like_images
 from .formats import may_hold_either, open_path
 from .item import Item
+from .memory import GIB, physical_memory
 from .pick import acquisitions_of, fits, images_of, measurements_of, sequences_of
 from .scan import Scan
 from .seeds import seed_of
@@ -26,7 +36,10 @@ from .settings import (
     ImageSettings,
     MeasurementSettings,
     PhantomSettings,
+    SinogramSettings,
 )
+from .sinograms import Sinograms, cut_off_words, sinograms_of
+from .sizes import framed_measurement, framed_truth, in_frames, noise_of
 from .units import settled
 
 #: None of the phantoms that the shipped denoiser was trained on.
@@ -36,7 +49,12 @@ NOISE_SAMPLES = 32
 
 
 def load_dataset(
-    data: Data, scan: Scan, seed: int = 0, path: Path | None = None, stream: bool = False
+    data: Data,
+    scan: Scan,
+    seed: int = 0,
+    path: Path | None = None,
+    stream: bool = False,
+    whole: bool = False,
 ) -> Dataset:
     """Reads what ``data`` names, or makes phantoms, and measures what are images.
 
@@ -45,6 +63,7 @@ def load_dataset(
         seed: of phantoms, noise and the synthetic phase of complex images.
         path: data to read instead of those that ``data`` names.
         stream: leave the data in their files until they are asked for.
+        whole: all slices, whatever ``data.slices`` says.
 
     Raises:
         UserError: there is no such file, it cannot be read, or it does not fit the scan.
@@ -55,19 +74,64 @@ def load_dataset(
     if path is None:
         assert isinstance(data, FileSettings)
         path = data.path
-    items = open_path(path)
+    choice = data.choice if isinstance(data, FileSettings) else Choice()
+    slices = None if whole else getattr(data, "slices", None)
+    variable = getattr(data, "variable", None)
+    items = open_path(path, variable, choice, strict=not is_elsewhere)
     holds_images = _are_images(data, items, scan, is_elsewhere)
     if isinstance(data, AutoSettings) and not is_elsewhere:
         _refuse_ignored_options(data, holds_images)
     if holds_images:
-        images = images_of(items, data.size)
+        images = images_of(items, data.size, getattr(data, "fit", "pad"))
+        images, notes = with_chosen_slices(images, slices)
         images = settled(images, data.units, override=not is_elsewhere)
-        return _measured(images, scan, seed, stream)
+        images, said = _sampled(images, data, None if is_elsewhere else seed)
+        is_native = data.size == "native"
+        return _measured(images, scan, seed, stream, [*notes, *said], is_native)
+    own_seed = None if is_elsewhere else seed
     if scan.settings.kind == "mri" and all(item.complex for item in items):
-        return acquired(acquisitions_of(items), scan, seed)
-    peak = getattr(data, "peak", 1.0)
+        if isinstance(data, SinogramSettings):
+            refuse_options(data, "physics.kind is mri")
+        kspace, notes = with_chosen_slices(acquisitions_of(items), slices)
+        kspace, said = _sampled(kspace, data, own_seed)
+        return acquired(kspace, scan, seed, [*notes, *said])
+    return _measurements(items, data, scan, stream, own_seed, slices)
+
+
+def _measurements(
+    items: list[Item], data: Data, scan: Scan, stream: bool, seed: int | None, slices: Any
+) -> Dataset:
+    """What a scanner measured; of a tomograph, in line integrals, whatever its files hold.
+
+    Without a seed these are other data than those that are trained on, and all of them.
+    """
+    peak, water = getattr(data, "peak", 1.0), getattr(data, "water", None)
+    options = data if isinstance(data, SinogramSettings) else SinogramSettings()
+    if isinstance(scan.settings, RaysSettings):
+        if seed is None:
+            options = options.model_copy(update={"rows": None})
+        found = sinograms_of(items, scan, peak, water, options)
+        measurements, notes = with_chosen_slices(found.items, slices)
+        measurements, said = _sampled(measurements, data, seed)
+        scan, on_axis = with_axis_found(measurements, found.scan, anew=seed is None)
+        notes = [*found.notes, *notes, *said, *on_axis]
+        return _read(measurements, scan, stream, notes, found)
+    refuse_options(options, f"physics.kind is {scan.settings.kind}")
     measurements = measurements_of(items, tuple(scan.measurement_shape), peak)
-    return _read(measurements, scan, stream)
+    measurements, notes = with_chosen_slices(measurements, slices)
+    measurements, said = _sampled(measurements, data, seed)
+    return _read(measurements, scan, stream, [*notes, *said])
+
+
+def _sampled(items: list[Item], data: Data, seed: int | None) -> tuple[list[Item], list[str]]:
+    """As many as ``data.sample`` says, drawn by the seed, in their order; all, without a seed."""
+    count = data.sample if isinstance(data, FileSettings) else None
+    if count is None or seed is None or count >= len(items):
+        return items, []
+    rng = torch.Generator().manual_seed(seed_of(seed, "sample", 0))
+    places = sorted(torch.randperm(len(items), generator=rng)[:count].tolist())
+    note = f"data.sample={count} of {len(items)}, drawn by the seed {seed}; the others are not read"
+    return [items[i] for i in places], [note]
 
 
 def _are_images(data: Data, items: Sequence[Item], scan: Scan, is_elsewhere: bool) -> bool:
@@ -83,7 +147,10 @@ def _are_images(data: Data, items: Sequence[Item], scan: Scan, is_elsewhere: boo
 
 
 def _are_surely_measurements(items: Sequence[Item], scan: Scan) -> bool:
-    """Whether arrays have the shape of a measurement, where that is not the shape of an image."""
+    """Whether files say where their rays ran, or arrays have the shape of a measurement, where that
+    is not the shape of an image."""
+    if all(item.geometry is not None for item in items):
+        return True
     if scan.measurement_shape[-2:] == scan.image_shape[-2:]:
         return False
     return all(fits(item, scan.measurement_shape) for item in items)
@@ -94,6 +161,13 @@ def _refuse_ignored_options(data: AutoSettings, holds_images: bool) -> None:
     Raises:
         UserError: an option was set that these files have no use for.
     """
+    if holds_images:
+        refuse_options(data, f"{data.path.name} holds images")
+    if holds_images and data.water is not None:
+        raise UserError(
+            f"{data.path}: holds images, and data.water={data.water:g} applies to measurements; "
+            "leave it out, and set data.units=hounsfield if that is what the images are in"
+        )
     if holds_images and data.peak != 1:
         raise UserError(
             f"{data.path}: holds images, and data.peak={data.peak:g} applies to measurements; set "
@@ -106,15 +180,20 @@ def _refuse_ignored_options(data: AutoSettings, holds_images: bool) -> None:
         )
 
 
-def phantom_items(count: int, size: int, seed: int, scan: Scan) -> list[Item]:
-    """Anatomical phantoms of the kind that the scan looks at."""
+def phantom_items(count: int, size: Size, seed: int, scan: Scan) -> list[Item]:
+    """Anatomical phantoms of the kind that the scan looks at; square ones in the middle of images
+    that are not square."""
     kinds = ("brain",) if scan.image_shape[0] == 2 else ("thorax", "abdomen", "head")
-    values = phantoms(count, size, PHANTOM_SEED + seed, kinds)[:, 0].numpy()
+    h, w = image_size(size)
+    values = phantoms(count, min(h, w), PHANTOM_SEED + seed, kinds)[:, 0].numpy()
+    top, left = (h - min(h, w)) // 2, (w - min(h, w)) // 2
+    sides = (top, h - min(h, w) - top), (left, w - min(h, w) - left)
+    values = np.pad(values, ((0, 0), *sides))
     return [
         Item(
             name=f"phantom_{i:03d}",
             file=Path("phantoms"),
-            shape=(size, size),
+            shape=(h, w),
             read=partial(values.__getitem__, i),
             patient=f"phantom_{i:03d}",
         )
@@ -122,25 +201,82 @@ def phantom_items(count: int, size: int, seed: int, scan: Scan) -> list[Item]:
     ]
 
 
-def _read(items: list[Item], scan: Scan, stream: bool) -> Dataset:
-    """Measurements as they are in their files."""
-    notes = notes_of(items)
+def _read(
+    items: list[Item],
+    scan: Scan,
+    stream: bool,
+    said: Sequence[str] = (),
+    found: Sinograms | None = None,
+) -> Dataset:
+    """Measurements as they are in their files.
+
+    Args:
+        said: what was noticed about all of them.
+        found: of a tomograph, what becomes known as they are read.
+    """
+    notes = [*notes_of(items), *said]
+    if not stream:
+        _check_memory(items, scan)
+    places = _noise_samples(len(items)) if stream else range(len(items))
+    values = torch.stack([scan.to_model(items[i]) for i in places])
+    mask = None
+    if found is not None:
+        scan = replace(scan, peak=items[0].units.counts_as_one)
+        notes += found.tally.notes(len(items))
+        mask = found.measured
+    if mask is not None:
+        scan = scan.masked(mask)
+        values = values * mask
+    scan = scan.with_noise(scan.noise_level(values))
     if stream:
-        some = torch.stack([scan.to_model(items[i]) for i in _noise_samples(len(items))])
-        y = Streamed(len(items), lambda i: scan.to_model(items[i]))
-        return Dataset(items, scan.with_noise(scan.noise_level(some)), y, notes=notes)
-    values = torch.stack([scan.to_model(item) for item in items])
-    notes += repeated(items, values)
-    return Dataset(items, scan.with_noise(scan.noise_level(values)), values, notes=notes)
+        y = Streamed(len(items), partial(_one, items, scan, mask))
+        return Dataset(items, scan, y, notes=notes)
+    words = cut_off_words(values, scan) if found is not None else []
+    notes += [*words, *repeated(items, values)]
+    return Dataset(items, scan, values, notes=notes)
 
 
-def _measured(images: list[Item], scan: Scan, seed: int, stream: bool) -> Dataset:
-    """Images, and what the scan measures of them."""
-    notes = notes_of(images)
+def _check_memory(items: Sequence[Item], scan: Scan) -> None:
+    """
+    Raises:
+        UserError: so many measurements do not fit.
+    """
+    needed = 8 * len(items) * math.prod(scan.measurement_shape)  # once read, once corrected
+    there = physical_memory()
+    if there is not None and needed > there:
+        raise UserError(
+            f"{items[0].file}: {len(items)} measurements take {needed / GIB:.0f} GiB, and this "
+            f"machine has {there / GIB:.0f}; train on a sample (data.sample=64), on some rows "
+            "(data.rows), or leave them in their files (data.stream=true)"
+        )
+
+
+def _one(items: list[Item], scan: Scan, mask: Tensor | None, i: int) -> Tensor:
+    measured = scan.to_model(items[i])
+    return measured if mask is None else measured * mask
+
+
+def _measured(
+    images: list[Item],
+    scan: Scan,
+    seed: int,
+    stream: bool,
+    said: Sequence[str] = (),
+    native: bool = False,
+) -> Dataset:
+    """Images, and what the scan measures of them; ``native``: of each at its own size."""
+    notes = [*said, *notes_of(images)]
     if scan.settings.frames is not None:
         images, left_out = sequences_of(images, scan.settings.frames)
         notes += left_out
     _check_all_complex_or_none(images)
+    if native:
+        shapes = list(dict.fromkeys(item.shape[-2:] for item in images))
+        notes.append(f"sizes: {', '.join('×'.join(map(str, s)) for s in shapes[:9])} (native)")
+        scans = {shape: scan.for_shape(shape, seed) for shape in shapes}
+        if len(shapes) > 1:
+            return _measured_in_frames(images, scans, seed, stream, notes)
+        scan = scans[shapes[0]]
     if stream:
         return _measured_one_by_one(images, scan, seed, notes)
     values = torch.stack([scan.to_model(item) for item in images])
@@ -148,6 +284,37 @@ def _measured(images: list[Item], scan: Scan, seed: int, stream: bool) -> Datase
     truth = _as_the_scan_sees(values, scan, seed)
     y, noise = scan.measure(truth, seed)
     return Dataset(images, scan.with_noise(noise), y, truth, notes)
+
+
+def _measured_in_frames(
+    images: list[Item],
+    scans: dict[tuple[int, ...], Scan],
+    seed: int,
+    stream: bool,
+    notes: list[str],
+) -> Dataset:
+    """Images of different sizes, and what the scan of each size measures of them."""
+    own = [scans[item.shape[-2:]] for item in images]
+    shapes = list(scans)
+    part = [shapes.index(item.shape[-2:]) for item in images]
+    scan = in_frames(list(scans.values()), part, [each.image_shape for each in scans.values()])
+
+    def image(i: int) -> Tensor:
+        return _as_the_scan_sees(own[i].to_model(images[i])[None], own[i], seed, first=i)
+
+    def measured(i: int) -> Tensor:
+        y = own[i].measure(image(i), seed, noise, first=i)[0][0]
+        return framed_measurement(scan, y)
+
+    every = range(len(images))
+    known = _noise_samples(len(images)) if stream else every
+    noise = noise_of(scan, lambda i: own[i].measure_clean(image(i)), known)
+    scan = scan.with_noise(noise)
+    if stream:
+        return Dataset(images, scan, Streamed(len(images), measured), notes=notes)
+    notes += repeated(images, [own[i].to_model(images[i]) for i in every])
+    truth = framed_truth(scan, [image(i)[0] for i in every])
+    return Dataset(images, scan, torch.stack([measured(i) for i in every]), truth, notes)
 
 
 def _measured_one_by_one(images: list[Item], scan: Scan, seed: int, notes: list[str]) -> Dataset:
@@ -174,9 +341,9 @@ def _as_the_scan_sees(images: Tensor, scan: Scan, seed: int, first: int = 0) -> 
     """
     if scan.image_shape[0] != 2 or images.shape[1] == 2:
         return images
-    count, size = len(images), images.shape[-1]
+    count, (h, w) = len(images), images.shape[-2:]
     seeds = [seed_of(seed, "phase", first + i) for i in range(count)]
-    phase = torch.cat([smooth_phase(1, size, own) for own in seeds])
+    phase = torch.cat([smooth_phase(1, (h, w), own) for own in seeds])
     phase = phase.reshape(count, *[1] * (images.ndim - 3), *images.shape[-2:])
     return torch.cat([images * phase.cos(), images * phase.sin()], 1)
 
@@ -191,8 +358,3 @@ def _check_all_complex_or_none(images: Sequence[Item]) -> None:
             f"{first[True].file}: holds complex images, and {first[False].file.name} real ones; "
             "put each kind in a folder of its own"
         )
-
-
-def notes_of(items: Sequence[Item]) -> list[str]:
-    """What the readers of these items noticed, each remark once."""
-    return list(dict.fromkeys(note for item in items for note in item.notes))

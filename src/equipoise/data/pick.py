@@ -11,18 +11,34 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
+from ..imaging.sizes import Size, image_size
 from .formats.base import listed
-from .item import Holds, Item, Units
+from .item import Frame, Holds, Item, Units
+from .settings import DataSize
 
 #: Names of what stands beside the reconstructions in a folder.
 RESERVED_NAMES = ("preview", "report")
 
 
-def images_of(items: Sequence[Item], size: int | None = None) -> list[Item]:
-    """One item an image, of at least ``size`` pixels each way; real or complex.
+#: An image that is this many times smaller than the size is not padded.
+SMALLEST = 0.5
+
+
+def images_of(
+    items: Sequence[Item], size: DataSize | None = None, fit: str = "refuse"
+) -> list[Item]:
+    """One item an image, real or complex.
+
+    Args:
+        items: images, or stacks of them.
+        size: of the images of the model: a number of pixels each way, (rows, columns), or "native",
+            each image's own. None: their own, which must be one for all.
+        fit: what becomes of images of another shape than ``size``: "pad", "crop" or "refuse", as
+            the option ``data.fit`` says.
 
     Raises:
-        UserError: an item holds k-space or no grey image, or the images differ in size.
+        UserError: an item holds k-space or no grey image; the images differ in size and none is
+            asked for, or they do not fit it.
     """
     images: list[Item] = []
     for item in items:
@@ -35,27 +51,83 @@ def images_of(items: Sequence[Item], size: int | None = None) -> list[Item]:
             raise UserError(
                 f"{item.file}: expected grey two-dimensional images, got shape {item.shape}"
             )
-        _check_size(item, size)
         item = replace(item, holds="image")
         images += [item] if len(item.shape) == 2 else item.along_first_axis()
-    _check_one_shape(images, "images")
+    if size is None:
+        _check_one_shape(images, "images")
+    elif size != "native":
+        images = _fitted(images, size, fit)
     return uniquely_named(images, "image")
 
 
-def _check_size(item: Item, size: int | None) -> None:
+def _fitted(images: list[Item], size: Size, fit: str) -> list[Item]:
+    """The images with the part of each that the model sees, which is noted."""
+    fitted = []
+    for image in images:
+        frame = _frame(image, image_size(size), fit)
+        if frame is not None:
+            note = _frame_in_words(image, frame, image_size(size))
+            image = replace(image, frame=frame, notes=(*image.notes, note))
+        fitted.append(image)
+    return fitted
+
+
+def _frame(item: Item, size: tuple[int, int], fit: str) -> Frame | None:
+    """The part of an image that is seen, in its own pixels; none: the whole, which has the
+    shape."""
+    shape = (item.shape[-2], item.shape[-1])
+    largest = max(shape[0] / size[0], shape[1] / size[1])
+    if fit == "refuse" or largest < SMALLEST:
+        _check_size(item, size)
+        return None
+    if fit == "crop":
+        return None if shape == size else Frame.in_the_middle(shape, *size)
+    is_small = shape[0] < size[0] or shape[1] < size[1]
+    if not is_small and not _is_distorted(shape, size):
+        return None
+    rows, columns = (round(side * max(1.0, largest)) for side in size)
+    return Frame.in_the_middle(shape, max(rows, shape[0]), max(columns, shape[1]))
+
+
+def _frame_in_words(item: Item, frame: Frame, size: tuple[int, int]) -> str:
     rows, columns = item.shape[-2:]
-    if size is None:
-        return
-    if min(rows, columns) < size:
+    what = f"images of {rows}×{columns} pixels are "
+    if frame.rows < rows or frame.columns < columns:
+        return f"{what}cropped (padded where smaller) to the middle {size[0]}×{size[1]} (data.fit)"
+    what += f"padded with air to {frame.rows}×{frame.columns} (data.fit)"
+    is_averaged = (frame.rows, frame.columns) != size
+    return f"{what}, and averaged to {size[0]}×{size[1]}" if is_averaged else what
+
+
+def _check_size(item: Item, size: tuple[int, int]) -> None:
+    """
+    Raises:
+        UserError: the image is smaller, or would be distorted.
+    """
+    rows, columns = item.shape[-2:]
+    h, w = size
+    asked = f"{h}" if h == w else f"[{h}, {w}]"
+    if rows < h or columns < w:
         raise UserError(
-            f"{item.file}: the image has {rows}×{columns} pixels, fewer than size={size}; lower "
+            f"{item.file}: the image has {rows}×{columns} pixels, fewer than size={asked}; lower "
             "data.size"
         )
-    if rows != columns:
-        raise UserError(
-            f"{item.file}: the image has {rows}×{columns} pixels, which data.size={size} would "
-            "distort; crop or pad it to a square"
-        )
+    if not _is_distorted((rows, columns), size):
+        return
+    smaller = [h, round(h * columns / rows)] if rows < columns else [round(w * rows / columns), w]
+    raise UserError(
+        f"{item.file}: the image has {rows}×{columns} pixels, which data.size={asked} would "
+        f"distort; set data.size=[{rows}, {columns}], or {smaller}, or data.fit=pad or crop"
+    )
+
+
+def _is_distorted(shape: tuple[int, int], size: tuple[int, int]) -> bool:
+    """Whether averaging an image of ``shape`` down to ``size`` would change its proportions."""
+    (rows, columns), (h, w) = shape, size
+    if h == w and rows == columns:
+        return False
+    off = abs(w - h * columns / rows), abs(h - w * rows / columns)  # in pixels
+    return h == w or min(off) > 0.5
 
 
 def _check_one_shape(items: Sequence[Item], what: str) -> None:
@@ -91,7 +163,7 @@ def measurements_of(items: Sequence[Item], shape: tuple[int, ...], peak: float) 
             )
         if not fits(item, shape):
             raise UserError(_does_not_fit(item, shape))
-        item = replace(item, holds="measurement", units=Units(scale=peak))
+        item = replace(item, holds="measurement", units=Units.of_measurement(peak))
         if _without_leading_ones(item.shape) == _one_measurement(item, shape):
             measurements.append(item)
         else:
@@ -134,10 +206,10 @@ def _without_leading_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def acquisitions_of(items: Sequence[Item]) -> list[Item]:
-    """One item the k-space of a slice, (rows, columns) or (coils, rows, columns), all of one size.
+    """One item the k-space of a slice, (rows, columns) or (coils, rows, columns).
 
     Raises:
-        UserError: an item holds real numbers or has other axes, or the sizes differ.
+        UserError: an item holds real numbers or has other axes.
     """
     acquisitions: list[Item] = []
     for item in items:
@@ -149,8 +221,6 @@ def acquisitions_of(items: Sequence[Item]) -> list[Item]:
             )
         item = replace(item, holds="kspace")
         acquisitions += item.along_first_axis() if len(item.shape) == 4 else [item]
-    with_coils = [replace(a, shape=(1, *a.shape)[-3:]) for a in acquisitions]
-    _check_one_shape(with_coils, "k-space (coils×rows×columns)")
     return uniquely_named(acquisitions, "measurement")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,12 +16,20 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from ..errors import UserError
+from ..imaging.framed import Framed
 from ..imaging.linear import variant
 from ..imaging.mri import prewhiten
 from ..imaging.operators import normalized, select
 from ..imaging.settings import Physics
-from .item import Item, Units
+from ..imaging.sizes import Size
+from ..imaging.tomography import Tomography
+from ..imaging.tomography.scanner import ScannerGeometry
+from ..imaging.tomography.settings import RaysSettings
+from .item import Item
 from .seeds import seed_of
+
+#: The size of a scan whose images are not known yet.
+STAND_IN = 64
 
 
 @dataclass(frozen=True)
@@ -46,17 +54,63 @@ class Scan:
     image_shape: tuple[int, ...]  #: (C, H, W), or (2, T, H, W) of a sequence
     measurement_shape: tuple[int, ...]
     noise: float = 0.0  #: standard deviation of the noise in y
+    peak: float = 1.0  #: of x in measurements of scanners, which counts as 1
     kspace: KspaceUnits | None = None  #: of real acquisitions, whose operator came with the data
 
     @classmethod
-    def planned(cls, settings: Physics, size: int, seed: int = 0) -> Scan:
-        """The scan that a configuration describes, of images of ``size`` × ``size`` pixels.
+    def planned(cls, settings: Physics, size: Size | Literal["native"], seed: int = 0) -> Scan:
+        """The scan that a configuration describes, of images of ``size`` pixels each way, or
+        (height, width).
+
+        Of images that are measured at their own size ("native"), it is a stand-in of
+        ``STAND_IN`` pixels until they are read: :meth:`for_shape`.
 
         Raises:
             UserError: the operator cannot be made, or is not linear.
         """
+        if size == "native":
+            return cls.planned(settings, STAND_IN, seed)
         found = normalized(settings.make(size, seed), size, settings.frames)
         return cls(settings, found.physics, found.gain, found.image_shape, found.measurement_shape)
+
+    def reading(self, geometry: ScannerGeometry | None) -> Scan:
+        """The scan of files that say ``geometry``, where it is not this one already.
+
+        Raises:
+            UserError: the file's beam is of another kind, or its operator cannot be made.
+        """
+        settings = self.settings
+        if not isinstance(settings, RaysSettings) or geometry is None:
+            return self
+        if settings.read is not None and geometry.same_as(settings.read):
+            return self
+        other: Any = settings.reading(geometry)
+        return Scan.planned(other, self.size)
+
+    def unseen(self) -> tuple[list[int], Scan] | None:
+        """The numbers of the views of a file that ``physics.views`` leaves out, and their scan, in
+        the same units; None where none is left out.
+
+        Raises:
+            UserError: this is no computed tomography.
+        """
+        settings = self.settings
+        if not isinstance(settings, RaysSettings):
+            raise UserError(
+                f"physics.kind: {settings.kind} has no views that could be left out; choose views "
+                "of parallel_beam or fan_beam with physics.views"
+            )
+        left, physics = settings.unseen(self.size, self.gain)
+        if physics is None:
+            return None
+        scan = replace(self, physics=physics, measurement_shape=physics.measurement_shape)
+        return left, scan.with_noise(self.noise)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of an image."""
+        h, w = self.image_shape[-2:]
+        return h, w
 
     # ------------------------------------------------------------------------------ units
 
@@ -77,7 +131,7 @@ class Scan:
         if np.iscomplexobj(values):
             values = np.stack([values.real, values.imag])
         measured = torch.from_numpy(values.astype(np.float32)).reshape(self.measurement_shape)
-        return measured * (self.gain / item.units.scale)
+        return measured * (self.gain / item.units.counts_as_one)
 
     def to_native(self, x: Tensor, item: Item) -> Tensor:
         """An image of the model, (…, H, W), in the units of the item that it was made of."""
@@ -85,25 +139,30 @@ class Scan:
 
     def measurement_to_native(self, y: Tensor) -> Tensor:
         """A measurement of the model as the scanner would have written it, for images in [0, 1]."""
+        settings = self.settings
+        if isinstance(settings, RaysSettings) and settings.convention == "skimage":
+            y = y.mT  # detectors first
         return y / self.gain
 
     def _image_to_model(self, item: Item, image: np.ndarray) -> Tensor:
         if not np.iscomplexobj(image):
-            return self._channel_to_model(image, item.units)[None]
+            return self._channel_to_model(image, item)[None]
         if self.image_shape[0] != 2:
             raise UserError(
                 f"{item.file}: holds complex images, but this operator takes real ones; save their "
                 "magnitude"
             )
         parts = (image.real, image.imag)
-        return torch.stack([self._channel_to_model(part, item.units) for part in parts])
+        return torch.stack([self._channel_to_model(part, item) for part in parts])
 
-    def _channel_to_model(self, image: np.ndarray, units: Units) -> Tensor:
-        image = image.astype(np.float32)
+    def _channel_to_model(self, image: np.ndarray, item: Item) -> Tensor:
+        image, units = image.astype(np.float32), item.units
         if units.clip:
             # First: padding far below air must not be averaged into the tissue beside it.
             image = np.clip(image, units.offset, units.offset + units.scale)
-        values = units.to_model(_averaged(image, self.image_shape[-1]))
+        if item.frame is not None:
+            image = item.frame.cut(image, units.offset)
+        values = units.to_model(_averaged(image, self.size))
         return torch.from_numpy(values).float()
 
     def _kspace_to_model(self, kspace: np.ndarray) -> Tensor:
@@ -113,12 +172,50 @@ class Scan:
         white = prewhiten(samples, self.kspace.covariance) / self.kspace.scale
         return torch.view_as_real(white).movedim(-1, 0).reshape(self.measurement_shape)
 
+    def for_shape(self, shape: tuple[int, ...], seed: int) -> Scan:
+        """The same scan of images of another shape, (…, rows, columns).
+
+        Raises:
+            UserError: the operator cannot be made for it.
+        """
+        try:
+            return Scan.planned(self.settings, (shape[-2], shape[-1]), seed)
+        except UserError as error:
+            rows, columns = shape[-2:]
+            raise UserError(
+                f"data.size=native: images of {rows}×{columns} pixels: {error}"
+            ) from error
+
     # ------------------------------------------------------------------------------ noise
+
+    @property
+    def attenuation(self) -> float:
+        """What makes line integrals, the logarithms of counts, of measurements of the model.
+
+        Raises:
+            UserError: this is no computed tomography.
+        """
+        if not isinstance(self.settings, RaysSettings):
+            raise UserError(
+                f"objective.counts: physics.kind={self.settings.kind} measures no line integrals "
+                "of photons; leave it out"
+            )
+        return self.peak / self.gain
+
+    def masked(self, measured: Tensor) -> Scan:
+        """The scan without the rays that were not measured, (1, views, detectors) of 0 and 1."""
+        assert isinstance(self.physics, Tomography)
+        return replace(self, physics=self.physics.masked(measured[0]))
 
     def with_noise(self, noise: float) -> Scan:
         """The scan whose physics adds noise of this standard deviation when it is called."""
         physics: Any = variant(self.physics)
         physics.noise_model = self.settings.noise_model(noise, self.gain)
+        if isinstance(physics, Framed):
+            parts = [variant(part) for part in physics.parts]
+            for part in parts:
+                part.noise_model = physics.noise_model
+            physics.parts = torch.nn.ModuleList(parts)
         return replace(self, physics=physics, noise=noise)
 
     def noise_level(self, measured: Tensor) -> float:
@@ -172,24 +269,41 @@ class Scan:
         return replace(self, physics=physics)
 
 
-def _averaged(image: np.ndarray, size: int) -> np.ndarray:
-    """(…, H, W) averaged down to size × size pixels; exact block means where the size divides."""
-    if image.shape[-2:] == (size, size):
+def _averaged(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(…, H, W) averaged down to ``size``; exact block means where it divides."""
+    if image.shape[-2:] == size:
         return image
     pixels = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
     stack = pixels.reshape(1, -1, *image.shape[-2:])
     smaller = torch.nn.functional.adaptive_avg_pool2d(stack, size)
-    return smaller.reshape(*image.shape[:-2], size, size).numpy()
+    return smaller.reshape(*image.shape[:-2], *size).numpy()
 
 
-def native_images(images: Tensor, items: Sequence[Item]) -> np.ndarray:
-    """Images of the model, (N, C, …, H, W), in their items' units: (N, …, H, W) in float64.
+def native_images(
+    images: Tensor, items: Sequence[Item], physics: Any = None
+) -> np.ndarray | list[np.ndarray]:
+    """Images of the model, (N, C, …, H, W), in their items' units, float64; complex images become
+    their magnitude.
 
-    Complex images become their magnitude.
+    Args:
+        images: of the model.
+        items: that they were made of, one for each.
+        physics: what measured them; where it holds samples of different sizes, each image is taken
+            out of its frame.
+
+    Returns:
+        (N, …, H, W), or a list of (…, H, W) where their sizes differ. What was padded or cropped to
+        fit the model has the size of the original again, if its pixels are the original's.
     """
     if len(images) != len(items):
         raise UserError(f"{len(images)} images for {len(items)} items; name one for each")
     if images.shape[1] == 2:
         images = images.square().sum(1, keepdim=True).sqrt()
-    values = images[:, 0].double().cpu().numpy()
-    return np.stack([item.units.to_native(v) for v, item in zip(values, items, strict=True)])
+    values: list[np.ndarray] = []
+    for i, item in enumerate(items):
+        image = images[i : i + 1]
+        if isinstance(physics, Framed):
+            image = physics.image_out(image, int(physics.part[i]))
+        native = item.units.to_native(image[0, 0].double().cpu().numpy())
+        values.append(item.restored(native))
+    return np.stack(values) if len({value.shape for value in values}) == 1 else values

@@ -1,13 +1,16 @@
-"""Which items are kept from training: whole patients, or the middle of the only one."""
+"""Which items are kept from training: whole patients, by number or by name, or the middle of the
+only one."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 
 import numpy as np
 import torch
 
 from ..errors import UserError
+from .formats.base import listed
 from .item import Item
 
 #: Slices of one volume between those that are trained on and those that are held out.
@@ -36,6 +39,34 @@ def split_items(
     held = {patients[i] for i in order[:count]}
     training = [i for i, item in enumerate(items) if item.patient not in held]
     return training, [i for i, item in enumerate(items) if item.patient in held]
+
+
+def split_by_name(items: Sequence[Item], names: Sequence[str]) -> tuple[list[int], list[int]]:
+    """(to train on, held out): indices. Held out is every patient of whom an item is named: by the
+    patient's name, the file's (with its suffix or without) or its own; ``*`` stands for anything.
+
+    Raises:
+        UserError: a name is nobody's, or nothing is left to train on.
+    """
+    known = [{item.patient, item.name, item.file.name, item.file.stem} for item in items]
+    held_patients = set()
+    for name in names:
+        found = [i for i, own in enumerate(known) if any(fnmatchcase(n, name) for n in own)]
+        if not found:
+            there = listed(dict.fromkeys(item.patient or item.name for item in items))
+            raise UserError(f"data.holdout: nothing is named {name!r}; there are {there}")
+        held_patients.update(_identity(items[i]) for i in found)
+    held = [i for i, item in enumerate(items) if _identity(item) in held_patients]
+    training = [i for i, item in enumerate(items) if _identity(item) not in held_patients]
+    if not training:
+        raise UserError(
+            f"data.holdout: names all {len(items)} items, and leaves none to train on; name fewer"
+        )
+    return training, held
+
+
+def _identity(item: Item) -> str:
+    return item.patient or item.name
 
 
 def _split_volumes(

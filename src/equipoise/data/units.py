@@ -109,7 +109,7 @@ def _is_open(item: Item, asked: Asked, override: bool) -> bool:
     if item.holds != "image":
         return False
     if asked == "auto":
-        return item.units_from == "nothing"
+        return item.units_from in ("nothing", "magnitude")
     return override or item.units_from != "file"
 
 
@@ -123,7 +123,9 @@ def _settled_group(items: list[Item], asked: Asked) -> list[Item]:
     if asked == "magnitude":
         return [replace(item, units=values.magnitude, units_from="file") for item in items]
     first = items[0]
-    if values.looks_like_hounsfield:
+    if first.units_from == "magnitude" and values.looks_like_magnitude:
+        return [replace(item, units=values.magnitude, units_from="values") for item in items]
+    if values.looks_like_hounsfield and first.units_from != "magnitude":
         note = recognised_note(first.file.name, values)
         return [
             replace(item, units=HOUNSFIELD, units_from="values", notes=(*item.notes, note))

@@ -6,6 +6,7 @@ the incoming gradient g into u (``gradient.py``) and hands u to the graph of the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -136,8 +137,10 @@ class Adjoint:
             with torch.no_grad():
                 solved = run(F, g, gradient.solver, stop)
             attached = attach(F, solved, gradient, stop, self.call.on_failure)
-            self._record(replace(solved.result, value=solved.result.value.detach()), stop)
-            return attached
+            u, shortened = shorten(attached, g, gradient.longest)
+            value = solved.result.value.detach()
+            self._record(replace(solved.result, value=value, shortened=shortened), stop)
+            return u
         # The equation is linear: solved for g scaled to about one, tiny gradients do not underflow.
         scale = _power_of_two(g)
         rhs = g / scale
@@ -151,14 +154,28 @@ class Adjoint:
         F = FlatMap(lambda u: self.vjp(u) + rhs, rhs)
         solved = run(F, rhs, gradient.solver, stop, tolerance)
         u = solved.ahead if solved.vouched else solved.result.value
-        self._record(replace(solved.result, value=solved.result.value * scale), stop)
-        return u * scale
+        u, shortened = shorten(u * scale, g, gradient.longest)
+        value = solved.result.value * scale
+        self._record(replace(solved.result, value=value, shortened=shortened), stop)
+        return u
 
     def _record(self, account: Equilibrium, stop: Stop) -> None:
         account.report(self.call.on_failure, stop, "adjoint")
         if len(self.call.places) < self.call.batch:
             account = _spread(account, self.call.places, self.call.batch)
         self.call.records[:] = [account]
+
+
+def shorten(u: Tensor, g: Tensor, longest: float) -> tuple[Tensor, Tensor | None]:
+    """u (A, N), no sample longer than ``longest`` times its g, and which were (A,)."""
+    if math.isinf(longest):
+        return u, None
+    with torch.no_grad():
+        bound = longest * torch.linalg.vector_norm(g, dim=1)
+        length = torch.linalg.vector_norm(u, dim=1)
+        is_longer = length > bound
+        factor = torch.where(is_longer, bound / length, 1.0)
+    return u * factor[:, None], is_longer
 
 
 def _power_of_two(g: Tensor) -> Tensor:
@@ -187,6 +204,7 @@ def _spread(account: Equilibrium, places: Tensor, batch: int) -> Equilibrium:
         steps=spread(account.steps, 0),
         status=spread(account.status, int(Status.NONFINITE)),
         trace=spread(account.trace.T, float("inf")).T,
+        shortened=None if account.shortened is None else spread(account.shortened, False),
     )
 
 

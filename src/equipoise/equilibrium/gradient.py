@@ -52,11 +52,17 @@ class Implicit:
     a sample's adjoint is solved to max(``stop.rtol``, c · its forward residual), at most
     ``LOOSEST`` (Pedregosa, ICML 2016, solves both to one tolerance). What that saves is measured in
     ``benchmarks/inexactness.py``. Where the backward pass is itself differentiated, ``stop`` holds.
+
+    Where I − J is nearly singular, u is hundreds of times as long as g: true, and of no use to an
+    optimiser, which is thrown off by the few samples that this happens to. ``longest`` = k shortens
+    a sample's u to k ‖g‖. A map that contracts by ρ never gets there with k = 1/(1 − ρ). The
+    default shortens nothing: the gradient is exact.
     """
 
     solver: Solver = field(default_factory=GMRES)
     stop: Stop = field(default_factory=Stop)
     inexact: float = 0.0  #: c; 0 leaves the adjoint's tolerance at ``stop.rtol``
+    longest: float = math.inf  #: k: the largest ‖u‖ / ‖g‖ of a sample
 
     def __post_init__(self) -> None:
         check_solver(self.solver)
@@ -65,6 +71,11 @@ class Implicit:
             raise ValueError(
                 f"inexact must be a finite number >= 0, got {self.inexact}; 0 is exact, 1 to 10 "
                 "saves evaluations"
+            )
+        if not self.longest > 0:
+            raise ValueError(
+                f"longest must be > 0, got {self.longest}; inf keeps the gradient exact, 10 is "
+                "what a contraction by 0.9 needs at most"
             )
 
     def cotangent(self, adjoint: AdjointEquation, g: Tensor) -> Tensor:

@@ -84,6 +84,8 @@ class Equilibrium:
     steps: Tensor  #: (B,)  evaluations of f that this sample took part in
     status: Tensor  #: (B,)  :class:`Status`
     trace: Tensor  #: (K, B) residual of each evaluation; a finished sample keeps its last
+    #: (B,) bool, of an adjoint whose gradient has a ``longest``: whether u was shortened to it
+    shortened: Tensor | None = None
     #: The record of the adjoint solve, once it is made. In a list of its own, so that the backward
     #: node that fills it keeps no reference to the tensor it belongs to (nothing waits for the
     #: cycle collector).

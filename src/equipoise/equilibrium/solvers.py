@@ -139,7 +139,7 @@ class Anderson(Solver):
             return fz, state._replace(trust=trust.first(z, fz), k=1)
         g = fz - z
         back, plain, after = trust.judge(k, z, fz)
-        slot = (k - 1) % self.memory
+        slot = k % self.memory
         torch.sub(fz, trust.fz, out=dF[:, slot])
         torch.sub(g, trust.fz - trust.z, out=dG[:, slot])
         row, rhs = torch.bmm(dG, torch.stack([dG[:, slot], g], 2)).unbind(2)

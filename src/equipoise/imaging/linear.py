@@ -73,28 +73,47 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return products.reshape(-1, *[1] * (a.ndim - 1))
 
 
-def conjugate_gradients(M: Operator, b: Tensor, tol: float = 1e-6, max_iter: int = 200) -> CGResult:
-    """Solve M x = b for symmetric positive definite M, from zero, until ‖b − M x‖ ≤ tol ‖b‖ for
-    every sample (Hestenes and Stiefel 1952).
+def conjugate_gradients(
+    M: Operator,
+    b: Tensor,
+    tol: float = 1e-6,
+    max_iter: int = 200,
+    start: Tensor | None = None,
+    precondition: Operator | None = None,
+) -> CGResult:
+    """Solve M x = b for symmetric positive definite M, until ‖b − M x‖ ≤ tol ‖b‖ for every sample
+    (Hestenes and Stiefel 1952).
 
     A sample that has reached its tolerance stays as it is while others go on. Nothing here is
     differentiated.
+
+    Args:
+        M: (B, …) → (B, …).
+        b: (B, …).
+        tol: relative to ‖b‖, also where the start is near.
+        max_iter: iterations at most.
+        start: (B, …); none: zero.
+        precondition: symmetric positive definite, near M⁻¹ (Saad 2003, section 9.2).
     """
     with torch.no_grad(), full_precision(b):
-        x, r = torch.zeros_like(b), b.clone()
+        x = torch.zeros_like(b) if start is None else start.clone()
+        r = b.clone() if start is None else b - M(start)
         goal = _attainable(tol, b) ** 2 * _dot(b, b)
-        p, rr = r.clone(), _dot(r, r)
+        z = r if precondition is None else precondition(r)
+        p, rr, rz = z.clone(), _dot(r, r), _dot(r, z)
         k = 0
         while k < max_iter and bool((rr > goal).any()):
             Mp = M(p)
             pMp = _dot(p, Mp)
             moving = (rr > goal) & (pMp > 0)
-            alpha = torch.where(moving, rr / pMp, 0)
+            alpha = torch.where(moving, rz / pMp, 0)
             x = x + alpha * p
             r = r - alpha * Mp
-            new = _dot(r, r)
-            p = torch.where(moving, r + torch.where(moving, new / rr, 0) * p, p)
-            rr = torch.where(moving, new, rr)
+            z = r if precondition is None else precondition(r)
+            new = _dot(r, z)
+            p = torch.where(moving, z + torch.where(moving, new / rz, 0) * p, p)
+            rz = torch.where(moving, new, rz)
+            rr = torch.where(moving, new if precondition is None else _dot(r, r), rr)
             k += 1
             if not bool(moving.any()):
                 break
@@ -169,8 +188,18 @@ class _Corrections:
         return torch.zeros_like(left) if bool((_dot(left, left).sqrt() <= small).all()) else None
 
 
-def solve_spd(M: Operator, b: Tensor, tol: float = 1e-6, max_iter: int = 200) -> Tensor:
+def solve_spd(
+    M: Operator,
+    b: Tensor,
+    tol: float = 1e-6,
+    max_iter: int = 200,
+    start: Tensor | None = None,
+    precondition: Operator | None = None,
+) -> Tensor:
     """M⁻¹ b for symmetric positive definite M, by conjugate gradients, sample by sample.
+
+    They begin at ``start``, if there is one, and are preconditioned by ``precondition``; neither
+    changes the derivative.
 
     Differentiable any number of times in b, and twice in whatever M is made of. With C = M⁻¹ held
     constant, x₁ = x₀ + C (b − M x₀) has the first derivatives of M⁻¹ b and
@@ -183,12 +212,16 @@ def solve_spd(M: Operator, b: Tensor, tol: float = 1e-6, max_iter: int = 200) ->
         InexactSolveWarning: the tolerance was not reached in ``max_iter`` iterations.
     """
 
-    def solve(v: Tensor) -> Tensor:
-        account = conjugate_gradients(M, v, tol, max_iter)
+    def solve_from(v: Tensor, begin: Tensor | None) -> Tensor:
+        account = conjugate_gradients(M, v, tol, max_iter, begin, precondition)
         _warn_if_inexact(account, v, tol, max_iter)
         return account.value
 
-    x: Tensor = _Inverse.apply(b, solve, _nothing, _nothing)
+    def solve(v: Tensor) -> Tensor:
+        return solve_from(v, None)
+
+    begin = None if start is None else start.detach()
+    x: Tensor = _Inverse.apply(b, solve, lambda v: solve_from(v, begin), _nothing)
     if not torch.is_grad_enabled():
         return x
     with full_precision(b):
@@ -226,18 +259,22 @@ def proximal_l2(
     strength: Tensor | float,
     tol: float = 1e-6,
     max_iter: int = 200,
+    start: Tensor | None = None,
+    precondition: Operator | None = None,
 ) -> Tensor:
     """argmin_u ½‖A u − y‖² + ½λ‖u − d‖², λ = ``strength``: u = d + (AᵀA + λ)⁻¹ Aᵀ(y − A d).
 
     Differentiable twice in d (B, …), y, λ (one number, or one for each sample) and whatever A is
-    made of; see :func:`solve_spd`.
+    made of; see :func:`solve_spd`. ``start`` is an image near u, ``precondition`` near
+    (AᵀA + λ)⁻¹.
     """
     weight = per_sample(strength, d)
 
     def M(u: Tensor) -> Tensor:
         return At(A(u)) + weight * u
 
-    return d + solve_spd(M, At(y - A(d)), tol, max_iter)
+    begin = None if start is None else (start - d).detach()
+    return d + solve_spd(M, At(y - A(d)), tol, max_iter, begin, precondition)
 
 
 def norm(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..settings import Settings
+from .sizes import Size
 
 
 class NoiseSettings(Settings):
@@ -56,8 +57,8 @@ class NoiseSettings(Settings):
 class PhysicsSettings(NoiseSettings):
     """What the settings of every operator can do."""
 
-    def make(self, size: int, seed: int) -> LinearPhysics:
-        """The operator for images of ``size`` pixels each way; ``seed`` of what is random in it.
+    def make(self, size: Size, seed: int) -> LinearPhysics:
+        """The operator for images of ``size`` pixels; ``seed`` of what is random in it.
 
         Raises:
             UserError: a setting does not fit the size or another one, or a package is missing.
@@ -67,7 +68,7 @@ class PhysicsSettings(NoiseSettings):
         except (ValueError, ImportError) as error:
             raise UserError(f"physics: {error}") from error
 
-    def operator(self, size: int, seed: int) -> LinearPhysics:
+    def operator(self, size: Size, seed: int) -> LinearPhysics:
         raise NotImplementedError
 
 

@@ -15,6 +15,7 @@ from ..errors import UserError
 from .linear import norm, variant
 from .scaled import Scaled, closed_form_prox, proximal
 from .selection import PER_SAMPLE, differs_per_sample, select, selectable
+from .sizes import Size, image_size
 from .tomography import Tomography
 
 __all__ = [
@@ -40,25 +41,25 @@ class Normalized(NamedTuple):
     measurement_shape: tuple[int, ...]  #: of one y
 
 
-def normalized(physics: Any, size: int, frames: int | None = None) -> Normalized:
+def normalized(physics: Any, size: Size, frames: int | None = None) -> Normalized:
     """The operator with ‖A‖ = 1, its gain, and the shapes of what it takes and gives.
 
     With ``frames``, x is a complex sequence (2, frames, H, W).
 
     Raises:
-        UserError: it is not linear, or takes neither real (1, size, size) nor complex
-            (2, size, size) images, or its norm is zero or infinite.
+        UserError: it is not linear, or takes neither real (1, H, W) nor complex (2, H, W) images,
+            or its norm is zero or infinite.
     """
-    name = type(physics).__name__
+    name, (h, w) = type(physics).__name__, image_size(size)
     if not isinstance(physics, LinearPhysics):
         raise UserError(
             f"physics: {name} is no deepinv.physics.LinearPhysics; only linear operators can be "
             "trained with"
         )
     if frames is None:
-        shapes: list[tuple[int, ...]] = [(1, size, size), (2, size, size)]
+        shapes: list[tuple[int, ...]] = [(1, h, w), (2, h, w)]
     else:
-        shapes = [(2, frames, size, size)]
+        shapes = [(2, frames, h, w)]
     complaints = []
     for shape in shapes:
         measurement, complaint = _try_shape(physics, shape)
@@ -71,8 +72,8 @@ def normalized(physics: Any, size: int, frames: int | None = None) -> Normalized
             return Normalized(scaled, gain, shape, measurement)
         complaints.append(f"{shape}: {complaint}")
     raise UserError(
-        f"physics: {name} takes neither real images (1, {size}, {size}) nor complex ones "
-        f"(2, {size}, {size}): {'; '.join(complaints)}"
+        f"physics: {name} takes neither real images (1, {h}, {w}) nor complex ones "
+        f"(2, {h}, {w}): {'; '.join(complaints)}"
     )
 
 
@@ -106,7 +107,7 @@ def _gain(physics: LinearPhysics, shape: tuple[int, ...]) -> float:
     return 1.0 if abs(largest - 1) < 1e-3 else 1 / largest
 
 
-def from_file(path: Path, size: int) -> Any:
+def from_file(path: Path, size: Size) -> Any:
     """What the function ``physics(size)`` of a Python file returns.
 
     Raises:

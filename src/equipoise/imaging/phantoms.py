@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .sizes import image_size
+
 Rng = np.random.Generator
 KINDS = ("thorax", "abdomen", "head", "brain")
 
@@ -244,9 +246,18 @@ def dead_leaves(count: int, size: int = 64, seed: int = 0, leaves: int = 100) ->
     return torch.from_numpy(out)
 
 
-def smooth_phase(count: int, size: int, seed: int = 0, strength: float = 1.0) -> Tensor:
-    """Smooth random phases (count, size, size) in radians, for complex MRI images."""
+def smooth_phase(
+    count: int, size: int | tuple[int, int], seed: int = 0, strength: float = 1.0
+) -> Tensor:
+    """Smooth random phases (count, rows, columns) in radians, for complex MRI images.
+
+    What is not square is the middle of a square one.
+    """
+    rows, columns = image_size(size)
+    side = max(rows, columns)
     fields = []
     for i in range(count):
-        fields.append(_texture(size, np.random.default_rng([seed, 2, i]), 5.0))
-    return strength * torch.from_numpy(np.stack(fields)).float()
+        fields.append(_texture(side, np.random.default_rng([seed, 2, i]), 5.0))
+    top, left = (side - rows) // 2, (side - columns) // 2
+    square = strength * torch.from_numpy(np.stack(fields)).float()
+    return square[:, top : top + rows, left : left + columns].contiguous()

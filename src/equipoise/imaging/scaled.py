@@ -9,7 +9,7 @@ import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from .linear import at_least_single, full_precision, per_sample, proximal_l2
+from .linear import Operator, at_least_single, full_precision, per_sample, proximal_l2
 from .tomography import Tomography
 
 #: deepinv's operators whose ``prox_l2`` is a formula that holds. (Others inherit a method of that
@@ -69,6 +69,8 @@ def proximal(
     strength: Tensor | float,
     tol: float = 1e-6,
     max_iter: int = 200,
+    start: Tensor | None = None,
+    precondition: Operator | None = None,
 ) -> Tensor:
     """argmin_u ½‖A u − y‖² + ½λ‖u − d‖², λ = ``strength``, for any linear operator.
 
@@ -83,6 +85,8 @@ def proximal(
         strength: λ > 0.
         tol: relative residual of conjugate gradients.
         max_iter: of them.
+        start: (B, …) an image near the solution, from which they begin; none: d.
+        precondition: near (AᵀA + λ)⁻¹, for them.
 
     Warns:
         InexactSolveWarning: conjugate gradients reached ``max_iter`` before ``tol``.
@@ -93,7 +97,8 @@ def proximal(
         if closed_form_prox(physics):
             x: Tensor = physics.prox_l2(d, y, gamma=1 / per_sample(strength, d))
             return x
-        return proximal_l2(physics.A, physics.A_adjoint, d, y, strength, tol, max_iter)
+        A, At = physics.A, physics.A_adjoint
+        return proximal_l2(A, At, d, y, strength, tol, max_iter, start, precondition)
 
 
 class Scaled(LinearPhysics):

@@ -10,6 +10,7 @@ import torch
 from deepinv.physics import LinearPhysics, NoiseModel
 from torch import Tensor, nn
 
+from .framed import Framed
 from .linear import variant
 from .scaled import Scaled
 from .tomography import FanBeam, ParallelBeam
@@ -64,6 +65,8 @@ def select(physics: Any, index: Tensor, count: int, y: Any = None) -> Any:
     """
     if count == 1:
         return physics
+    if type(physics) is Framed:
+        return physics.restricted(index, select)
     if _is_known(physics):
         return _restricted(physics, index, count, unknown=False)
     shared = _restricted(physics, index, count, unknown=False)
@@ -100,6 +103,8 @@ def differs_per_sample(physics: Any, count: int) -> bool:
     """Whether each of ``count`` > 1 samples has an operator of its own."""
     if count == 1:
         return False
+    if type(physics) is Framed:
+        return True
     known = list(_known_parts(physics))
     if any(_own(part, name, count) for part in known for name in PARAMETERS[type(part)]):
         return True
@@ -112,6 +117,8 @@ def _parts(physics: Any) -> list[Any]:
 
 
 def _is_known(physics: Any) -> bool:
+    if type(physics) is Framed:
+        return True
     if type(physics) in COMPOSITES:
         return all(_is_known(part) for part in _parts(physics))
     return type(physics) in PARAMETERS and not {"A", "A_adjoint"} & vars(physics).keys()

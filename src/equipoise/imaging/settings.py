@@ -14,6 +14,7 @@ from torch import Tensor
 from .mri import MASKS, birdcage
 from .noise import NoiseSettings, PhysicsSettings, SingleImage
 from .operators import from_file
+from .sizes import Size, image_size
 from .tomography.settings import FanBeamSettings, ParallelBeamSettings
 
 __all__ = [
@@ -58,12 +59,13 @@ class MRISettings(SingleImage, CartesianSettings):
     kind: Literal["mri"] = "mri"
     coils: int = Field(1, ge=1, description="simulated coils, for images that are to be measured")
 
-    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
-        mask = self.sampling_mask(size, size, seed)
+    def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
+        h, w = image_size(size)
+        mask = self.sampling_mask(h, w, seed)
         if self.coils == 1:
-            return deepinv.physics.MRI(mask=mask, img_size=(size, size))
-        maps = birdcage(self.coils, size, size)
-        return deepinv.physics.MultiCoilMRI(mask=mask, coil_maps=maps, img_size=(size, size))
+            return deepinv.physics.MRI(mask=mask, img_size=(h, w))
+        maps = birdcage(self.coils, h, w)
+        return deepinv.physics.MultiCoilMRI(mask=mask, coil_maps=maps, img_size=(h, w))
 
 
 class DynamicMRISettings(CartesianSettings):
@@ -73,11 +75,10 @@ class DynamicMRISettings(CartesianSettings):
     kind: Literal["dynamic_mri"] = "dynamic_mri"
     frames: int = Field(8, ge=2, description="images in a sequence")
 
-    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
-        masks = [self.sampling_mask(size, size, seed + frame) for frame in range(self.frames)]
-        return deepinv.physics.DynamicMRI(
-            mask=torch.stack(masks), img_size=(2, self.frames, size, size)
-        )
+    def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
+        h, w = image_size(size)
+        masks = [self.sampling_mask(h, w, seed + frame) for frame in range(self.frames)]
+        return deepinv.physics.DynamicMRI(mask=torch.stack(masks), img_size=(2, self.frames, h, w))
 
 
 class NonCartesianMRISettings(SingleImage, PhysicsSettings):
@@ -89,9 +90,9 @@ class NonCartesianMRISettings(SingleImage, PhysicsSettings):
     shots: int = Field(24, ge=1, description="spokes, or spiral arms")
     samples: int = Field(128, ge=2, description="samples along each")
 
-    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
+    def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
         return deepinv.physics.NonCartesianMRI(
-            img_size=(2, size, size),
+            img_size=(2, *image_size(size)),
             trajectory=self.trajectory,
             num_shots=self.shots,
             num_samples_per_shot=self.samples,
@@ -106,8 +107,8 @@ class InpaintingSettings(SingleImage, PhysicsSettings):
         0.5, gt=0, lt=1, description="fraction of the pixels that is measured, at random places"
     )
 
-    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
-        shape, rng = (1, size, size), torch.Generator().manual_seed(seed)
+    def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
+        shape, rng = (1, *image_size(size)), torch.Generator().manual_seed(seed)
         mask = (torch.rand(shape, generator=rng) < self.keep).float()
         return deepinv.physics.Inpainting(shape, mask=mask)
 
@@ -118,9 +119,9 @@ class BlurSettings(SingleImage, PhysicsSettings):
     kind: Literal["blur"] = "blur"
     width: float = Field(1.5, gt=0, description="standard deviation of the blur, in pixels")
 
-    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
+    def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
         kernel = gaussian_blur(sigma=(self.width, self.width))
-        return deepinv.physics.BlurFFT((1, size, size), filter=kernel)
+        return deepinv.physics.BlurFFT((1, *image_size(size)), filter=kernel)
 
 
 class SuperResolutionSettings(SingleImage, PhysicsSettings):
@@ -129,8 +130,8 @@ class SuperResolutionSettings(SingleImage, PhysicsSettings):
     kind: Literal["super_resolution"] = "super_resolution"
     factor: int = Field(2, ge=2, description="how many times smaller, each way")
 
-    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
-        shape = (1, size, size)
+    def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
+        shape = (1, *image_size(size))
         return deepinv.physics.Downsampling(img_size=shape, filter="bicubic", factor=self.factor)
 
 
@@ -140,10 +141,11 @@ class CompressedSensingSettings(SingleImage, PhysicsSettings):
     kind: Literal["compressed_sensing"] = "compressed_sensing"
     ratio: float = Field(0.3, gt=0, le=1, description="measurements, as a fraction of the pixels")
 
-    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
+    def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
         rng = torch.Generator().manual_seed(seed)
-        count = max(1, round(self.ratio * size * size))
-        return deepinv.physics.CompressedSensing(count, (1, size, size), rng=rng)
+        h, w = image_size(size)
+        count = max(1, round(self.ratio * h * w))
+        return deepinv.physics.CompressedSensing(count, (1, h, w), rng=rng)
 
 
 class CustomSettings(SingleImage, PhysicsSettings):
@@ -151,10 +153,11 @@ class CustomSettings(SingleImage, PhysicsSettings):
 
     kind: Literal["custom"] = "custom"
     file: Path = Field(
-        description="Python file with a function physics(size) that returns a deepinv LinearPhysics"
+        description="Python file with a function physics(size) that returns a deepinv "
+        "LinearPhysics; size is (height, width) where the image is not square"
     )
 
-    def operator(self, size: int, seed: int) -> deepinv.physics.LinearPhysics:
+    def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
         operator: deepinv.physics.LinearPhysics = from_file(self.file, size)
         return operator
 

@@ -8,7 +8,9 @@ import torch
 from deepinv.physics import MRI, Inpainting, MultiCoilMRI, NonCartesianMRI
 from torch import Tensor
 
+from .framed import Framed
 from .linear import variant
+from .selection import select
 
 
 class Split(NamedTuple):
@@ -31,6 +33,8 @@ def split(physics: Any, y: Tensor, parts: int, k: int) -> Split:
         TypeError: the physics has neither views nor a mask.
         ValueError: there are too few views, or nothing is sampled.
     """
+    if isinstance(physics, Framed):
+        return _split_each_size(physics, y, parts, k)
     if hasattr(physics, "views"):
         return _split_views(physics, y, parts, k)
     masked = isinstance(physics, (MRI, MultiCoilMRI, Inpainting))
@@ -40,6 +44,39 @@ def split(physics: Any, y: Tensor, parts: int, k: int) -> Split:
             "measures"
         )
     return _split_mask(physics, y, parts, k)
+
+
+def _split_each_size(physics: Framed, y: Tensor, parts: int, k: int) -> Split:
+    """Of samples of different sizes, each size by itself."""
+    index = torch.arange(len(y))
+    own = [k for k, shape in enumerate(physics.measurement_shapes) if shape == y.shape[1:]]
+    if tuple(y.shape[1:]) != physics.measurement_frame and own:  # out of their frames
+        members = torch.nonzero(physics.part == own[0])[: len(y), 0]
+        return split(physics.own(members, select)[1], y, parts, k)
+    if len(y) < len(physics):  # of the first of them
+        physics = physics.restricted(index, select)
+    groups = physics.by_size(index)
+    found: dict[int, Split] = {}
+    for group in groups:
+        size = int(physics.part[group[0]])
+        members = group[physics.place[group].argsort()]
+        inside = physics.measurement_out(y[members], size)
+        found[size] = split(physics.parts[size], inside, parts, k)
+
+    def framed(most: bool) -> tuple[Framed, Tensor]:
+        operators, shapes = list(physics.parts), list(physics.measurement_shapes)
+        for size, each in found.items():
+            operators[size] = each.physics if most else each.left_physics
+            shapes[size] = tuple((each.y if most else each.left_y).shape[1:])
+        out = physics.with_parts(operators, shapes)
+        values = y.new_zeros(len(y), *out.measurement_frame)
+        for size, each in found.items():
+            members = torch.nonzero(physics.part == size)[:, 0]
+            members = members[physics.place[members].argsort()]
+            values[members] = out.measurement_in(each.y if most else each.left_y)
+        return out, values
+
+    return Split(*framed(True), *framed(False))
 
 
 def _split_views(physics: Any, y: Tensor, parts: int, k: int) -> Split:

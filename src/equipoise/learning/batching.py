@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,6 +47,30 @@ def batch_indices(step: int, count: int, batch: int, seed: int) -> Tensor:
     return torch.cat(pieces)
 
 
+def batches_of_one_size(step: int, groups: Sequence[Tensor], batch: int, seed: int) -> Tensor:
+    """Which measurements step ``step`` sees, where they are of several sizes: (batch,), of one.
+
+    An epoch takes each group in an order of its own, and fills its last batch up from its
+    beginning; the batches of all groups then come in any order. All of it is a function of the
+    seed and the epoch alone.
+
+    Args:
+        step: from 0.
+        groups: the measurements of each size.
+        batch: how many a step sees.
+        seed: of the order.
+    """
+    counts = [-(-len(group) // batch) for group in groups]
+    epoch, number = divmod(step, sum(counts))
+    rng = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    batches: list[Tensor] = []
+    for group, count in zip(groups, counts, strict=True):
+        order = group[torch.randperm(len(group), generator=rng)]
+        filled = order.repeat(-(-count * batch // len(group)))[: count * batch]
+        batches += filled.split(batch)
+    return batches[int(torch.randperm(len(batches), generator=rng)[number])]
+
+
 class Batches:
     """This process's share of every step's batch, part by part, on its device.
 
@@ -82,6 +106,11 @@ class Batches:
                 f"{settings.accumulate} part(s) each; raise it to {world * settings.accumulate} or "
                 "more"
             )
+        if with_others and dataset.differs_in_size:
+            raise UserError(
+                "objective.operators: the samples are of different sizes, so that the operator of "
+                "one does not fit another; set it to 0, or data.size to one size for all"
+            )
         if with_others and not differs_per_sample(dataset.scan.physics, len(dataset)):
             raise UserError(
                 "objective.operators: all samples share one operator; set it to 0, or give each "
@@ -105,13 +134,20 @@ class Batches:
         Raises:
             UserError: a file cannot be read.
         """
-        index = batch_indices(step, len(self.dataset), self.settings.batch, self.seed)
+        index = self._indices(step)
         if self.dataset.streamed:
             return self._stream(step, index)
         return [self._look_up(index, places) for places in self.places]
 
+    def _indices(self, step: int) -> Tensor:
+        """Which measurements all processes see together: (batch,), of one size."""
+        every, batch = torch.arange(len(self.dataset)), self.settings.batch
+        if self.dataset.differs_in_size:
+            return batches_of_one_size(step, self.dataset.by_size(every), batch, self.seed)
+        return batch_indices(step, len(every), batch, self.seed)
+
     def _look_up(self, batch: Tensor, places: Tensor) -> Part:
-        y, physics, truth = self.dataset.batch(batch[places])
+        y, physics, truth = self.dataset.own(batch[places])
         if truth is not None:
             truth = truth.to(self.device, y.dtype) if self.with_truth else None
         return Part(places, y.to(self.device), physics, truth, self._others(batch, places))
@@ -136,9 +172,9 @@ class Batches:
         pieces = read.split([len(places) for places in self.places])
         parts = []
         for places, piece in zip(self.places, pieces, strict=True):
-            physics = select(self.dataset.scan.physics, index[places], len(self.dataset))
+            y, physics, _ = self.dataset.taken_out(index[places], piece)
             others = self._others(index, places)
-            y = piece.to(self.device, self.dtype)
+            y = y.to(self.device, self.dtype)
             parts.append(Part(places, y, physics, other_physics=others))
         return parts
 
@@ -152,9 +188,8 @@ class Batches:
                 "learning.workers=0"
             )
         mine = torch.cat(self.places)
-        count, batch = len(self.dataset), self.settings.batch
         steps = range(start, self.settings.steps)
-        indices = (batch_indices(k, count, batch, self.seed)[mine].tolist() for k in steps)
+        indices = (self._indices(k)[mine].tolist() for k in steps)
         loader = DataLoader(
             _Guarded(self.dataset.y),
             batch_sampler=indices,

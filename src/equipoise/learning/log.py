@@ -23,6 +23,7 @@ class Report:
     residual: float  #: largest relative residual
     adjoint_residual: float
     unsolved: float  #: fraction of the solves, forward and adjoint, that missed their tolerance
+    overlong: float  #: fraction of the adjoint solutions that ``model.gradient.longest`` shortened
     gain: float  #: largest gain of the adjoint Jacobian that the contraction penalty saw
     gradient: float  #: norm, before clipping
     rate: float  #: learning rate

@@ -91,6 +91,14 @@ def from_first(fabric: Fabric, value: Tensor) -> Tensor:
     return together(fabric, value if fabric.global_rank == 0 else torch.zeros_like(value))
 
 
+def from_first_object(fabric: Fabric, value: dict[str, float]) -> dict[str, float]:
+    """The numbers by name that the first process has."""
+    if fabric.world_size == 1:
+        return value
+    found: dict[str, float] = fabric.broadcast(value)
+    return found
+
+
 def any_of(fabric: Fabric, value: bool) -> bool:
     """Whether it is true in some process."""
     if fabric.world_size == 1:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import deepinv.physics
 from deepinv.loss import Loss, SureGaussianLoss, SurePoissonLoss, TVLoss
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PositiveFloat
 from torch import Tensor
 
 from ..errors import UserError
@@ -52,15 +52,22 @@ class LearningSettings(Settings):
         ge=1,
         description="parts that a step's batch is handled in, one after the other, to save memory",
     )
-    warmup: int = Field(50, ge=0, description="steps over which the learning rate rises")
-    clip: float = Field(
-        0.1, gt=0, description="largest norm of the gradient; longer ones are scaled down"
+    warmup: int | None = Field(
+        None,
+        ge=0,
+        description="steps over which the learning rate rises; none: a tenth of them, at most 50",
     )
-    ema: float = Field(
-        0.99,
+    clip: Literal["auto"] | PositiveFloat = Field(
+        "auto",
+        description="largest norm of the gradient; longer ones are scaled down. auto: the median "
+        "of the last 50 steps, since exact gradients have heavy tails",
+    )
+    ema: float | None = Field(
+        None,
         ge=0,
         lt=1,
-        description="decay of the running average of the weights, which is what is kept",
+        description="decay of the running average of the weights, which is what is kept; none: "
+        "1 − 10/steps, from 0.9 to 0.99",
     )
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
     validate_every: int = Field(100, ge=1, description="steps between validations")
@@ -74,10 +81,20 @@ class LearningSettings(Settings):
         [], description="where else than log.jsonl a step is logged"
     )
 
+    @property
+    def rise(self) -> int:
+        """Steps of the warm-up."""
+        return min(50, self.steps // 10) if self.warmup is None else self.warmup
+
+    @property
+    def decay(self) -> float:
+        """Of the running average: it looks back over a tenth of the steps, or what was asked."""
+        return min(0.99, max(0.9, 1 - 10 / self.steps)) if self.ema is None else self.ema
+
     def rate(self, step: int) -> float:
         """The learning rate of a step, from 0: a linear warm-up, then half a cosine (or a line, or
         nothing) down to a tenth."""
-        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        rise = min(1.0, (step + 1) / max(1, self.rise))
         done = step / self.steps
         if self.schedule == "cosine":
             fall = 0.55 + 0.45 * math.cos(math.pi * done)
@@ -110,8 +127,8 @@ class ConsistencySettings(Settings):
     weight: float = Field(0.1, ge=0, description="weight of the measurement consistency")
     floor: float = FLOOR
 
-    def make(self) -> MeasurementConsistency:
-        return MeasurementConsistency(self.weight, self.floor)
+    def make(self, attenuation: float | None = None) -> MeasurementConsistency:
+        return MeasurementConsistency(self.weight, self.floor, attenuation)
 
 
 class SplittingSettings(Settings):
@@ -121,7 +138,9 @@ class SplittingSettings(Settings):
     parts: int = Field(5, ge=2, description="into how many parts; one is left out and predicted")
     floor: float = FLOOR
 
-    def make(self, scan: Scan, y: Tensor, accuracy: Accuracy) -> Splitting:
+    def make(
+        self, scan: Scan, y: Tensor, accuracy: Accuracy, attenuation: float | None = None
+    ) -> Splitting:
         """
         Raises:
             UserError: the measurements cannot be split.
@@ -132,7 +151,7 @@ class SplittingSettings(Settings):
             raise UserError(
                 f"objective.splitting.parts={self.parts}: {error}, or set objective.splitting=0"
             ) from error
-        return Splitting(self.parts, self.weight, self.floor, accuracy=accuracy)
+        return Splitting(self.parts, self.weight, self.floor, accuracy, attenuation)
 
 
 class EquivarianceSettings(Settings):
@@ -150,7 +169,21 @@ class EquivarianceSettings(Settings):
         "EI",
     )
 
-    def make(self, accuracy: Accuracy) -> Equivariance:
+    def make(self, accuracy: Accuracy, size: tuple[int, int]) -> Equivariance:
+        """
+        Args:
+            accuracy: of the second solve.
+            size: height and width of the images.
+
+        Raises:
+            UserError: the group does not act on images of this size.
+        """
+        if self.group.kind == "quarter_turns" and size[0] != size[1]:
+            raise UserError(
+                f"objective.equivariance.group: quarter_turns need square images, and data.size is "
+                f"[{size[0]}, {size[1]}]; choose reflections, shifts or rotations (what leaves the "
+                "image comes in on the other side), or a square data.size"
+            )
         return Equivariance(
             self.group.make(self.draws),
             self.weight,
@@ -245,10 +278,15 @@ class ObjectiveSettings(Settings):
     is a weight."""
 
     exact: bool = Field(
-        False,
+        True,
         description="solve what a loss compares until its value is within 1 % and its gradient "
-        "within 3 % (float64); false: to model.rtol. Takes 1.4 times as long, and asks for a "
-        "learning.clip of 0.004",
+        "within 3 % (float64; float32 as far as it resolves them); false: to model.rtol, in about "
+        "0.6 of the time",
+    )
+    counts: bool = Field(
+        False,
+        description="the noise is that of counted photons (computed tomography): consistency and "
+        "splitting weigh each line integral by the photons that came through",
     )
     consistency: Annotated[ConsistencySettings, BARE_WEIGHT] = Field(
         default_factory=lambda: ConsistencySettings(), description="measurement consistency"
@@ -289,13 +327,14 @@ class ObjectiveSettings(Settings):
             UserError: nothing is left, or a loss does not fit what measured.
         """
         accuracy = DEFAULT_ACCURACY if self.exact else AS_THE_MODEL
+        attenuation = scan.attenuation if self.counts else None
         losses: dict[str, Loss] = {}
         if self.consistency.weight:
-            losses["consistency"] = self.consistency.make()
+            losses["consistency"] = self.consistency.make(attenuation)
         if self.splitting.weight:
-            losses["splitting"] = self.splitting.make(scan, y, accuracy)
+            losses["splitting"] = self.splitting.make(scan, y, accuracy, attenuation)
         if self.equivariance.weight:
-            losses["equivariance"] = self.equivariance.make(accuracy)
+            losses["equivariance"] = self.equivariance.make(accuracy, scan.size)
         if self.operators.weight:
             losses["operators"] = self.operators.make(accuracy)
         if self.sure.weight:

@@ -43,6 +43,8 @@ class Tally:
     def _add(self, kind: str, name: str, solve: Equilibrium) -> None:
         self.sums[f"{kind} steps"] += float(solve.steps.sum())
         self.sums[f"{kind} solves"] += len(solve.steps)
+        if solve.shortened is not None:
+            self.sums["overlong"] += float(solve.shortened.sum())
         self._raise_to(f"{kind} residual", float(solve.residual.max()))
         if self.has_tolerance:
             self.sums[f"{kind} unsolved"] += float((solve.status != Status.CONVERGED).sum())
@@ -80,6 +82,11 @@ class Tally:
         """The share of the samples' solves that missed their tolerance."""
         solves = sum(self.sums[f"{kind} solves"] for kind in KINDS)
         return sum(self.sums[f"{kind} unsolved"] for kind in KINDS) / max(1, solves)
+
+    @property
+    def overlong(self) -> float:
+        """The share of the samples' adjoint solutions that were shortened."""
+        return self.sums["overlong"] / max(1, self.sums["adjoint solves"])
 
     @property
     def trouble(self) -> str:

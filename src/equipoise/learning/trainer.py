@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import statistics
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -35,6 +36,8 @@ TOO_MANY_UNSOLVED = 0.5
 WARN_EVERY = 100
 #: A gradient this many times as long as usual is an outlier.
 OUTLIER = 30
+#: Steps whose gradients tell what is usual.
+MEMORY = 50
 
 
 @dataclass
@@ -44,6 +47,7 @@ class Progress:
     step: int = 0  #: steps made
     skipped: int = 0  #: of these, the last ones in a row that did not move the weights
     history: float = 0.0  #: the usual norm of the gradient; 0: not known yet
+    norms: list[float] = field(default_factory=list)  #: of the gradients of the last steps
     unsolved: float = 0.0  #: the usual share of the solves that miss their tolerance
     warned: int = 0  #: at which step that was last complained of
     best_score: float = math.inf
@@ -140,13 +144,13 @@ class Trainer:
         tally, self.directions = self._differentiate(parts)
         share_gradient(self.fabric, self.parameters.values())
         tally.share(self.fabric)
-        norm = self._clip()
+        norm = self._norm()
         losses = tally.losses(self.losses)
         skipped = self._not_finite(sum(losses.values()), norm) or tally.trouble
         shortened = ""
         rate = self.settings.rate(self.step)
         if not skipped:
-            shortened = self._shorten(norm)
+            shortened = self._clip(norm)
             self._move(rate)
             self._follow()
         self._count(skipped)
@@ -161,6 +165,7 @@ class Trainer:
             residual=tally.largest["forward residual"],
             adjoint_residual=tally.largest["adjoint residual"],
             unsolved=tally.unsolved,
+            overlong=tally.overlong,
             gain=tally.largest["gain"],
             gradient=norm,
             rate=rate,
@@ -198,31 +203,47 @@ class Trainer:
             tally.add_loss(name, found, share)
         return {k: found.direction for k, found in values.items() if found.direction is not None}
 
-    def _clip(self) -> float:
-        """Scales the gradient down to ``learning.clip``; its norm before."""
-        return float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.clip))
+    def _norm(self) -> float:
+        """Of the gradient, as it is."""
+        return float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), math.inf))
 
     def _not_finite(self, loss: float, gradient: float) -> str:
         if math.isfinite(loss) and math.isfinite(gradient):
             return ""
         return f"the loss is {loss:.3g} and the gradient's norm {gradient:.3g}"
 
-    def _shorten(self, gradient: float) -> str:
-        """Scales a gradient far outside its history down to the usual norm, and says so.
+    def _clip(self, norm: float) -> str:
+        """Scales a gradient that is longer than the clip down to it; says so if it is an outlier.
 
-        It is not skipped: where the penalty has woken up, only a step can put it to sleep. The
-        history follows, at most 30-fold a step, so that what stays is usual soon. What is shorter
-        than ``learning.clip`` can do no harm.
+        Exact gradients have heavy tails: where f hardly contracts, a sample's gradient can be a
+        hundred times as long as usual, and one such step would stay in Adam's second moment for a
+        thousand. The clip follows the history, as in AutoClip (Seetharaman et al., MLSP 2020). An
+        outlier is not skipped: where the penalty has woken up, only a step can put it to sleep.
         """
         clip = self.settings.clip
-        usual = self.progress.history or gradient
-        self.progress.history = 0.95 * usual + 0.05 * min(gradient, OUTLIER * usual)
-        if gradient <= max(OUTLIER * usual, clip):
+        usual = self._usual(norm)
+        longest = usual if clip == "auto" else clip
+        is_outlier = norm > max(OUTLIER * usual, longest)
+        if is_outlier:
+            longest = min(longest, usual)
+        if norm > longest:
+            for p in self.parameters.values():
+                if p.grad is not None:
+                    p.grad.mul_(longest / norm)
+        if not is_outlier:
             return ""
-        for p in self.parameters.values():
-            if p.grad is not None:
-                p.grad.mul_(min(1.0, usual / clip))  # it was clipped before
-        return f"the gradient's norm {gradient:.3g} is far above the usual {usual:.3g}"
+        return f"the gradient's norm {norm:.3g} is far above the usual {usual:.3g}"
+
+    def _usual(self, norm: float) -> float:
+        """The norm that gradients usually have, this one included.
+
+        With a clip of one's own it is a running mean, which rises at most 30-fold a step.
+        """
+        progress = self.progress
+        progress.norms = [*progress.norms, norm][-MEMORY:]
+        usual = progress.history or norm
+        progress.history = 0.95 * usual + 0.05 * min(norm, OUTLIER * usual)
+        return statistics.median(progress.norms) if self.settings.clip == "auto" else usual
 
     def _move(self, rate: float) -> None:
         for group in self.optimizer.param_groups:
@@ -231,7 +252,7 @@ class Trainer:
 
     def _follow(self) -> None:
         """The running average follows the weights; a young one follows quickly."""
-        decay = min(self.settings.ema, (self.step + 1) / (self.step + 10))
+        decay = min(self.settings.decay, (self.step + 1) / (self.step + 10))
         for name, p in self.parameters.items():
             self.average[name].lerp_(p.detach(), 1 - decay)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,15 +37,21 @@ def solve_dataset(
     share = torch.arange(len(dataset)).tensor_split(world)[rank]
     record = _Record(len(dataset), dataset, model, parameter.dtype)
     with torch.no_grad():
-        for index in share.split(batch) if len(share) else ():
-            y, physics, _ = dataset.batch(index)
+        for index in _batches(dataset, share, batch):
+            y, physics, _ = dataset.own(index)
             y = y.to(parameter.device, parameter.dtype)
             solved = model.equilibrium(y, on_device(physics, parameter.device))
-            record.fill(index, solved)
+            record.fill(index, replace(solved, value=dataset.framed(solved.value)))
     if world > 1:
         assert fabric is not None
         record.share(fabric)
     return record.whole()
+
+
+def _batches(dataset: Dataset, share: Tensor, batch: int) -> Iterator[Tensor]:
+    """At most ``batch`` of the items ``share`` at a time, all of one size."""
+    for group in dataset.by_size(share) if len(share) else ():
+        yield from group.split(batch)
 
 
 class _Record:

@@ -45,8 +45,9 @@ def model_section_of_release_0_1(tree: dict[str, Any], lenient: bool = False) ->
 
     Args:
         tree: is not changed.
-        lenient: for saved runs: drop an option that does not apply to the kind that was chosen,
-            whatever its value: it had no effect then. Otherwise only its old default is dropped.
+        lenient: for saved runs: what they do not say is as it was then, and an option that does not
+            apply to the kind that was chosen is dropped, whatever its value: it had no effect then.
+            Otherwise only its old default is dropped.
 
     Raises:
         UserError: an option was given that does not apply to the kind that was chosen.
@@ -67,7 +68,20 @@ def model_section_of_release_0_1(tree: dict[str, Any], lenient: bool = False) ->
                 f"leave it out, or set model.{moved.section} to {' or '.join(moved.kinds)}; it is "
                 f"model.{moved.section}.{moved.name} now"
             )
-    return {**new, **sections}
+    gradient = sections.get("gradient", {})
+    if gradient.get("kind") == "implicit":
+        gradient.setdefault("longest", None)  # nothing was shortened then
+    new = {**new, **sections}
+    return with_inner_of_then(new) if lenient else new
+
+
+def with_inner_of_then(tree: dict[str, Any]) -> dict[str, Any]:
+    """The section ``model`` of a saved run, whose proximal step solved its inner problem exactly if
+    it does not say how: then there was no other way."""
+    step = _section("step", tree)
+    if step["kind"] != "proximal":
+        return tree
+    return {**tree, "step": {"inner": "exact", **step}}
 
 
 def _section(name: str, tree: dict[str, Any]) -> dict[str, Any]:

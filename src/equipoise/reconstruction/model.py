@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 from deepinv.models import Reconstructor
-from pydantic import Field, field_validator
+from pydantic import Field, NonNegativeFloat, field_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -115,6 +115,16 @@ class EquilibriumReconstructor(Reconstructor):
         )
         return replace(result, value=self.step.image(result.value, y, physics))
 
+    def explain(self, y: Tensor, physics: Any) -> str:
+        """How the step solves its inner problem for these measurements, and why so: a line of
+        words; empty where it has none.
+
+        Raises:
+            UserError: a number of steps is asked for, and the operator's spectrum has no bound.
+        """
+        explain = getattr(self.step, "explain", None)
+        return "" if explain is None else str(explain(y, physics))
+
 
 class UntiedReconstructor(EquilibriumReconstructor):
     """Deep unrolling with weights of its own for each of ``steps``, taken once, in their order.
@@ -146,13 +156,21 @@ class UntiedReconstructor(EquilibriumReconstructor):
         return Equilibrium(x, trace[-1], steps, status, torch.stack(trace))
 
 
+#: The noise level that the denoiser is told, where nobody chose one.
+USUAL_SIGMA = 0.02
+
+
 class ModelSettings(Settings):
     """The learned step and how its equilibrium is found and differentiated."""
 
     step: StepChoice = Field(
         default_factory=lambda: ProximalSettings(), description="which learned step"
     )
-    sigma: float = Field(0.02, ge=0, description="noise level that the denoiser is told")
+    sigma: Literal["auto"] | NonNegativeFloat = Field(
+        "auto",
+        description="noise level that the denoiser is told; auto: chosen by measurements that are "
+        "left out",
+    )
     denoiser: DenoiserChoice = Field(
         default_factory=lambda: ShippedSettings(),
         description='"shipped", "unet", "random", or a file made by `equipoise pretrain`',
@@ -182,6 +200,11 @@ class ModelSettings(Settings):
     @classmethod
     def _bits(cls, value: Any) -> Any:
         return str(value) if value in (32, 64) else value
+
+    @property
+    def sigma_value(self) -> float:
+        """The noise level as a number: where it is still to be chosen, where the choice starts."""
+        return self.sigma if isinstance(self.sigma, float) else USUAL_SIGMA
 
     def stop(self) -> Stop:
         """When a solve in training ends."""
@@ -214,7 +237,7 @@ class ModelSettings(Settings):
 
         def step() -> Step:
             D = self.make_denoiser(channels, seed, denoiser)
-            return self.step.make(D, self.sigma, noise, self.precision, channels)
+            return self.step.make(D, self.sigma_value, noise, self.precision, channels)
 
         model: EquilibriumReconstructor
         if isinstance(self.gradient, UnrolledSettings) and self.gradient.untied:

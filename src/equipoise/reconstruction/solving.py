@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -73,9 +74,17 @@ class ImplicitSettings(Settings):
         ge=0,
         description="c: the adjoint's tolerance is at least c times the forward residual",
     )
+    longest: float | None = Field(
+        10.0,
+        gt=0,
+        description="the longest a sample's adjoint solution may be, in lengths of what comes in; "
+        "it is shortened beyond. 10 is what a contraction by 0.9 needs; none: no bound",
+    )
 
     def make(self) -> Implicit:
-        return Implicit(stop=Stop(self.rtol, self.max_steps), inexact=self.inexact)
+        longest = math.inf if self.longest is None else self.longest
+        stop = Stop(self.rtol, self.max_steps)
+        return Implicit(stop=stop, inexact=self.inexact, longest=longest)
 
 
 class JacobianFreeSettings(Settings):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.io
 
 from equipoise.data.formats import open_path
 from equipoise.data.item import Item
@@ -158,6 +159,28 @@ def make_ismrmrd(
     dataset.close()
 
 
+def make_exchange(path: Path, views: int = 12, rows: int = 3, detectors: int = 20) -> None:
+    """Raw counts of a beamline, with white, dark and angles."""
+    rng = np.random.default_rng(0)
+    with pytest.importorskip("h5py").File(path, "w") as stored:
+        counts = rng.integers(200, 20_000, (views, rows, detectors)).astype(np.uint16)
+        stored["exchange/data"] = counts
+        stored["exchange/data_white"] = np.full((2, rows, detectors), 20_000, np.uint16)
+        stored["exchange/data_dark"] = np.full((2, rows, detectors), 100, np.uint16)
+        stored["exchange/theta"] = np.arange(views) * 15.0
+
+
+def make_itk(path: Path, volume: np.ndarray) -> None:
+    """MetaImage or NRRD, (slices, rows, columns)."""
+    library = pytest.importorskip("SimpleITK")
+    library.WriteImage(library.GetImageFromArray(volume), str(path))
+
+
+def make_mrc(path: Path, volume: np.ndarray) -> None:
+    with pytest.importorskip("mrcfile").new(path) as stored:
+        stored.set_data(volume)
+
+
 def make_valid(folder: Path, kind: str) -> Path:
     """One readable file of a format."""
     pixels = hounsfield(3, 24) + 1024
@@ -171,10 +194,18 @@ def make_valid(folder: Path, kind: str) -> Path:
             stored.create_dataset("hu", data=np.stack([pixels] * 3), compression="gzip")
     elif kind == "ismrmrd":
         make_ismrmrd(file, complex_array(2, 12, 16))
+    elif kind == "exchange":
+        make_exchange(file)
+    elif kind in ("metaimage", "nrrd"):
+        make_itk(file, np.random.default_rng(0).random((3, 24, 24)).astype(np.float32))
+    elif kind == "mrc":
+        make_mrc(file, np.random.default_rng(0).random((3, 24, 24)).astype(np.float32))
     elif kind == "npy":
         np.save(file, pixels)
     elif kind == "npz":
         np.savez(file, pixels)
+    elif kind == "mat":
+        scipy.io.savemat(file, {"x": pixels}, do_compression=True)
     elif kind == "tiff":
         pytest.importorskip("tifffile").imwrite(file, pixels.astype(np.uint16))
     elif kind == "png":
@@ -193,8 +224,13 @@ SUFFIX = {
     "nifti": ".nii",
     "hdf5": ".h5",
     "ismrmrd": ".mrd",
+    "exchange": ".hdf",
+    "metaimage": ".mha",
+    "nrrd": ".nrrd",
+    "mrc": ".mrc",
     "npy": ".npy",
     "npz": ".npz",
+    "mat": ".mat",
     "tiff": ".tif",
     "png": ".png",
     "bart": ".cfl",

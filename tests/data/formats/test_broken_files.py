@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -16,11 +18,13 @@ from equipoise.data.formats.base import LONGEST_MESSAGE
 from equipoise.data.pick import acquisitions_of, images_of, measurements_of
 from equipoise.errors import UserError
 
-from .make import SUFFIX, arrays, complex_array, make_valid
+from .make import SUFFIX, arrays, complex_array, make_itk, make_valid
 
 pydicom = pytest.importorskip("pydicom")
 h5py = pytest.importorskip("h5py")
 nibabel = pytest.importorskip("nibabel")
+pytest.importorskip("SimpleITK")
+pytest.importorskip("mrcfile")
 tifffile = pytest.importorskip("tifffile")
 
 #: Seconds of the processor. A file takes some milliseconds; what takes this long, hangs.
@@ -44,6 +48,9 @@ def _read_or_complain(file: Path) -> list[np.ndarray]:
     try:
         items = open_path(file)
         values = [item.array() for item in items]
+        for item in items:
+            if item.counts is not None and item.counts.white is not None:
+                assert item.counts.white().shape == item.shape[-1:]
     except UserError as error:
         message = str(error)
         assert len(message) <= LONGEST_MESSAGE
@@ -71,6 +78,10 @@ def test_random_bytes_are_an_error_of_the_user(tmp_path, suffix, data, header):
         ".png": b"\x89PNG\r\n\x1a\n",
         ".dcm": b"\0" * 128 + b"DICM",
         ".nii.gz": b"\x1f\x8b\x08",
+        ".hdf": b"\x89HDF\r\n\x1a\n",
+        ".mha": b"ObjectType = Image\nNDims = 3\n",
+        ".nrrd": b"NRRD0004\ntype: float\n",
+        ".mat": b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM",
     }
     file = tmp_path / f"x{suffix}"
     file.write_bytes((marks.get(suffix, b"") if header else b"") + data)
@@ -123,12 +134,42 @@ def _tiff_deflate(folder: Path) -> Path:
     return file
 
 
+def _matlab_struct(folder: Path) -> Path:
+    parameters = {"angles": np.arange(6.0), "distanceSourceOrigin": 40.0, "pixelSizePost": 0.2}
+    scan = {"sinogram": np.random.default_rng(0).random((6, 9)), "parameters": parameters}
+    scipy.io.savemat(folder / "x.mat", {"CtDataFull": scan})
+    return folder / "x.mat"
+
+
+def _matlab_7_3(folder: Path) -> Path:
+    file = folder / "x.mat"
+    with h5py.File(file, "w", userblock_size=512) as stored:
+        stored["x"] = np.random.default_rng(0).random((24, 20))
+    with file.open("r+b") as raw:
+        raw.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM")
+    return file
+
+
 VARIANTS = {kind: (lambda folder, kind=kind: make_valid(folder, kind)) for kind in SUFFIX}
+
+
+def _in_two_files(suffix: str) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        make_itk(folder / f"x{suffix}", np.random.default_rng(0).random((3, 24, 24)))
+        return folder / f"x{suffix}"
+
+    return make
+
+
 VARIANTS |= {
+    "metaimage, values beside it": _in_two_files(".mhd"),
+    "nrrd, values beside it": _in_two_files(".nhdr"),
     "dicom, run lengths": _dicom_rle,
     "nifti, zipped": _nifti_gz,
     "hdf5, k-space": _kspace_h5,
     "tiff, deflated": _tiff_deflate,
+    "mat, a struct": _matlab_struct,
+    "mat, version 7.3": _matlab_7_3,
 }
 
 

@@ -97,6 +97,12 @@ def test_a_missing_slice_is_noted(tmp_path):
     assert notes == {"0.dcm": (), "1.dcm": (), "2.dcm": (), "4.dcm": (wanted,), "5.dcm": ()}
 
 
+def test_three_slices_do_not_tell_what_is_usual(tmp_path):
+    for k, z in enumerate((0.0, 2.0, 9.0)):
+        make_dicom(tmp_path / f"{k}.dcm", hounsfield(k) + 1024, z=z)
+    assert all(item.notes == () for item in open_path(tmp_path))
+
+
 def test_a_codec_that_is_missing_is_named(tmp_path, monkeypatch):
     make_dicom(tmp_path / "a.dcm", hounsfield() + 1024)
     data = pydicom.dcmread(tmp_path / "a.dcm")

@@ -132,3 +132,11 @@ def test_real_slices():
     assert len(val) == 17
     assert not {item.patient for item in train} & {item.patient for item in val}
     assert 0.1 < (np.clip(arrays(train), -1000, 1000).mean() + 1000) / 2000 < 0.5
+
+
+def test_a_dataset_that_promises_too_much(tmp_path):
+    """Of chunks that were never written: 500 bytes would fill the memory with zeros."""
+    with h5py.File(tmp_path / "a.h5", "w") as stored:
+        stored.create_dataset("hu", shape=(2, 1 << 15, 1 << 15), dtype="f4", chunks=(1, 64, 64))
+    with pytest.raises(UserError, match=r"promises 4294967296 bytes of data"):
+        open_path(tmp_path / "a.h5")

@@ -130,6 +130,21 @@ def test_calibration_lines_of_the_same_contrast_are_used(tmp_path, mode, used):
     assert bool(found.notes) != used
 
 
+def test_lines_that_calibrate_and_image_are_of_the_image(tmp_path):
+    k = complex_array(2, 6, 8)
+    make_ismrmrd(
+        tmp_path / "scan.h5",
+        k,
+        header=ismrmrd_header(8, 6, more=CALIBRATION["separate"]),
+        flags={3: ismrmrd.ACQ_IS_PARALLEL_CALIBRATION_AND_IMAGING},
+    )
+    with h5py.File(tmp_path / "scan.h5", "a") as stored:
+        lines = stored["dataset"]["data"][()]
+        lines["head"]["flags"][3] |= 1 << (ismrmrd.ACQ_IS_PARALLEL_CALIBRATION - 1)
+        stored["dataset"]["data"][...] = lines
+    assert np.array_equal(only(tmp_path / "scan.h5").array(), k.swapaxes(1, 2))
+
+
 def test_true_reasons(tmp_path):
     k = complex_array(2, 6, 8)
     header = ismrmrd_header(8, 6)
@@ -215,3 +230,42 @@ def test_real_scans():
     with h5py.File(DATA / "scanner" / "acqDataBrainSim100.h5") as stored:
         line = stored["dataset"]["data"][100]["data"].view(np.complex64)
     assert np.array_equal(item.array()[0, :, 100], line)
+
+
+def test_a_header_that_promises_too_much(tmp_path):
+    header = ismrmrd_header(1 << 20, 1 << 20)
+    make_ismrmrd(tmp_path / "a.h5", complex_array(2, 6, 8), header=header)
+    with pytest.raises(UserError, match=r"promises 8796093022208 bytes of data"):
+        open_path(tmp_path / "a.h5")
+
+
+NOT_OF_THE_IMAGE = (
+    "NOISE_MEASUREMENT",
+    "NAVIGATION_DATA",
+    "PHASECORR_DATA",
+    "HPFEEDBACK_DATA",
+    "DUMMYSCAN_DATA",
+    "RTFEEDBACK_DATA",
+    "SURFACECOILCORRECTIONSCAN_DATA",
+    "PHASE_STABILIZATION_REFERENCE",
+    "PHASE_STABILIZATION",
+)
+
+
+@pytest.mark.parametrize("name", NOT_OF_THE_IMAGE)
+def test_lines_that_are_not_of_the_image(tmp_path, name):
+    """By the library's own names of the flags."""
+    flag = getattr(pytest.importorskip("ismrmrd"), f"ACQ_IS_{name}")
+    k = complex_array(2, 6, 8)
+    make_ismrmrd(tmp_path / "a.h5", k, flags={3: flag})
+    found = only(tmp_path / "a.h5").array()
+    assert not found[:, :, 3].any()
+    assert np.array_equal(found[:, :, :3], k[:, :3].swapaxes(1, 2))
+
+
+@pytest.mark.parametrize("name", ["LAST_IN_MEASUREMENT", "FIRST_IN_SLICE", "LAST_IN_SLICE"])
+def test_lines_that_are(tmp_path, name):
+    flag = getattr(pytest.importorskip("ismrmrd"), f"ACQ_{name}")
+    k = complex_array(2, 6, 8)
+    make_ismrmrd(tmp_path / "a.h5", k, flags={3: flag})
+    assert np.array_equal(only(tmp_path / "a.h5").array(), k.swapaxes(1, 2))

@@ -7,6 +7,7 @@ import gzip
 import numpy as np
 import pytest
 
+from equipoise.data.choice import Choice
 from equipoise.data.formats import open_path, write_images
 from equipoise.data.item import HOUNSFIELD
 from equipoise.data.pick import images_of
@@ -191,3 +192,53 @@ def test_real_volumes():
     heads = open_path(DATA / "mri" / "heads")
     assert len({item.patient for item in heads}) == 16
     assert all(item.units_from == "values" and not item.units.clip for item in heads)
+
+
+@pytest.mark.parametrize(
+    ("asked", "axis"),
+    [(0, 0), (1, 1), (2, 2), (-3, 0), ("x", 0), ("y", 1), ("z", 2)],
+)
+def test_any_axis_and_back(tmp_path, asked, axis):
+    volume = magnitude(12, 10, 5)
+    make_nifti(tmp_path / "v.nii.gz", volume, AFFINE)
+    items = images_of(open_path(tmp_path, choice=Choice(axis=asked)))
+    assert np.array_equal(arrays(items), np.moveaxis(volume, axis, 0))
+    zooms = np.sqrt((AFFINE[:3, :3] ** 2).sum(0))
+    assert items[0].spacing == pytest.approx(tuple(np.delete(zooms, axis)))
+    assert items[1].position == pytest.approx(zooms[axis])
+    (path,) = write_images(items[1:], arrays(items)[1:], tmp_path / "out")
+    again = nibabel.load(path)
+    assert np.allclose(again.get_fdata(), np.delete(volume, 0, axis))
+    corner = np.eye(4)[axis] + [0, 0, 0, 1]
+    assert np.allclose(again.affine @ [0, 0, 0, 1], AFFINE @ corner)
+
+
+@pytest.mark.parametrize(("plane", "axis"), [("sagittal", 1), ("coronal", 2), ("axial", 0)])
+def test_axes_by_the_plane_across_them(tmp_path, plane, axis):
+    """The file's first axis runs from head to feet, its second from right to left."""
+    volume = magnitude(6, 7, 8)
+    affine = np.array([[0, -2.0, 0, 0], [0, 0, 2, 0], [-2, 0, 0, 0], [0, 0, 0, 1]])
+    make_nifti(tmp_path / "v.nii", volume, affine)
+    items = open_path(tmp_path, choice=Choice(axis=plane))
+    assert np.array_equal(arrays(items), np.moveaxis(volume, axis, 0))
+
+
+def test_one_volume_of_a_series_or_their_average(tmp_path):
+    series = magnitude(8, 9, 3, 4)
+    make_nifti(tmp_path / "v.nii.gz", series, AFFINE)
+    with pytest.raises(UserError, match=r"set data.volume to one of the 4 \(from 0\)"):
+        open_path(tmp_path)
+    items = open_path(tmp_path, choice=Choice(volume=2))
+    assert np.array_equal(arrays(items), np.moveaxis(series[..., 2], -1, 0))
+    (path,) = write_images(items, arrays(items), tmp_path / "out")
+    assert nibabel.load(path).shape == (8, 9, 3)
+    items = open_path(tmp_path, choice=Choice(volume="average", axis=0))
+    assert np.allclose(arrays(items), series.mean(-1))
+    with pytest.raises(UserError, match=r"data.volume=4: it holds 4, counted from 0"):
+        open_path(tmp_path, choice=Choice(volume=4))
+
+
+def test_axes_that_are_not_there(tmp_path):
+    make_nifti(tmp_path / "v.nii", magnitude(8, 8, 3))
+    with pytest.raises(UserError, match=r"data.axis=3: a volume has the axes 0, 1 and 2"):
+        open_path(tmp_path, choice=Choice(axis=3))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -126,3 +128,23 @@ def test_a_codec_that_is_missing_is_named(tmp_path, monkeypatch):
         UserError, match=r"compressed with ADOBE_DEFLATE, .*pip install imagecodecs"
     ):
         open_path(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+def test_a_picture_that_promises_too_much(tmp_path, kind):
+    """Its header says 12,000² pixels; a few hundred bytes follow."""
+    file = tmp_path / f"a.{kind}"
+    if kind == "png":
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(file)
+        raw = bytearray(file.read_bytes())
+        raw[16:24] = (12000).to_bytes(4, "big") * 2
+        raw[29:33] = zlib.crc32(bytes(raw[12:29])).to_bytes(4, "big")
+        file.write_bytes(bytes(raw))
+    else:
+        tifffile = pytest.importorskip("tifffile")
+        tifffile.imwrite(file, np.zeros((8, 8), np.uint16))
+        with tifffile.TiffFile(file, mode="r+b") as tiff:
+            tiff.pages[0].tags["ImageWidth"].overwrite(12000)
+            tiff.pages[0].tags["ImageLength"].overwrite(12000)
+    with pytest.raises(UserError, match=r"promises \d+ bytes of data"):
+        open_path(file)

@@ -76,9 +76,10 @@ def test_what_the_formats_hold(tmp_path):
         assert {item.format for item in items} == {kind}
         found[kind] = (holds_images(items), may_hold_either(items))
     images = dict.fromkeys(("dicom", "nifti", "hdf5", "png"), (True, False))
-    arrays = dict.fromkeys(("npy", "npz"), (False, True))
-    kspace = dict.fromkeys(("ismrmrd", "bart"), (False, False))
-    assert found == images | {"tiff": (True, True)} | arrays | kspace
+    arrays = dict.fromkeys(("npy", "npz", "mat"), (False, True))
+    measured = dict.fromkeys(("ismrmrd", "bart", "exchange"), (False, False))
+    either = dict.fromkeys(("tiff", "metaimage", "nrrd", "mrc"), (True, True))
+    assert found == images | either | arrays | measured
 
 
 @pytest.mark.parametrize("kind", sorted(set(SUFFIX) - {"bart", "nifti"}))

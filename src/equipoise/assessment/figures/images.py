@@ -16,7 +16,12 @@ BRIGHTEST = 0.995
 
 
 def grid(
-    y: Tensor, images: dict[str, Tensor], truth: Tensor | None, names: list[str], rows: int = 4
+    y: Tensor,
+    images: dict[str, Tensor],
+    truth: Tensor | None,
+    names: list[str],
+    rows: int = 4,
+    units: str = "",
 ) -> Figure:
     """Measurement, each method's image and the truth, one sample a row; under each row, the error
     maps on one scale.
@@ -29,6 +34,7 @@ def grid(
         truth: (N, C, …, H, W), where it is known.
         names: of the N samples.
         rows: at most so many samples are shown.
+        units: what grey values stand for, in words below the picture.
     """
     rows = min(rows, len(y))
     if y.ndim == 5 and next(iter(images.values())).ndim == 5:
@@ -57,6 +63,8 @@ def grid(
                 _write_scores(ax, x[i : i + 1], truth[i : i + 1])
         if truth is not None:
             _show(line[-1], truth[i : i + 1])
+    if units:
+        figure.supxlabel(units, fontsize=7.5)
     if truth is not None:
         _show_errors(figure, axes, images, truth, rows)
     return figure

@@ -12,19 +12,36 @@ from pathlib import Path
 import numpy as np
 
 from ...errors import UserError
+from ..choice import NOTHING_ASKED, Choice
 from ..item import Item
 from .arrays import Npy, Npz
 from .bart import Bart
-from .base import Format, has_known_suffix, know_suffixes, new_folder, visible_files, write_npy
+from .base import (
+    Format,
+    is_readable,
+    know_content,
+    know_suffixes,
+    new_folder,
+    readable_files,
+    shown_path,
+    write_npy,
+)
 from .dicom import Dicom
+from .exchange import Exchange
 from .hdf5 import Hdf5
 from .ismrmrd import Ismrmrd
+from .itk import MetaImage, Nrrd
+from .matlab import Matlab
+from .mrc import Mrc
 from .nifti import Nifti
+from .patients import with_patients
 from .pictures import Png, Tiff
+from .unread import unread_in
 
 __all__ = [
     "FORMATS",
     "Format",
+    "first_item",
     "format_of",
     "holds_images",
     "known_suffixes",
@@ -35,6 +52,9 @@ __all__ = [
     "write_beside",
     "write_images",
 ]
+
+#: So many files of a folder that cannot be read are looked at.
+MOST_UNREAD = 100
 
 #: By name, in the order in which a file's content is looked at.
 FORMATS: dict[str, Format] = {}
@@ -47,11 +67,17 @@ def register(format: Format) -> None:
     FORMATS[format.name] = format
     FORMATS.update(others)
     know_suffixes(format.suffixes)
+    if format.any_suffix:
+        know_content(format.sniff)
 
 
-# The last is asked first: ISMRMRD's files are HDF5 too.
-for _format in (Bart(), Png(), Tiff(), Npz(), Npy(), Hdf5(), Ismrmrd(), Nifti(), Dicom()):
+# The last is asked first: several families are HDF5 inside.
+_HDF5 = (Hdf5(), Exchange(), Ismrmrd())
+_VOLUMES = (MetaImage(), Nrrd(), Mrc(), Matlab(), Nifti(), Dicom())
+for _format in (Bart(), Png(), Tiff(), Npz(), Npy(), *_HDF5, *_VOLUMES):
     register(_format)
+#: Those of this package, which read nothing that is known not to be read.
+_OWN = tuple(FORMATS.values())
 
 
 def known_suffixes() -> str:
@@ -70,38 +96,98 @@ def format_of(file: Path) -> Format | None:
     return None
 
 
-def open_path(path: str | Path) -> list[Item]:
+def open_path(
+    path: str | Path,
+    variable: str | None = None,
+    choice: Choice = NOTHING_ASKED,
+    strict: bool = True,
+) -> list[Item]:
     """What a file, or a folder of files of one format, holds.
 
+    Of a folder without any file that can be read, those of the folders in it are; then each of
+    these is a patient, where the files do not say.
+
+    Args:
+        path: of a file or folder.
+        variable: the name of the array in each file, where a format has several of them.
+        choice: what of it is wanted.
+        strict: whether a choice that the format does not know is refused.
+
     Raises:
-        UserError: there is nothing, nothing that can be read, or there are several formats.
+        UserError: there is nothing, nothing that can be read, or there are several formats; or
+            something is asked of a format that it does not know.
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder")
-    items = (_format_of_folder(path) if path.is_dir() else _format_of_file(path)).open(path)
+    format = _format_of_folder(path) if path.is_dir() else _format_of_file(path)
+    format = format if variable is None else format.choosing(variable)
+    unknown = [name for name in choice.asked if name not in format.chooses]
+    if unknown and strict:
+        name = unknown[0]
+        others = [other.title for other in FORMATS.values() if name in other.chooses]
+        raise UserError(
+            f"{path}: is {format.title}, and data.{name} applies to {' and '.join(others)}; remove "
+            "it"
+        )
+    items = format.open_chosen(path, choice) if choice.asked else format.open(path)
     if not items:
         raise UserError(f"{path}: holds no image and no measurement")
-    return items
+    return with_patients(items, path)
+
+
+def first_item(path: str | Path, variable: str | None = None) -> Item | None:
+    """The first item of a path: of a folder, that of its first file; None where there is none.
+    ``variable`` as for :func:`open_path`.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    path = Path(path)
+    files = readable_files(path) if path.is_dir() else [path]
+    for file in files:
+        format = format_of(file)
+        if format is not None and (path.is_file() or format.owns(file)):
+            chosen = format if variable is None else format.choosing(variable)
+            return next(iter(chosen.open(file)), None)
+    return None
 
 
 def _format_of_file(path: Path) -> Format:
     format = format_of(path)
+    _refuse_unread([path], format)
     if format is None:
         raise UserError(f"{path}: unknown kind of file; known are {known_suffixes()}")
     return format
 
 
+def _refuse_unread(files: Sequence[Path], format: Format | None) -> None:
+    """
+    Raises:
+        UserError: no format of one's own reads them, and they are known not to be read here.
+    """
+    if format is not None and FORMATS[format.name] not in _OWN:
+        return
+    known = unread_in(files)
+    if known is not None:
+        raise UserError(f"{shown_path(known[0])}: {known[1]}")
+
+
 def _format_of_folder(path: Path) -> Format:
     found: dict[str, Format] = {}
-    for file in visible_files(path):
+    first: dict[str, Path] = {}
+    for file in readable_files(path):
         format = format_of(file)
-        if format is not None and (format.any_suffix or has_known_suffix(file)):
+        if format is not None and is_readable(file):
             found[format.name] = format
+            first.setdefault(format.name, file)
     if not found:
+        _refuse_unread(readable_files(path)[:MOST_UNREAD], None)
         raise UserError(
             f"{path}: no file in this folder can be read; expected some of {known_suffixes()}"
         )
+    if len(found) == 1:
+        _refuse_unread(list(first.values()), *found.values())
     if len(found) > 1:
         names = ", ".join(name for name in FORMATS if name in found)
         raise UserError(
@@ -120,9 +206,12 @@ def may_hold_either(items: Sequence[Item]) -> bool:
     return all(FORMATS[item.format].may_hold_either for item in items)
 
 
-def write_images(items: Sequence[Item], images: np.ndarray, out: str | Path) -> list[Path]:
+def write_images(
+    items: Sequence[Item], images: np.ndarray | Sequence[np.ndarray], out: str | Path
+) -> list[Path]:
     """Writes images (N, H, W), or sequences (N, T, H, W), in the units of their items, in the
-    format that they were read from: sequences frame by frame, unless that is ``.npy``.
+    format that they were read from: sequences frame by frame, unless that is ``.npy``. Those of
+    different sizes are a list.
 
     What was made of measurements is written as ``.npy``.
 
@@ -134,15 +223,15 @@ def write_images(items: Sequence[Item], images: np.ndarray, out: str | Path) -> 
     format = FORMATS[items[0].format]
     if items[0].holds != "image" or isinstance(format, (Npy, Npz)):
         return write_npy(items, images, folder)
-    if images.ndim == 4:
+    if images[0].ndim == 3:
         items = [frame for item in items for frame in item.frames]
-        images = images.reshape(-1, *images.shape[2:])
+        images = [image for sequence in images for image in sequence]
     return format.write(items, images, folder)
 
 
 def write_beside(
     items: Sequence[Item],
-    images: np.ndarray,
+    images: np.ndarray | Sequence[np.ndarray],
     out: str | Path,
     word: str,
     meaning: str,

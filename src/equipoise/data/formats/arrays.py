@@ -12,7 +12,7 @@ from typing import IO
 import numpy as np
 
 from ..item import Item
-from .base import Format, first_bytes
+from .base import Format, first_bytes, listed
 
 #: The kinds of numbers: truth values, unsigned, signed, floating and complex ones.
 NUMBERS = "buifc"
@@ -89,6 +89,12 @@ class Npz(_Arrays):
     suffixes = (".npz",)
     needs = "An .npz file holds arrays of numbers, as numpy.savez writes them."
 
+    def __init__(self, variable: str | None = None):
+        self.variable = variable  #: the name of the array that is read; None: all of them
+
+    def choosing(self, variable: str) -> Npz:
+        return Npz(variable)
+
     def sniff(self, path: Path) -> bool:
         start = first_bytes(path, 30 + 256)
         length = int.from_bytes(start[26:28], "little")
@@ -98,7 +104,13 @@ class Npz(_Arrays):
         items = []
         for file in self.files(path):
             changed = file.stat().st_mtime
-            for name, header in self._headers(file).items():
+            headers = self._headers(file)
+            if self.variable is not None and self.variable not in headers:
+                there = listed(headers)
+                raise self.error(file, f"no array {self.variable!r}; it holds {there}")
+            for name, header in headers.items():
+                if self.variable not in (None, name):
+                    continue
                 item = self.item(f"{file.stem}_{name}", file, header)
                 items.append(replace(item, read=partial(self._load, file, changed, name)))
         return items

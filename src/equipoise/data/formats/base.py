@@ -5,13 +5,14 @@ from __future__ import annotations
 import struct
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from ...errors import LONGEST_MESSAGE, UserError, shortened
+from ..choice import Choice
 from ..item import Item
 
 #: How many times smaller than its contents a file can be: deflate's limit is 1,032.
@@ -52,6 +53,18 @@ class Format(ABC):
     may_hold_either: bool = False
     #: Whether its files are known by their content in a folder, whatever their suffix.
     any_suffix: bool = False
+    #: The options of :class:`Choice` that :meth:`open_chosen` knows.
+    chooses: tuple[str, ...] = ()
+
+    def choosing(self, variable: str) -> Format:
+        """The same for one of several arrays in a file.
+
+        Raises:
+            UserError: its files have no names for what they hold.
+        """
+        raise UserError(
+            f"data.variable={variable}: {self.title} files hold no variables by name; leave it out"
+        )
 
     def sniff(self, path: Path) -> bool:
         """Whether the file's first bytes are those of this format. It must be quick."""
@@ -66,18 +79,25 @@ class Format(ABC):
             UserError: a file cannot be read.
         """
 
-    def write(self, items: Sequence[Item], images: np.ndarray, folder: Path) -> list[Path]:
-        """Writes images (N, H, W), float64 in the units of their items, to an empty folder; one
+    def open_chosen(self, path: Path, choice: Choice) -> list[Item]:
+        """The same, of what is wanted alone; a format that names options in ``chooses`` has it."""
+        return self.open(path)
+
+    def write(
+        self, items: Sequence[Item], images: Sequence[np.ndarray], folder: Path
+    ) -> list[Path]:
+        """Writes images (H, W), float64 in the units of their items, to an empty folder; one
         ``.npy`` each, unless a format knows better."""
         return write_npy(items, images, folder)
 
     # --------------------------------------------------------------------- for those who open
 
     def files(self, path: Path) -> list[Path]:
-        """The file itself, or those files of a folder that are of this format, sorted."""
+        """The file itself, or those files of a folder that are of this format, sorted; of its
+        folders, if the folder itself has no file that can be read."""
         if path.is_file():
             return [path]
-        return [file for file in visible_files(path) if self.owns(file)]
+        return [file for file in readable_files(path) if self.owns(file)]
 
     def owns(self, file: Path) -> bool:
         """Whether a file of a folder is of this format, by its suffix or its content."""
@@ -138,6 +158,8 @@ _REMEDIES: tuple[tuple[tuple[type[Exception], ...], str], ...] = (
 # ------------------------------------------------------------------------------------- files
 
 _KNOWN_SUFFIXES: set[str] = set()
+#: What tells the formats that are known by content alone.
+_KNOWN_CONTENTS: list[Callable[[Path], bool]] = []
 
 
 def know_suffixes(suffixes: Iterable[str]) -> None:
@@ -145,13 +167,45 @@ def know_suffixes(suffixes: Iterable[str]) -> None:
     _KNOWN_SUFFIXES.update(suffixes)
 
 
+def know_content(sniff: Callable[[Path], bool]) -> None:
+    """Files of which this is true are looked at, whatever they end in."""
+    _KNOWN_CONTENTS.append(sniff)
+
+
 def has_known_suffix(file: Path) -> bool:
     return file.name.lower().endswith(tuple(_KNOWN_SUFFIXES))
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """The files of a folder whose names do not begin with a dot, sorted."""
-    return sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    """The files of a folder whose names do not begin with a dot, sorted; without the picture that
+    stands beside reconstructions of ours."""
+    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    if folder / "report.json" in files:
+        files = [file for file in files if file.name != "preview.png"]
+    return files
+
+
+def readable_files(folder: Path) -> list[Path]:
+    """The files of a folder; or, if none of them can be read, those of all folders in it."""
+    here = visible_files(folder)
+    if any(is_readable(file) for file in here):
+        return here
+    inside = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    return [*here, *(file for each in inside for file in all_files(each))]
+
+
+def all_files(folder: Path) -> list[Path]:
+    """Those of a folder and of all folders in it."""
+    files = visible_files(folder)
+    for inside in sorted(p for p in folder.iterdir() if p.is_dir()):
+        if not inside.name.startswith(".") and not inside.is_symlink():
+            files += all_files(inside)
+    return files
+
+
+def is_readable(file: Path) -> bool:
+    """Whether a file of a folder may be of some format."""
+    return has_known_suffix(file) or any(knows(file) for knows in _KNOWN_CONTENTS)
 
 
 def first_bytes(path: Path, count: int) -> bytes:
@@ -189,7 +243,7 @@ def new_folder(out: str | Path) -> Path:
     return out
 
 
-def write_npy(items: Sequence[Item], images: np.ndarray, folder: Path) -> list[Path]:
+def write_npy(items: Sequence[Item], images: Sequence[np.ndarray], folder: Path) -> list[Path]:
     """One ``.npy`` an image, in float32."""
     paths = [folder / f"{item.name}.npy" for item in items]
     for path, image in zip(paths, images, strict=True):

@@ -1,4 +1,4 @@
-"""DICOM: slices of CT in Hounsfield units, one a file or several (enhanced CT)."""
+"""DICOM: slices of CT in Hounsfield units and of MR, one a file or several (enhanced)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import need
-from ..item import HOUNSFIELD, Item, UnitsFrom
-from .base import Format, first_bytes, listed
-from .dicom_header import Slice, read_slices
+from ..item import HOUNSFIELD, Item, Units, UnitsFrom
+from .base import Format, all_files, first_bytes, listed
+from .dicom_header import MODALITIES, Slice, read_slices
 from .dicom_writer import write_slices
 
 #: Files of these names are no images.
@@ -25,14 +25,16 @@ GAP = 1.5
 
 
 class Dicom(Format):
-    """Slices sorted by patient, series and position along their normal.
+    """Slices sorted by patient, series and position along their normal; of a folder and of all
+    folders in it.
 
-    What is no slice of a scan (localizers, maps, reports) is left out, and noted.
+    What is no slice of a scan (localizers, maps, phases, reports) is left out, and noted. CT is in
+    Hounsfield units; of MR, the brightest 0.1 % of each series count as 1.
     """
 
     name = "dicom"
     suffixes = (".dcm", ".ima")
-    needs = "A DICOM file holds grey slices of CT, with the size, the position and the rescaling."
+    needs = "A DICOM file holds grey slices of CT or MR, with the size, position and rescaling."
     any_suffix = True
 
     def sniff(self, path: Path) -> bool:
@@ -51,11 +53,10 @@ class Dicom(Format):
                 found = read_slices(file)
             if not found:
                 left_out.append(f"{file.name} (no image)")
-            for one in found:
-                self._check_modality(one)
             slices += found
         slices, others = _of_a_scan(slices)
-        left_out += [f"{one.name} ({'/'.join(one.image_type)})" for one in others]
+        left_out += [f"{one.name} ({one.what})" for one in others]
+        self._check_modalities(slices, others)
         if not slices and left_out:
             raise self.error(path, f"holds no slice of a scan: {listed(left_out, 3)}; leave it out")
         slices.sort(key=lambda one: (one.patient, one.series, one.position or 0.0, one.name))
@@ -67,16 +68,33 @@ class Dicom(Format):
             items[0] = replace(items[0], notes=(note + listed(left_out, 3), *items[0].notes))
         return items
 
-    def _check_modality(self, one: Slice) -> None:
-        if one.modality not in ("CT", ""):
+    def files(self, path: Path) -> list[Path]:
+        """The file itself, or those of a folder and of all folders in it (studies, series)."""
+        return [path] if path.is_file() else [file for file in all_files(path) if self.owns(file)]
+
+    def _check_modalities(self, slices: list[Slice], others: list[Slice]) -> None:
+        """
+        Raises:
+            UserError: CT and MR are mixed, or there is neither.
+        """
+        first = {one.modality: one for one in reversed(slices)}
+        if len({modality or "CT" for modality in first}) > 1:
             raise self.error(
-                one.file,
-                f"its modality is {one.modality}; only CT has Hounsfield units: convert other "
-                "images to NIfTI (dcm2niix)",
+                first["MR"].file,
+                "is MR, beside CT; only CT has Hounsfield units: put each in a folder of its own",
+            )
+        unknown = [one for one in others if one.modality not in MODALITIES]
+        if not slices and unknown:
+            raise self.error(
+                unknown[0].file,
+                f"its modality is {unknown[0].modality}; only CT has Hounsfield units, and only CT "
+                "and MR are read: convert other images to NIfTI (dcm2niix)",
             )
 
     def _item(self, one: Slice) -> Item:
         units_from: UnitsFrom = "file" if one.says_hounsfield else "nothing"
+        if one.modality == "MR":
+            units_from = "magnitude"
         return Item(
             name=one.name,
             file=one.file,
@@ -88,13 +106,13 @@ class Dicom(Format):
             position=one.position,
             index=one.frame,
             spacing=one.spacing,
-            units=HOUNSFIELD,
+            units=Units() if one.modality == "MR" else HOUNSFIELD,
             units_from=units_from,
             format=self.name,
         )
 
     def _read(self, one: Slice) -> np.ndarray:
-        """(rows, columns) in Hounsfield units; padding is air."""
+        """(rows, columns) in Hounsfield units, of which padding is air; or of MR, padding is 0."""
         pydicom = need("pydicom", "dicom")
         with self.reading(one.file), _quietly():
             data = pydicom.dcmread(one.file, force=True)
@@ -105,8 +123,9 @@ class Dicom(Format):
             if stored.shape != (one.rows, one.columns):
                 raise ValueError(f"its pixels have the shape {stored.shape}")
             stored = _significant_bits(stored, data)
-            hounsfield = stored.astype(np.float32) * one.slope + one.intercept
-            return np.where(_is_padding(stored, data), HOUNSFIELD.offset, hounsfield)
+            values = stored.astype(np.float32) * one.slope + one.intercept
+            outside = 0.0 if one.modality == "MR" else HOUNSFIELD.offset
+            return np.where(_is_padding(stored, data), outside, values)
 
     def _check_codec(self, file: Path, data: Any) -> None:
         syntax = data.file_meta.TransferSyntaxUID
@@ -120,8 +139,11 @@ class Dicom(Format):
                 f"'pydicom[pixeldata]', pylibjpeg): {syntax.name}",
             )
 
-    def write(self, items: Sequence[Item], images: np.ndarray, folder: Path) -> list[Path]:
-        """One file a slice, in HU, its geometry adapted to the new size, marked as derived."""
+    def write(
+        self, items: Sequence[Item], images: Sequence[np.ndarray], folder: Path
+    ) -> list[Path]:
+        """One file a slice, of the same kind (CT in HU, MR), its geometry adapted to the new size,
+        marked as derived."""
         return write_slices(items, images, folder, self.suffixes)
 
 
@@ -136,7 +158,7 @@ def _quietly() -> Iterator[None]:
 def _of_a_scan(slices: list[Slice]) -> tuple[list[Slice], list[Slice]]:
     """The slices of scans, and what is left out: overviews and maps; and derived slices, where the
     study has those that they were derived from."""
-    kept = [one for one in slices if one.is_slice]
+    kept = [one for one in slices if one.is_slice and one.modality in MODALITIES]
     with_originals = {one.patient for one in kept if not one.is_derived}
     used = [one for one in kept if not (one.is_derived and one.patient in with_originals)]
     names = {id(one) for one in used}

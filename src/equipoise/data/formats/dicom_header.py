@@ -24,7 +24,14 @@ NO_SLICES = {
     *("MAP", "PERFUSION", "CBF", "CBV", "MTT", "TTP", "TMAX", "PERMEABILITY", "IODINE"),
     *("MIP", "MINIP", "MAXIMUM", "MINIMUM", "SUBTRACTION", "DIVISION", "MULTIPLICATION"),
     *("QUANTITY", "FUSED", "FUSION"),
+    *("PROJECTION IMAGE", "PROJECTION", "ADC", "DIFFUSION", "TENSOR", "FA", "TRACEW", "T1MAP"),
 }
+#: What stands in the names of series of MR that are overviews: their ImageType does not say.
+OVERVIEWS = ("localizer", "localiser", "scout", "survey", "3-plane", "3 plane", "plane loc")
+#: The third value of MR where an image is no magnitude (PS3.3, C.8.3.1.1.1 and C.8.13.3.1.1).
+NO_MAGNITUDE = {"P", "PHASE", "R", "REAL", "I", "IMAGINARY", "VELOCITY", "ADC", "FA", "TRACEW"}
+#: The modalities that are read.
+MODALITIES = ("CT", "MR", "")
 #: The third value where an image is one; what is derived and has another is a reformat.
 SLICES = {"AXIAL", "VOLUME", ""}
 #: The rescale types that are Hounsfield units; without a type, CT is in Hounsfield units.
@@ -51,18 +58,37 @@ class Slice:
     volume: str  #: study, frame of reference and orientation: what shares positions
     position: float | None  #: along the slices' normal, in millimetres
     spacing: tuple[float, float] | None
+    description: str = ""  #: of its series
 
     @property
     def is_slice(self) -> bool:
         """Whether it is a slice of a scan, or was computed of some."""
         words = {word for value in self.image_type for word in value.replace("_", " ").split()}
-        return self.samples == 1 and not words & NO_SLICES
+        return self.samples == 1 and not words & NO_SLICES and not self.is_of_mr_alone
+
+    @property
+    def is_of_mr_alone(self) -> bool:
+        """Whether it is of MR, and an overview by its series' name, or no magnitude."""
+        if self.modality != "MR":
+            return False
+        is_overview = any(word in self.description.lower() for word in OVERVIEWS)
+        return is_overview or bool(set(self.image_type[2:3]) & NO_MAGNITUDE)
+
+    @property
+    def what(self) -> str:
+        """What it is, for the note that it is left out."""
+        if self.modality not in MODALITIES:
+            return self.modality
+        kind = "/".join(self.image_type)
+        if self.is_of_mr_alone and self.description:
+            return f"{self.description}: {kind}" if kind else self.description
+        return kind
 
     @property
     def is_derived(self) -> bool:
         """Whether it was computed of slices: a reformat, or a reconstruction such as ours."""
         return self.image_type[:1] == ("DERIVED",) and (
-            "SECONDARY" in self.image_type[1:2] or not self.is_axial
+            "SECONDARY" in self.image_type[1:2] or self.modality == "MR" or not self.is_axial
         )
 
     @property
@@ -100,7 +126,11 @@ def _slice(data: Any, file: Path, frame: int | None) -> Slice:
         header_value(data, frame, "PixelValueTransformationSequence", f"Rescale{name}")
         for name in ("Slope", "Intercept")
     )
-    kind = header_value(data, frame, "CTImageFrameTypeSequence", "FrameType")
+    kinds = (
+        header_value(data, frame, f"{modality}ImageFrameTypeSequence", "FrameType")
+        for modality in ("CT", "MR")
+    )
+    kind = next((found for found in kinds if found), None)
     image_type = tuple(str(v).upper() for v in _values(kind or data.get("ImageType")))
     rescale_type = header_value(data, frame, "PixelValueTransformationSequence", "RescaleType")
     says_hounsfield = (
@@ -130,6 +160,9 @@ def _slice(data: Any, file: Path, frame: int | None) -> Slice:
         volume=f"{study} {reference} {np.round(normal, 2).tolist()}",
         position=_position(data, frame, normal),
         spacing=(spacing[0], spacing[1]) if len(spacing) == 2 else None,
+        description=" ".join(
+            str(data.get(key, "") or "") for key in ("SeriesDescription", "ProtocolName")
+        ).strip(),
     )
     _check_numbers(found)
     return found

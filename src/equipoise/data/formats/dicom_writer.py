@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import need
-from ..item import Item
+from ..item import HOUNSFIELD, Item, Placement
 from .dicom_header import header_value
 
 #: Fields that would be wrong beside new pixels, or that belong to several frames.
@@ -24,7 +24,10 @@ OUTDATED = (
     "DimensionIndexSequence",
     "DimensionOrganizationSequence",
 )
-CT_IMAGE = "1.2.840.10008.5.1.4.1.1.2"
+#: The storage classes of single slices.
+SINGLE = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}
+#: Values of MR whose largest is below this are stored as multiples of a fraction.
+FEW_VALUES = 1000
 #: What a frame's functional groups say of its place, and the sequence that it stands in.
 GEOMETRY = {
     "ImagePositionPatient": "PlanePositionSequence",
@@ -34,21 +37,22 @@ GEOMETRY = {
 
 
 def write_slices(
-    items: Sequence[Item], images: np.ndarray, folder: Path, suffixes: tuple[str, ...]
+    items: Sequence[Item], images: Sequence[np.ndarray], folder: Path, suffixes: tuple[str, ...]
 ) -> list[Path]:
-    """One file an image (N, H, W) in Hounsfield units, marked as derived."""
+    """One file an image (N, H, W), marked as derived: CT in Hounsfield units, MR in its own."""
     pydicom = need("pydicom", "dicom")
     new_uid = pydicom.uid.generate_uid
     new_series: dict[str, str] = {}
+    slopes = _slopes(items, images)
     paths = []
     for item, image in zip(items, images, strict=True):
         data = pydicom.dcmread(item.file, force=True)
-        if item.index is not None:
-            _make_single(data, item.index)
-        factor = data.Rows / image.shape[0]
-        _set_pixels(data, image, _slope_of(image) if item.is_difference else 1.0)
-        if factor != 1:
-            _set_geometry(data, factor)
+        if "SharedFunctionalGroupsSequence" in data or item.index is not None:
+            _make_single(data, item.index or 0)
+        placed = item.placement(image.shape)
+        _set_pixels(data, image, _slope_of(image) if item.is_difference else slopes[item.series])
+        if placed.pixel != (1.0, 1.0) or placed.start != (0.0, 0.0):
+            _set_geometry(data, placed)
         kind = [str(value) for value in data.get("ImageType") or []]
         data.ImageType = ["DERIVED", "SECONDARY", *kind[2:]]
         data.DerivationDescription = "Reconstructed with Equipoise; not for clinical use"
@@ -67,15 +71,31 @@ def write_slices(
     return paths
 
 
+def _slopes(items: Sequence[Item], images: Sequence[np.ndarray]) -> dict[str, float]:
+    """What a step of the stored values stands for, by series: 1, unless the values of MR are too
+    large for 16 bits or too small to be whole numbers."""
+    largest: dict[str, float] = {}
+    for item, image in zip(items, images, strict=True):
+        top = 0.0 if item.units == HOUNSFIELD else float(np.abs(image).max(initial=0))
+        largest[item.series] = max(largest.get(item.series, 0.0), top)
+    return {
+        series: 1.0 if top == 0 or FEW_VALUES <= top <= 32767 else top / 32767
+        for series, top in largest.items()
+    }
+
+
 def _make_single(data: Any, frame: int) -> None:
     """Turns the header of several frames into that of one."""
     found = {key: header_value(data, frame, group, key) for key, group in GEOMETRY.items()}
     for key, value in found.items():
         if value is not None:
             setattr(data, key, value)
+    kind = header_value(data, frame, f"{_modality(data)}ImageFrameTypeSequence", "FrameType")
+    if kind:
+        data.ImageType = kind
     data.InstanceNumber = frame + 1
-    data.SOPClassUID = CT_IMAGE
-    data.file_meta.MediaStorageSOPClassUID = CT_IMAGE
+    data.SOPClassUID = SINGLE[_modality(data)]
+    data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
 
 
 def _slope_of(image: np.ndarray) -> float:
@@ -84,8 +104,12 @@ def _slope_of(image: np.ndarray) -> float:
     return float(10.0 ** np.ceil(np.log10(largest / 32767)))
 
 
+def _modality(data: Any) -> str:
+    return "MR" if str(data.get("Modality", "") or "") == "MR" else "CT"
+
+
 def _set_pixels(data: Any, image: np.ndarray, slope: float) -> None:
-    """16 bits, signed, of which 1 is ``slope`` Hounsfield units."""
+    """16 bits, signed, of which 1 is ``slope``: one Hounsfield unit of CT."""
     stored = np.clip(np.rint(image / slope), -32768, 32767).astype("<i2")
     data.file_meta.TransferSyntaxUID = need("pydicom.uid", "dicom").ExplicitVRLittleEndian
     for key in OUTDATED:
@@ -100,25 +124,28 @@ def _set_pixels(data: Any, image: np.ndarray, slope: float) -> None:
     data.PixelRepresentation = 1
     data.SamplesPerPixel = 1
     data.PhotometricInterpretation = "MONOCHROME2"
-    data.RescaleSlope = _decimal(slope)
+    data.RescaleSlope = 1 if slope == 1 else _decimal(slope)
     data.RescaleIntercept = 0
-    data.RescaleType = "HU"
+    data.RescaleType = "HU" if _modality(data) == "CT" else "US"  # unspecified
 
 
-def _set_geometry(data: Any, factor: float) -> None:
-    """The geometry of pixels that grew by ``factor``."""
+def _set_geometry(data: Any, placed: Placement) -> None:
+    """The geometry of pixels that have other sides, and begin elsewhere."""
     spacing = data.get("PixelSpacing")
     if spacing is None:
         return
     rows, columns = (float(value) for value in spacing)
-    data.PixelSpacing = [_decimal(rows * factor), _decimal(columns * factor)]
+    data.PixelSpacing = [_decimal(rows * placed.pixel[0]), _decimal(columns * placed.pixel[1])]
     position, axes = data.get("ImagePositionPatient"), data.get("ImageOrientationPatient")
     if position is None or axes is None:
         return
     along_row = np.array(axes[:3], dtype=float)
     along_column = np.array(axes[3:], dtype=float)
-    # The first pixel's centre moves inwards by half of what a pixel grew.
-    moved = (factor - 1) / 2 * (columns * along_row + rows * along_column)
+    # The first pixel's centre moves by half of what a pixel grew, from where it begins.
+    down, right = (
+        start + (side - 1) / 2 for start, side in zip(placed.start, placed.pixel, strict=True)
+    )
+    moved = right * columns * along_row + down * rows * along_column
     data.ImagePositionPatient = [
         _decimal(value) for value in np.array(position, dtype=float) + moved
     ]

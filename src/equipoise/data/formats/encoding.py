@@ -8,6 +8,28 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+#: Limits that differ by less than this share of k-space on its two sides are padding, and no
+#: partial Fourier scan, which leaves out a sixteenth of one side at least.
+PADDING_DIFFERENCE = 0.05
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The numbers of the phase encodings, and that of frequency zero."""
+
+    minimum: int
+    maximum: int
+    center: int
+
+    @classmethod
+    def of(cls, encoding: ElementTree.Element) -> Limits | None:
+        """What the header of an encoding says; none, where it does not."""
+        found = encoding.find("{*}encodingLimits/{*}kspace_encoding_step_1")
+        if found is None or found.find("{*}center") is None:
+            return None
+        numbers = [int(_number(found, name)) for name in ("minimum", "maximum", "center")]
+        return cls(*numbers) if numbers[1] > numbers[0] else None
+
 
 @dataclass(frozen=True)
 class Encoding:
@@ -21,8 +43,11 @@ class Encoding:
     readout_kept: int  #: pixels of the readout inside the field of view
     readout_fields: tuple[float, float]  #: of view, encoded and reconstructed, in millimetres
     phase_fields: tuple[float, float]
+    limits: Limits | None  #: of the phase encodings, where the header says them
+    recon: tuple[int, int] | None  #: samples along readout and phase of the image that is wanted
     calibration: str
     patient: str
+    bandwidth: float  #: noise that the receiver passes, relative to white noise
 
     @classmethod
     def from_xml(cls, stored: Any) -> Encoding:
@@ -38,21 +63,33 @@ class Encoding:
         recon = encoding.find("{*}reconSpace")
         rows, columns = (int(_number(encoded, "matrixSize", axis)) for axis in "yx")
         fields = {axis: _fields(encoded, recon, axis) for axis in "xy"}
-        center = encoding.find("{*}encodingLimits/{*}kspace_encoding_step_1/{*}center")
-        shift = 0 if center is None else rows // 2 - int(center.text or 0)
+        system = root.findtext("{*}acquisitionSystemInformation/{*}relativeReceiverNoiseBandwidth")
+        limits = Limits.of(encoding)
         share = fields["x"][1] / fields["x"][0] if min(fields["x"]) > 0 else 1.0
         return cls(
             rows=rows,
             columns=columns,
             partitions=int(_number(encoded, "matrixSize", "z")),
             trajectory=(encoding.findtext("{*}trajectory") or "unknown").strip().lower(),
-            row_shift=shift,
+            row_shift=0 if limits is None else rows // 2 - limits.center,
             readout_kept=min(columns, max(1, round(columns * share))),
             readout_fields=fields["x"],
             phase_fields=fields["y"],
+            limits=limits,
+            recon=_matrix(recon),
             calibration=_calibration(encoding),
             patient=(root.findtext("{*}subjectInformation/{*}patientID") or "").strip(),
+            bandwidth=float(system or 1) or 1.0,
         )
+
+    @property
+    def missing(self) -> tuple[int, int]:
+        """How many rows at the beginning and at the end of k-space are outside of the limits."""
+        if self.limits is None:
+            return 0, 0
+        first = self.limits.minimum + self.row_shift
+        last = self.limits.maximum + self.row_shift
+        return max(0, min(first, self.rows)), max(0, min(self.rows - 1 - last, self.rows))
 
     def notes(self, file: str) -> list[str]:
         """What is said of the field of view."""
@@ -62,6 +99,18 @@ class Encoding:
                 f"{file}: the readout measures {self.readout_fields[0]:g} mm, of which the middle "
                 f"{self.readout_fields[1]:g} mm are kept ({self.readout_kept} of {self.columns} "
                 "pixels), as reconSpace says"
+            )
+        before, after = self.missing
+        if abs(before - after) > max(1, PADDING_DIFFERENCE * self.rows):
+            side, fewer = ("first", before - after) if before > after else ("last", after - before)
+            notes.append(
+                f"{file}: partial Fourier: the {fewer} {side} of {self.rows} phase encodings were "
+                "left out; they count as not measured"
+            )
+        if min(before, after) > 0:
+            notes.append(
+                f"{file}: zero padding: of {self.rows} phase encodings, the outermost "
+                f"{min(before, after)} on each side are beyond the encoding limits"
             )
         encoded, reconstructed = self.phase_fields
         if encoded > 1.01 * reconstructed > 0:
@@ -107,8 +156,18 @@ def _text(stored: Any) -> str:
     return text.decode("utf-8") if isinstance(text, bytes) else str(text)
 
 
-def cropped_readout(kspace: np.ndarray, measured: np.ndarray, kept: int) -> np.ndarray:
-    """k-space (…, readout, phase) of the middle ``kept`` pixels along the readout.
+def _matrix(recon: ElementTree.Element | None) -> tuple[int, int] | None:
+    if recon is None or recon.find("{*}matrixSize") is None:
+        return None
+    columns, rows = (int(_number(recon, "matrixSize", axis)) for axis in "xy")
+    return columns, rows
+
+
+def cropped_readout(
+    kspace: np.ndarray, measured: np.ndarray, kept: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """k-space (…, readout, phase) of the middle ``kept`` pixels along the readout, and where it is
+    measured (readout, phase).
 
     The transforms are orthonormal, so that neither the image nor the noise in a sample changes.
     Where nothing was measured (readout, phase; partial echo), nothing is made up.
@@ -124,4 +183,5 @@ def cropped_readout(kspace: np.ndarray, measured: np.ndarray, kept: int) -> np.n
     )
     frequency = (np.arange(kept) - kept // 2) * size / kept
     nearest = np.clip(np.rint(frequency + size // 2).astype(int), 0, size - 1)
-    return np.where(measured[nearest], cropped, 0).astype(np.complex64)
+    there = measured[nearest]
+    return np.where(there, cropped, 0).astype(np.complex64), there

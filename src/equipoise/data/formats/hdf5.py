@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 
 from ...errors import UserError, need
-from ..item import HOUNSFIELD, Item, Units
+from ..item import HOUNSFIELD, Item, KspaceHeader, Units
 from .base import Format, check_promised_size, first_bytes, listed, write_npy
-from .encoding import Encoding, cropped_readout
+from .encoding import cropped_readout
+from .fastmri import About
 
 AXES = {"hu": "slices × rows × columns", "kspace": "slices × (coils ×) rows × columns"}
 #: The two fields by which complex numbers are written where HDF5 has no type for them.
@@ -23,7 +23,8 @@ COMPLEX_FIELDS = (("r", "i"), ("real", "imag"), ("re", "im"))
 class Hdf5(Format):
     """Images under ``hu`` with their ``patient``, or measurements under ``kspace``.
 
-    A readout that measures more than the field of view, as fastMRI's header says, is cropped.
+    Of fastMRI, the mask says which lines were measured, where there is one, and the header which
+    are padding; a readout that measures more than the field of view is cropped.
     """
 
     name = "hdf5"
@@ -68,23 +69,58 @@ class Hdf5(Format):
         if len(data):
             check_promised_size(file, data.nbytes // len(data), compressed=True)
         patients = self._patients(file, key, stored, len(data))
-        shape, kept, notes = _readout(file, key, stored)
+        if key == "kspace":
+            return self._kspace(file, stored, patients, is_complex)
         return [
             Item(
                 name=f"{file.stem}_{i:03d}",
                 file=file,
-                shape=shape,
-                read=partial(self._read, file, key, i, kept),
-                holds="image" if key == "hu" else "kspace",
-                complex=is_complex,
+                shape=data.shape[1:],
+                read=partial(self._read, file, key, i),
                 patient=patients[i],
                 index=i,
-                units=HOUNSFIELD if key == "hu" else Units(),
+                units=HOUNSFIELD,
                 format=self.name,
-                notes=notes,
             )
             for i in range(len(data))
         ]
+
+    def _kspace(self, file: Path, stored: Any, patients: list[str], is_complex: bool) -> list[Item]:
+        try:
+            about = About.of(file.name, stored)
+        except ValueError as error:
+            raise self.error(file, str(error)) from error
+        sampled = None
+        if about.mask is not None:
+            sampled = np.broadcast_to(about.mask, about.shape[-2:])
+        items = []
+        for i, patient in enumerate(patients):
+            target = partial(self._read, file, about.target, i) if about.target else None
+            header = KspaceHeader(
+                sampled=sampled,
+                lines=about.lines,
+                recon=about.recon,
+                target=target,
+                peak=partial(self._peak, file, about.target) if about.target else None,
+            )
+            items.append(
+                Item(
+                    name=f"{file.stem}_{i:03d}",
+                    file=file,
+                    shape=about.shape,
+                    read=partial(self._read_kspace, file, i, about),
+                    holds="kspace",
+                    complex=is_complex,
+                    patient=patient,
+                    series=str(file),
+                    index=i,
+                    units=Units(),
+                    format=self.name,
+                    notes=about.notes,
+                    kspace=header,
+                )
+            )
+        return items
 
     def _check_type(self, file: Path, key: str, dtype: np.dtype) -> bool:
         """Whether the numbers are complex."""
@@ -121,55 +157,50 @@ class Hdf5(Format):
             )
         return names
 
-    def _read(self, file: Path, key: str, i: int, kept: int | None) -> np.ndarray:
+    def _read(self, file: Path, key: str, i: int) -> np.ndarray:
         with self.reading(file), need("h5py", "hdf5").File(file) as stored:
             array: np.ndarray = stored[key][i]
         fields = _complex_fields(array.dtype)
-        if fields is not None:
-            real, imaginary = fields
-            array = array[real] + 1j * array[imaginary]
-        if kept is None:
+        if fields is None:
+            return array
+        real, imaginary = fields
+        return array[real] + 1j * array[imaginary]
+
+    def _read_kspace(self, file: Path, i: int, about: About) -> np.ndarray:
+        """(coils, rows, columns) or (rows, columns); zero where the mask has no line."""
+        array = self._read(file, "kspace", i)
+        if about.mask is not None:
+            array = array * about.mask
+        if about.kept is None:
             return array
         measured = (array != 0).reshape(-1, *array.shape[-2:]).any(0)
-        return cropped_readout(array, measured, kept)
+        if about.mask is not None:
+            measured = np.broadcast_to(about.mask, array.shape[-2:])
+        return cropped_readout(array, measured, about.kept)[0]
 
-    def write(self, items: Sequence[Item], images: np.ndarray, folder: Path) -> list[Path]:
+    def _peak(self, file: Path, key: str) -> float:
+        """The largest value of what fastMRI reconstructed."""
+        with self.reading(file), need("h5py", "hdf5").File(file) as stored:
+            return max(float(plane.max()) for plane in stored[key])
+
+    def write(
+        self, items: Sequence[Item], images: Sequence[np.ndarray], folder: Path
+    ) -> list[Path]:
         """One file with ``hu`` in int16 and ``patient``, which this format reads."""
-        if items[0].units != HOUNSFIELD:
+        if items[0].units != HOUNSFIELD or len({image.shape for image in images}) > 1:
             return write_npy(items, images, folder)
         files = {item.file for item in items}
         path = folder / (files.pop().name if len(files) == 1 else "images.h5")
         with need("h5py", "hdf5").File(path, "w") as stored:
+            values = np.stack(images)
             if items[0].is_difference:
-                stored["hu"] = images.astype(np.float32)  # a part of one Hounsfield unit matters
+                stored["hu"] = values.astype(np.float32)  # a part of one Hounsfield unit matters
             else:
-                stored["hu"] = np.clip(np.rint(images), -32768, 32767).astype(np.int16)
+                stored["hu"] = np.clip(np.rint(values), -32768, 32767).astype(np.int16)
             if items[0].meaning:
                 stored.attrs["meaning"] = items[0].meaning
             stored["patient"] = [item.patient.encode() for item in items]
         return [path]
-
-
-def _readout(
-    file: Path, key: str, stored: Any
-) -> tuple[tuple[int, ...], int | None, tuple[str, ...]]:
-    """The shape of a slice, the pixels that are kept of an oversampled readout, and notes.
-
-    fastMRI's files have ISMRMRD's header; their rows are the readout.
-    """
-    shape = stored[key].shape[1:]
-    if key != "kspace" or "ismrmrd_header" not in stored:
-        return shape, None, ()
-    try:
-        encoding = Encoding.from_xml(stored["ismrmrd_header"][()])
-    except (KeyError, ValueError, ElementTree.ParseError):
-        return shape, None, (f"{file.name}: its ismrmrd_header says nothing of the field of view",)
-    if encoding.columns != shape[-2]:
-        return shape, None, ()  # cropped before it was written
-    notes = tuple(encoding.notes(file.name))
-    if encoding.readout_kept == encoding.columns:
-        return shape, None, notes
-    return (*shape[:-2], encoding.readout_kept, shape[-1]), encoding.readout_kept, notes
 
 
 def _complex_fields(dtype: np.dtype) -> tuple[str, str] | None:

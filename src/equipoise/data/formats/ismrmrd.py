@@ -7,8 +7,6 @@ by Inati et al., "ISMRM Raw data format", Magnetic Resonance in Medicine 77, 201
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,36 +14,30 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError, need
-from ..item import Item
+from ..choice import Choice
+from ..item import Item, KspaceHeader
 from .base import Format, check_promised_size, first_bytes, listed
 from .encoding import Encoding, cropped_readout
-
-#: The bits of a line's flags, counted from 1.
-CALIBRATION = 20
-REVERSE = 22
-#: Lines that are not of the image: noise, navigators, feedback and their like.
-NOT_OF_THE_IMAGE = {
-    19: "noise",
-    23: "navigators",
-    24: "phase corrections",
-    26: "feedback",
-    27: "dummy scans",
-    28: "feedback",
-    29: "surface coil corrections",
-    30: "phase stabilisation",
-    31: "phase stabilisation",
-}
-#: Calibration lines of these modes are of the same contrast as the image.
-SAME_CONTRAST = ("embedded", "interleaved")
-#: A slice, and what must not differ among its lines.
-APART = ("contrast", "phase", "set", "kspace_encode_step_2")
+from .lines import (
+    APART,
+    REVERSE,
+    Plane,
+    Sorted,
+    chosen,
+    counter,
+    has,
+    noise_covariance,
+    numbers_of,
+    row_and_start,
+)
 
 
 class Ismrmrd(Format):
     """One item a slice: (coils, readout, phase), its lines where their headers say.
 
-    Averages and repetitions are averaged. A readout that measures more than the field of view is
-    cropped to ``reconSpace``.
+    Averages and repetitions are averaged, unless one repetition is asked for. A readout that
+    measures more than the field of view is cropped to ``reconSpace``. What was measured is what
+    has a line, whatever its values. Noise scans and separate calibration lines are handed on.
     """
 
     name = "ismrmrd"
@@ -54,6 +46,7 @@ class Ismrmrd(Format):
         "An ISMRMRD file holds a group 'dataset' with 'xml' and 'data': two-dimensional Cartesian "
         "lines of one contrast."
     )
+    chooses = ("contrast", "phase", "set", "repetition")
 
     @property
     def title(self) -> str:
@@ -72,39 +65,56 @@ class Ismrmrd(Format):
             return False
 
     def open(self, path: Path) -> list[Item]:
+        return self.open_chosen(path, Choice())
+
+    def open_chosen(self, path: Path, choice: Choice) -> list[Item]:
         items: list[Item] = []
         for file in self.files(path):
-            items += self._slices(file)
+            items += self._slices(file, choice)
         return items
 
-    def _slices(self, file: Path) -> list[Item]:
+    def _slices(self, file: Path, choice: Choice) -> list[Item]:
         with self.reading(file), need("h5py", "mri").File(file) as stored:
             encoding = Encoding.from_xml(stored["dataset"]["xml"][()])
             lines = list(stored["dataset"]["data"][()])
         self._check_encoding(file, encoding)
         with self.reading(file):
-            used, notes = self._of_the_image(file, lines, encoding)
+            found = Sorted.of(lines, encoding)
+            self._check_image(file, len(lines), found)
+            used, notes = self._chosen(file, found.image, choice)
+            notes = [*self._left_out(file, found), *notes, *encoding.notes(file.name)]
             planes = self._filled(file, used, encoding)
+            beside = self._filled(file, found.calibration, encoding)
+            noise = self._noise(file, found.noise, used, encoding)
+            if noise is not None:
+                noise = noise / _times(planes)
+        remarks = ()
+        if found.noise and noise is None:
+            remarks = ("the noise scan has too few samples, or other coils, and is not used",)
         items = []
         for number, plane in sorted(planes.items()):
-            samples = plane.samples.swapaxes(1, 2)
-            if encoding.readout_kept < encoding.columns:
-                samples = cropped_readout(samples, plane.times.T > 0, encoding.readout_kept)
-            items.append(
-                Item(
-                    name=f"{file.stem}_{number:03d}",
-                    file=file,
-                    shape=samples.shape,
-                    read=partial(_itself, samples),
-                    holds="kspace",
-                    complex=True,
-                    patient=encoding.patient or file.stem,
-                    series=str(file),
-                    index=number,
-                    format=self.name,
-                    notes=tuple(notes),
-                )
+            samples, sampled = _readout_first(plane, encoding)
+            calibration = None
+            if number in beside:
+                calibration, _ = _readout_first(beside[number], encoding)
+            item = Item(
+                name=f"{file.stem}_{number:03d}",
+                file=file,
+                shape=samples.shape,
+                read=partial(_itself, samples),
+                holds="kspace",
+                complex=True,
+                patient=encoding.patient or file.stem,
+                series=str(file),
+                position=_position(used, number),
+                index=number,
+                format=self.name,
+                notes=tuple(notes),
+                kspace=KspaceHeader(
+                    sampled=sampled, noise=noise, calibration=calibration, remarks=remarks
+                ),
             )
+            items.append(item)
         return items
 
     def _check_encoding(self, file: Path, encoding: Encoding) -> None:
@@ -112,49 +122,59 @@ class Ismrmrd(Format):
             raise self.error(
                 file,
                 f"trajectory {encoding.trajectory}, {encoding.partitions} partitions; "
-                "two-dimensional Cartesian scans are read",
+                "two-dimensional Cartesian scans are read: grid others first (bart nufft), or "
+                "transform and save each partition",
             )
         with self.reading(file):
             check_promised_size(file, 8 * encoding.rows * encoding.columns, compressed=True)
 
-    def _of_the_image(
-        self, file: Path, lines: list[Any], encoding: Encoding
-    ) -> tuple[list[Any], list[str]]:
-        """The lines that are of the image, and notes on those that are left out."""
-        used = []
-        left_out: Counter[str] = Counter()
-        for line in lines:
-            reason = _reason_to_leave_out(line["head"], encoding)
-            if reason:
-                left_out[reason] += 1
-            else:
-                used.append(line)
-        if not used:
-            reasons = listed(left_out) or "there are none"
-            raise self.error(
-                file, f"{len(lines)} acquisitions, none of them of an image ({reasons})"
-            )
-        if any(_has(line["head"], REVERSE) for line in used):
+    def _check_image(self, file: Path, count: int, found: Sorted) -> None:
+        if not found.image:
+            reasons = listed(found.left_out) or "there are none"
+            raise self.error(file, f"{count} acquisitions, none of them of an image ({reasons})")
+        if any(has(line["head"], REVERSE) for line in found.image):
             raise self.error(
                 file, "has lines that were read backwards (EPI); correct them first (Gadgetron)"
             )
-        kinds = {tuple(int(line["head"]["idx"][key]) for key in APART) for line in used}
-        if len(kinds) > 1:
-            raise self.error(
-                file, f"{len(kinds)} contrasts, phases or sets; export one of them alone"
-            )
-        notes = [f"{file.name}: {n} lines of {what} are left out" for what, n in left_out.items()]
-        return used, notes + encoding.notes(file.name)
 
-    def _filled(self, file: Path, lines: list[Any], encoding: Encoding) -> dict[int, _Plane]:
+    def _chosen(self, file: Path, lines: list[Any], choice: Choice) -> tuple[list[Any], list[str]]:
+        """The lines of one contrast, phase and set, and notes on what is averaged."""
+        try:
+            lines, notes = chosen(lines, choice)
+        except ValueError as error:
+            raise self.error(file, str(error)) from error
+        kinds = {tuple(counter(line, key) for key in APART) for line in lines}
+        if len(kinds) > 1:
+            ways = [
+                f"data.{key} to one of {listed(there, 4)}"
+                for key in APART[:3]
+                if len(there := numbers_of(lines, key)) > 1
+            ]
+            raise self.error(
+                file,
+                f"{len(kinds)} contrasts, phases or sets; set "
+                f"{' and '.join(ways) or 'nothing: export one partition alone'}",
+            )
+        return lines, [f"{file.name}: {note}" for note in notes]
+
+    def _left_out(self, file: Path, found: Sorted) -> list[str]:
+        return [
+            f"{file.name}: {count} lines of {what} are left out"
+            for what, count in found.left_out.items()
+        ]
+
+    def _filled(self, file: Path, lines: list[Any], encoding: Encoding) -> dict[int, Plane]:
         """By the number of the slice: what its lines measured, where they measured it."""
-        planes: dict[int, _Plane] = {}
+        planes: dict[int, Plane] = {}
         for line in lines:
             head = line["head"]
             samples = self._samples(file, line)
-            row = int(head["idx"]["kspace_encode_step_1"]) + encoding.row_shift
             before, after = int(head["discard_pre"]), int(head["discard_post"])
-            start = encoding.columns // 2 - int(head["center_sample"]) + before
+            try:
+                row, start = row_and_start(line, encoding)
+            except ValueError as error:
+                raise self.error(file, str(error)) from error
+            start += before
             samples = samples[:, before : samples.shape[1] - after]
             end = start + samples.shape[1]
             if not (0 <= row < encoding.rows and 0 <= start <= end <= encoding.columns):
@@ -163,19 +183,30 @@ class Ismrmrd(Format):
                     f"a line at row {row}, samples {start} to {end}, lies outside the "
                     f"{encoding.rows}×{encoding.columns} points that the header promises",
                 )
-            number = int(head["idx"]["slice"])
+            number = counter(line, "slice")
             if number not in planes:
-                planes[number] = _Plane.empty(len(samples), encoding)
+                planes[number] = Plane.empty(len(samples), encoding)
             plane = planes[number]
             if len(plane.samples) != len(samples):
                 raise self.error(
                     file, f"lines of {len(plane.samples)} coils and of {len(samples)} in one slice"
                 )
-            plane.samples[:, row, start:end] += samples
-            plane.times[row, start:end] += 1
+            plane.add(row, start, samples)
         for plane in planes.values():
-            plane.samples[...] /= np.maximum(plane.times, 1)
+            plane.average()
         return planes
+
+    def _noise(
+        self, file: Path, lines: list[Any], image: list[Any], encoding: Encoding
+    ) -> np.ndarray | None:
+        """(coils, coils): the covariance of the noise, by the noise scan; none without one."""
+        coils = int(image[0]["head"]["active_channels"])
+        fitting = [line for line in lines if int(line["head"]["active_channels"]) == coils]
+        if not fitting:
+            return None
+        dwell = tuple(float(each[0]["head"]["sample_time_us"]) for each in (fitting, image))
+        samples = [self._samples(file, line) for line in fitting]
+        return noise_covariance(samples, (dwell[0], dwell[1]), encoding.bandwidth)
 
     def _samples(self, file: Path, line: Any) -> np.ndarray:
         """(coils, samples) complex."""
@@ -191,33 +222,27 @@ class Ismrmrd(Format):
         return numbers.view(np.complex64).reshape(coils, count)
 
 
-@dataclass(frozen=True)
-class _Plane:
-    """The k-space of one slice."""
-
-    samples: np.ndarray  #: (coils, phase, readout) complex
-    times: np.ndarray  #: (phase, readout): how often each point was measured
-
-    @classmethod
-    def empty(cls, coils: int, encoding: Encoding) -> _Plane:
-        size = (encoding.rows, encoding.columns)
-        return cls(np.zeros((coils, *size), np.complex64), np.zeros(size, np.float32))
+def _readout_first(plane: Plane, encoding: Encoding) -> tuple[np.ndarray, np.ndarray]:
+    """(coils, readout, phase), and where it is measured, (readout, phase); an oversampled readout
+    is cropped."""
+    samples, sampled = plane.samples.swapaxes(1, 2), plane.times.T > 0
+    if encoding.readout_kept < encoding.columns:
+        return cropped_readout(samples, sampled, encoding.readout_kept)
+    return samples, sampled
 
 
-def _has(head: Any, flag: int) -> bool:
-    return bool(int(head["flags"]) >> (flag - 1) & 1)
+def _times(planes: dict[int, Plane]) -> float:
+    """How often a point was measured, usually: so many times smaller is the noise's variance."""
+    times = np.concatenate([plane.times[plane.times > 0] for plane in planes.values()])
+    return float(np.median(times))
 
 
-def _reason_to_leave_out(head: Any, encoding: Encoding) -> str:
-    """Why a line is not of the image; nothing, if it is."""
-    for flag, what in NOT_OF_THE_IMAGE.items():
-        if _has(head, flag):
-            return what
-    if int(head["encoding_space_ref"]) > 0:
-        return "another encoding"
-    if _has(head, CALIBRATION) and encoding.calibration not in SAME_CONTRAST:
-        return "separate calibration"
-    return ""
+def _position(lines: list[Any], number: int) -> float | None:
+    """Of a slice along its normal, in millimetres; none, where the headers have no normal."""
+    line = next(line for line in lines if counter(line, "slice") == number)
+    normal = np.asarray(line["head"]["slice_dir"], float)
+    where = float(np.dot(normal, np.asarray(line["head"]["position"], float)))
+    return where if np.any(normal) and np.isfinite(where) else None
 
 
 def _itself(array: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""NIfTI volumes, cut into slices along their last axis."""
+"""NIfTI volumes, cut into slices across their last axis, or another that is asked for."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 
 from ...errors import need
+from ..choice import Axis, Choice
 from ..item import HOUNSFIELD, Item, Units, UnitsFrom, check_numbers
 from ..units import Values, recognised_note
 from .base import Format, check_promised_size, first_bytes
 
+#: The directions across each kind of slices, as nibabel calls them.
+PLANES = {"sagittal": "RL", "coronal": "AP", "axial": "SI"}
 #: Where the first and the second version have their mark.
 MARKS = {344: (b"n+1\0", b"ni1\0"), 4: (b"n+2\0", b"ni2\0")}
 
@@ -32,6 +35,7 @@ class Nifti(Format):
     name = "nifti"
     suffixes = (".nii", ".nii.gz")
     needs = "A NIfTI file holds one volume of three axes, of real or complex numbers."
+    chooses = ("axis", "volume")
 
     @property
     def title(self) -> str:
@@ -53,65 +57,103 @@ class Nifti(Format):
         return any(start[at : at + 4] in marks for at, marks in MARKS.items())
 
     def open(self, path: Path) -> list[Item]:
+        return self.open_chosen(path, Choice())
+
+    def open_chosen(self, path: Path, choice: Choice) -> list[Item]:
         items: list[Item] = []
         for file in self.files(path):
-            items += self._slices(file)
+            items += self._slices(file, choice)
         return items
 
-    def _slices(self, file: Path) -> list[Item]:
+    def _slices(self, file: Path, choice: Choice) -> list[Item]:
         changed = file.stat().st_mtime
-        volume = self._volume(file, changed)
+        volume = self._volume(file, changed, choice.volume)
         stem = file.name.split(".")[0]
         units, units_from, notes = _units(volume, file)
         with self.reading(file):
-            zooms = need("nibabel", "nifti").load(file).header.get_zooms()
+            image = need("nibabel", "nifti").load(file)
             # Of a plane, the header gives no thickness.
-            rows, columns, thickness = [float(zoom) for zoom in (*zooms, 1.0)[:3]]
+            zooms = [float(zoom) for zoom in (*image.header.get_zooms()[:3], 1.0, 1.0, 1.0)[:3]]
+        axis = 2 if choice.axis is None else self._axis(file, image, choice.axis)
+        rows, columns = [other for other in range(3) if other != axis]
         return [
             Item(
                 name=f"{stem}_{k:03d}",
                 file=file,
-                shape=volume.shape[:2],
-                read=partial(self._slice, file, changed, k),
+                shape=(volume.shape[rows], volume.shape[columns]),
+                read=partial(self._slice, file, changed, choice.volume, axis, k),
                 complex=np.iscomplexobj(volume),
                 patient=_subject(file, stem),
                 series=str(file),
-                position=k * thickness,
+                position=k * zooms[axis],
                 index=k,
-                spacing=(rows, columns),
+                spacing=(zooms[rows], zooms[columns]),
                 units=units,
                 units_from=units_from,
                 format=self.name,
                 notes=notes,
+                axis=axis,
             )
-            for k in range(volume.shape[2])
+            for k in range(volume.shape[axis])
         ]
 
-    def _volume(self, file: Path, changed: float) -> np.ndarray:
+    def _axis(self, file: Path, image: Any, asked: Axis) -> int:
+        """The axis of the file that is meant by its number, its letter, or the plane across it."""
+        if isinstance(asked, str) and asked in PLANES:
+            codes = need("nibabel", "nifti").aff2axcodes(image.affine)
+            found = [k for k, code in enumerate(codes) if code in PLANES[asked]]
+            if not found:
+                raise self.error(file, f"does not say which of its axes is across {asked} slices")
+            return found[0]
+        axis = "xyz".index(asked) if isinstance(asked, str) else asked
+        if not -3 <= axis < 3:
+            raise self.error(file, f"data.axis={asked}: a volume has the axes 0, 1 and 2")
+        return axis % 3
+
+    def _volume(self, file: Path, changed: float, chosen: int | str | None) -> np.ndarray:
+        """(x, y, z): the only one of the file, or the one that is chosen of a series."""
         with self.reading(file):
-            volume = _read_volume(file, changed)
-        if volume.ndim != 3:
+            image = need("nibabel", "nifti").load(file)
+            shape = image.shape
+        if len(shape) < 2:
+            raise self.error(file, f"expected a volume with three axes, got shape {shape}")
+        series = [n for n in shape[3:] if n > 1]
+        count = series[0] if series else 1
+        if len(series) > 1 or (series and chosen is None):
             raise self.error(
                 file,
-                f"expected a volume with three axes, got shape {volume.shape}; split a series of "
-                "volumes into files of their own (nibabel.four_to_three, fslsplit)",
+                f"expected a volume with three axes, got shape {shape}; set data.volume to one of "
+                f"the {math.prod(series)} (from 0), or to average, or split it (fslsplit)",
             )
-        return volume
+        if isinstance(chosen, int) and not -count <= chosen < count:
+            raise self.error(file, f"data.volume={chosen}: it holds {count}, counted from 0")
+        with self.reading(file):
+            return _read_volume(file, changed, chosen if series else None)
 
-    def _slice(self, file: Path, changed: float, k: int) -> np.ndarray:
-        return self._volume(file, changed)[:, :, k]
+    def _slice(
+        self, file: Path, changed: float, volume: int | str | None, axis: int, k: int
+    ) -> np.ndarray:
+        one: np.ndarray = self._volume(file, changed, volume).take(k, axis)
+        return one
 
-    def write(self, items: Sequence[Item], images: np.ndarray, folder: Path) -> list[Path]:
+    def write(
+        self, items: Sequence[Item], images: Sequence[np.ndarray], folder: Path
+    ) -> list[Path]:
         """One volume for each that they came from, with the affine of the original, scaled if the
         size changed. Slices between them that were not reconstructed are air, or zero."""
         paths = []
         for file in dict.fromkeys(item.file for item in items):
             places = [n for n, item in enumerate(items) if item.file == file]
             members = [items[n] for n in places]
-            path = folder / (file.name if file.name.lower().endswith(self.suffixes) else "")
-            if path == folder:
-                path = folder / f"{file.stem}.nii.gz"
-            _write_volume(members, images[places], path)
+            name = file.name if file.name.lower().endswith(self.suffixes) else f"{file.stem}.nii.gz"
+            path = folder / name
+            if path in paths:  # files of one name, of several folders
+                path = folder / "_".join(file.parts[-2:])
+            number = 2
+            while path in paths:
+                path = folder / f"{number}_{name}"
+                number += 1
+            _write_volume(members, [images[n] for n in places], path)
             paths.append(path)
         return paths
 
@@ -130,23 +172,25 @@ def _units(volume: np.ndarray, file: Path) -> tuple[Units, UnitsFrom, tuple[str,
 
 
 @lru_cache(maxsize=2)
-def _read_volume(file: Path, changed: float) -> np.ndarray:
-    """The volume, without trailing axes of length 1, as float32 or complex64."""
+def _read_volume(file: Path, changed: float, chosen: int | str | None) -> np.ndarray:
+    """(x, y, z) as float32 or complex64; of a series, the one that is chosen, or the average."""
     image = need("nibabel", "nifti").load(file)
     stored = image.get_data_dtype()
     if stored.kind not in "biufc":
         raise NotImplementedError(f"its values are {stored}: colours, not grey values")
     size = math.prod(image.shape) * stored.itemsize
     check_promised_size(_data_file(image, file), size, compressed=file.suffix.lower() == ".gz")
-    if stored.kind == "c":
-        volume = np.asarray(image.dataobj).astype(np.complex64)
-    else:
-        volume = np.asarray(image.get_fdata(dtype=np.float32, caching="unchanged"))
-    while volume.ndim > 3 and volume.shape[-1] == 1:
-        volume = volume[..., 0]
-    if volume.ndim == 2:
-        volume = volume[..., None]
-    return check_numbers(volume, str(file))
+    kind = np.complex64 if stored.kind == "c" else np.float32
+    shape = (*image.shape, 1, 1, 1)[:3]
+    stored_values: Any = image.dataobj
+    if isinstance(chosen, int):  # read no more than that
+        places = tuple(chosen if n > 1 else 0 for n in image.shape[3:])
+        stored_values = stored_values[(..., *places)]
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and is refused below
+        values = np.asarray(stored_values).astype(kind)
+    if chosen == "average":
+        values = values.reshape(*shape, -1).mean(-1)
+    return check_numbers(values.reshape(shape), str(file))
 
 
 def _data_file(image: Any, file: Path) -> Path:
@@ -154,24 +198,28 @@ def _data_file(image: Any, file: Path) -> Path:
     return Path(image.file_map["image"].filename or file)
 
 
-def _write_volume(items: Sequence[Item], images: np.ndarray, path: Path) -> None:
+def _write_volume(items: Sequence[Item], images: Sequence[np.ndarray], path: Path) -> None:
     nibabel = need("nibabel", "nifti")
     original = nibabel.load(items[0].file)
+    axis = 2 if items[0].axis is None else items[0].axis
+    across = [other for other in range(3) if other != axis]
     places = [item.index or 0 for item in items]
     first, count = min(places), max(places) - min(places) + 1
     empty = 0.0 if items[0].is_difference else items[0].units.offset
-    volume = np.full((*images.shape[1:], count), empty, dtype=np.float32)
+    planes = np.full((count, *images[0].shape), empty, dtype=np.float32)
     for place, image in zip(places, images, strict=True):
-        volume[:, :, place - first] = image
+        planes[place - first] = image
+    placed = items[0].placement(images[0].shape[-2:])
     affine = np.array(original.affine)
-    affine[:3, 3] += affine[:3, 2] * first
-    rows, columns = original.shape[:2]
-    factor = np.array([rows / volume.shape[0], columns / volume.shape[1], 1.0])
-    # The outer corner of the volume stays where it is.
-    affine[:3, 3] += affine[:3, :3] @ ((factor - 1) / 2)
+    moved, factor = np.zeros(3), np.ones(3)
+    moved[axis] = first
+    for other, start, size in zip(across, placed.start, placed.pixel, strict=True):
+        # The outer corner of the part that was reconstructed stays where it is.
+        moved[other], factor[other] = start + (size - 1) / 2, size
+    affine[:3, 3] += affine[:3, :3] @ moved
     affine[:3, :3] *= factor
     header = original.header.copy()
     header.set_data_dtype(np.float32)
     if items[0].meaning:
         header["descrip"] = items[0].meaning.encode()[:79]
-    nibabel.save(nibabel.Nifti1Image(volume, affine, header), path)
+    nibabel.save(nibabel.Nifti1Image(np.moveaxis(planes, 0, axis), affine, header), path)

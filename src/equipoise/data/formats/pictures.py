@@ -88,7 +88,9 @@ class Png(_Pictures):
             return "the file is damaged: copy or export it again, or leave it out"
         return super().remedy(error)
 
-    def write(self, items: Sequence[Item], images: np.ndarray, folder: Path) -> list[Path]:
+    def write(
+        self, items: Sequence[Item], images: Sequence[np.ndarray], folder: Path
+    ) -> list[Path]:
         """In 16 bits, of which the largest is what counts as 1."""
         from PIL import Image
 
@@ -182,7 +184,9 @@ class Tiff(_Pictures):
             return ~pixels
         return np.maximum(white - pixels.astype(np.float64), 0)
 
-    def write(self, items: Sequence[Item], images: np.ndarray, folder: Path) -> list[Path]:
+    def write(
+        self, items: Sequence[Item], images: Sequence[np.ndarray], folder: Path
+    ) -> list[Path]:
         """In float32, with black as zero."""
         tifffile = need("tifffile", "images")
         paths = [folder / f"{item.name}.tif" for item in items]

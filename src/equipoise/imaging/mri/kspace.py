@@ -14,16 +14,17 @@ from .coils import estimate_coils
 from .masks import calibration_size, sampled
 
 
-def edge_samples(kspace: Tensor, fraction: float = 0.1) -> Tensor:
+def edge_samples(kspace: Tensor, fraction: float = 0.1, mask: Tensor | None = None) -> Tensor:
     """(coils, n): the measured samples farthest from the centre, nearly nothing but noise.
 
-    ``kspace`` is (coils, rows, columns), complex; ``fraction`` of its samples are taken.
+    ``kspace`` is (coils, rows, columns), complex; ``fraction`` of its samples are taken. ``mask``
+    (rows, columns) is 1 where it was measured; none: where it is not zero.
     """
     rows, columns = kspace.shape[-2:]
     r, c = torch.meshgrid(
         torch.linspace(-1, 1, rows), torch.linspace(-1, 1, columns), indexing="ij"
     )
-    mask = sampled(kspace) > 0
+    mask = (sampled(kspace) if mask is None else mask) > 0
     if not bool(mask.any()):
         raise UserError("k-space is zero everywhere: nothing was measured")
     distance = (r**2 + c**2).sqrt()[mask]
@@ -67,7 +68,12 @@ class Acquisition:
 
 
 def acquisition(
-    kspace: Tensor, coil_maps: Tensor | None = None, noise: Tensor | None = None
+    kspace: Tensor,
+    coil_maps: Tensor | None = None,
+    noise: Tensor | None = None,
+    mask: Tensor | None = None,
+    covariance: Tensor | None = None,
+    calibration: Tensor | None = None,
 ) -> Acquisition:
     """What one needs to reconstruct ``kspace`` (coils, rows, columns), complex.
 
@@ -75,20 +81,27 @@ def acquisition(
         kspace: zero where nothing was measured.
         coil_maps: (coils, rows, columns) complex; None: found from the fully sampled centre.
         noise: (coils, n), a scan without signal; None: the outermost samples of ``kspace``.
+        mask: (rows, columns), 1 where it was measured; None: where it is not zero.
+        covariance: (coils, coils) of the noise in a sample, in place of ``noise``.
+        calibration: (coils, rows, columns) whose fully sampled centre tells coil maps and scale, in
+            place of that of ``kspace``.
 
     Raises:
         UserError: nothing was measured, or the fully sampled centre is too small.
     """
-    mask = sampled(kspace)
-    samples = edge_samples(kspace) if noise is None else noise
-    white = prewhiten(kspace, noise_covariance(samples))
-    size = calibration_size(mask)
+    mask = sampled(kspace) if mask is None else mask
+    if covariance is None:
+        covariance = noise_covariance(edge_samples(kspace, mask=mask) if noise is None else noise)
+    white = prewhiten(kspace * mask, covariance)
+    centre, size = white, calibration_size(mask)
+    if calibration is not None:
+        centre, size = prewhiten(calibration, covariance), calibration_size(sampled(calibration))
     if size < 8:
         raise UserError(
             f"k-space has a fully sampled centre of {size}×{size} points; at least 8×8 are needed "
             "to find coils and scale"
         )
-    scale = _brightness(white, size)
+    scale = _brightness(centre, size)
     white = white / scale
     y = torch.view_as_real(white).movedim(-1, 0)[None]
     # Complex noise of variance 1 has variance ½ in each of its two parts.
@@ -96,7 +109,7 @@ def acquisition(
     shape = tuple(mask.shape)
     if len(white) == 1:
         return Acquisition(y[:, :, 0], MRI(mask=mask, img_size=shape), sigma, scale, size)
-    maps = estimate_coils(white) if coil_maps is None else coil_maps
+    maps = estimate_coils(centre / scale, min(size, 32)) if coil_maps is None else coil_maps
     physics = MultiCoilMRI(mask=mask, coil_maps=maps, img_size=shape)
     return Acquisition(y, physics, sigma, scale, size)
 

@@ -9,6 +9,7 @@ from .fbp import WINDOWS
 from .geometry import FanGeometry, ParallelGeometry
 from .physics import Tomography
 from .projector import SystemMatrix, system_matrix
+from .scanner import ScannerGeometry
 
 __all__ = [
     "WINDOWS",
@@ -16,6 +17,7 @@ __all__ = [
     "FanGeometry",
     "ParallelBeam",
     "ParallelGeometry",
+    "ScannerGeometry",
     "SystemMatrix",
     "Tomography",
     "system_matrix",

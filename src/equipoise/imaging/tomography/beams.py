@@ -9,9 +9,14 @@ from typing import Any
 from torch import Tensor
 
 from ..linear import at_least_single, full_precision
+from ..sizes import image_size
+from .conventions import Convention, layout
 from .fbp import fan_fbp, parallel_fbp
-from .geometry import FanGeometry, ParallelGeometry, detector_count, image_size, view_angles
+from .geometry import FanGeometry, ParallelGeometry, detector_count, view_angles
 from .physics import Tomography
+
+#: Rays per detector; more of them cost memory and change nothing.
+MOST_RAYS = 64
 
 
 class ParallelBeam(Tomography):
@@ -23,10 +28,13 @@ class ParallelBeam(Tomography):
         angles: a number of views spread evenly over [0°, 180°), or the views in degrees. At 0° the
             columns are summed; angles turn as in ``skimage.transform.radon`` and
             ``deepinv.physics.Tomography``.
-        detectors: how many, each as wide as a pixel. Default: the diagonal.
+        detectors: how many. Default: enough for the diagonal.
         pixel: the length of a pixel's side; y has units of x times this unit.
+        pitch: width of a detector, in pixels.
         offset: of the detector's middle from the shadow of the centre of rotation, in detectors
             (0.25: a quarter offset).
+        rays: how many rays are traced for each detector, which measures their mean.
+        convention: "ours", or where "skimage" or "astra" put the axis (see ``conventions.py``).
         normalize: rescale to ‖A‖ = 1 (then y has no physical unit any more; see
             :meth:`normalize`).
         **kwargs: what ``deepinv.physics.LinearPhysics`` takes: ``noise_model``, ``sensor_model``,
@@ -41,13 +49,27 @@ class ParallelBeam(Tomography):
         detectors: int | None = None,
         pixel: float = 1.0,
         *,
+        pitch: float = 1.0,
         offset: float = 0.0,
+        rays: int = 1,
+        convention: Convention = "ours",
         normalize: bool = False,
         **kwargs: Any,
     ):
         h, w = image_size(size)
-        detectors = detector_count(detectors, math.hypot(h, w), offset)
-        geometry = ParallelGeometry(h, w, view_angles(angles, 180.0), detectors, float(offset))
+        pitch = _positive_pitch(pitch)
+        detectors = detector_count(detectors, math.hypot(h, w) / pitch, offset)
+        theirs = layout(convention, "parallel", h, w, detectors)
+        geometry = ParallelGeometry(
+            height=h,
+            width=w,
+            angles=view_angles(angles, 180.0),
+            detectors=detectors,
+            offset=float(offset) + theirs.offset,
+            pitch=pitch,
+            axis=theirs.axis,
+            per_detector=_rays_per_detector(rays),
+        )
         super().__init__(geometry, pixel, normalize, **kwargs)
 
     def fbp(self, y: Tensor, window: str = "ramp") -> Tensor:
@@ -58,7 +80,7 @@ class ParallelBeam(Tomography):
         """
         assert isinstance(self.geometry, ParallelGeometry)
         with full_precision(y):
-            y = at_least_single(y) / self.scale
+            y = self.filled(at_least_single(y)) / self.scale
             return parallel_fbp(self.geometry, self.matrix, y, window)
 
 
@@ -66,7 +88,8 @@ class FanBeam(Tomography):
     """Fan-beam tomography, with a flat or a curved detector.
 
     Args:
-        size: as for :class:`ParallelBeam`, and so are ``pixel``, ``offset`` and ``normalize``.
+        size: as for :class:`ParallelBeam`, and so are ``pixel``, ``offset``, ``rays``,
+            ``convention`` and ``normalize``.
         angles: a number of views spread evenly over [0°, 360°), or the views in degrees.
         source_distance: from the source to the centre of rotation, in pixels; it must lie outside
             the image.
@@ -88,6 +111,8 @@ class FanBeam(Tomography):
         pitch: float | None = None,
         curved: bool = False,
         offset: float = 0.0,
+        rays: int = 1,
+        convention: Convention = "ours",
         normalize: bool = False,
         **kwargs: Any,
     ):
@@ -101,21 +126,23 @@ class FanBeam(Tomography):
         if not detector_distance >= 0:
             raise ValueError(f"detector_distance must be >= 0, got {detector_distance}")
         far = source_distance + detector_distance
-        pitch = far / source_distance if pitch is None else float(pitch)
-        if not (math.isfinite(pitch) and pitch > 0):
-            raise ValueError(f"pitch must be a positive number of pixels, got {pitch}")
+        pitch = far / source_distance if pitch is None else _positive_pitch(pitch)
         half = math.asin(radius / source_distance)
         extent = 2 * far * (half if curved else math.tan(half)) / pitch
+        detectors = detector_count(detectors, extent, offset)
+        theirs = layout(convention, "fan", h, w, detectors)
         geometry = FanGeometry(
             height=h,
             width=w,
-            angles=view_angles(angles, 360.0),
-            detectors=detector_count(detectors, extent, offset),
+            angles=tuple(angle + theirs.turn for angle in view_angles(angles, 360.0)),
+            detectors=detectors,
             source_distance=float(source_distance),
             detector_distance=float(detector_distance),
-            detector_pitch=pitch,
+            detector_pitch=-pitch if theirs.mirrored else pitch,
             curved=bool(curved),
-            offset=float(offset),
+            offset=float(offset) + theirs.offset,
+            axis=theirs.axis,
+            per_detector=_rays_per_detector(rays),
         )
         super().__init__(geometry, pixel, normalize, **kwargs)
 
@@ -130,4 +157,17 @@ class FanBeam(Tomography):
         """
         assert isinstance(self.geometry, FanGeometry)
         with full_precision(y):
-            return fan_fbp(self.geometry, at_least_single(y) / self.scale, window)
+            y = self.filled(at_least_single(y)) / self.scale
+            return fan_fbp(self.geometry, y, window)
+
+
+def _positive_pitch(pitch: float) -> float:
+    if not (math.isfinite(pitch) and pitch > 0):
+        raise ValueError(f"pitch must be a positive number of pixels, got {pitch}")
+    return float(pitch)
+
+
+def _rays_per_detector(rays: int) -> int:
+    if isinstance(rays, bool) or int(rays) != rays or not 1 <= rays <= MOST_RAYS:
+        raise ValueError(f"rays must be a whole number in [1, {MOST_RAYS}], got {rays}")
+    return int(rays)

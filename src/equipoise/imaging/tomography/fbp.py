@@ -14,23 +14,30 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .geometry import FanGeometry, ParallelGeometry, view_gaps, view_shares
+from .geometry import FanGeometry, Geometry, ParallelGeometry, view_gaps, view_shares
 from .projector import SystemMatrix
 
 WINDOWS = ("ramp", "shepp-logan", "cosine", "hamming", "hann")
 
 
 def parallel_fbp(
-    geometry: ParallelGeometry, matrix: SystemMatrix, y: Tensor, window: str
+    geometry: ParallelGeometry, matrix: SystemMatrix | None, y: Tensor, window: str
 ) -> Tensor:
     """y (B, 1, views, detectors), in units of x times pixels → x (B, 1, H, W).
 
     Every view counts by its own share of the half turn, so that views need not be evenly spread.
     """
+    pitch = abs(geometry.pitch)
     shares = torch.from_numpy(view_shares(geometry.angles, 180.0)).to(y)
-    filtered = filter_rows(y, window) * shares[:, None]
-    image = matrix.product(filtered.flatten(1), True)
-    return image.reshape(-1, 1, geometry.height, geometry.width)
+    filtered = _filtered(y, geometry, window, pitch) * shares[:, None]
+    if matrix is not None and pitch <= geometry.per_detector:  # there is a ray for every pixel
+        image = pitch * matrix.product(filtered.flatten(1), True)
+        return image.reshape(-1, 1, geometry.height, geometry.width)
+    out = y.new_zeros(len(y), 1, geometry.height, geometry.width)
+    for view, theta in enumerate(geometry.angles):
+        across, _ = _coordinates(geometry, theta, y)
+        out[:, 0] += _interpolated(geometry, filtered[:, 0, view], across / geometry.pitch)
+    return out
 
 
 def fan_fbp(g: FanGeometry, y: Tensor, window: str) -> Tensor:
@@ -50,12 +57,10 @@ def fan_fbp(g: FanGeometry, y: Tensor, window: str) -> Tensor:
     weighted = y * torch.from_numpy(weights).to(y) * torch.cos(fan)
     if g.curved:
         pitch = g.detector_pitch / g.source_to_detector  # the angle between rays
-        n = torch.arange(g.detectors, dtype=torch.float64) * pitch
-        factor = torch.where(n == 0, 1.0, n / torch.sin(n).clamp_min(1e-9)) ** 2
-        filtered = filter_rows(weighted * D, window, pitch, factor)
+        filtered = _filtered(weighted * D, g, window, abs(pitch))
     else:
         pitch = g.detector_pitch * D / g.source_to_detector  # as seen at the centre of rotation
-        filtered = filter_rows(weighted, window, pitch)
+        filtered = _filtered(weighted, g, window, abs(pitch))
     out = y.new_zeros(len(y), 1, g.height, g.width)
     for view in range(len(g.angles)):
         out[:, 0] += _smear(g, filtered[:, 0, view], view, pitch)
@@ -79,25 +84,90 @@ def _warn_of_a_near_source(g: FanGeometry) -> None:
         )
 
 
+def _filtered(y: Tensor, g: Geometry, window: str, pitch: float) -> Tensor:
+    """The rows of y after the ramp; ``pitch`` as for :func:`filter_rows`.
+
+    A detector that does not see the whole object cuts projections off, and the ramp would take
+    their ends for edges: they go on instead, as those of a disc that fills the image would (Hsieh
+    et al., Med. Phys. 2004, fit one for each view).
+    """
+    left, right = _unseen_sides(g)
+    n = left + g.detectors + right
+    longer = y.new_zeros(*y.shape[:-1], n)
+    seen = slice(left, left + g.detectors)
+    longer[..., seen] = y
+    chord = _chords_of_a_disc(g, left, right).to(y)
+    longer[..., :left] = y[..., :1] * (chord[:left] / chord[left])
+    longer[..., n - right :] = y[..., -1:] * (chord[n - right :] / chord[n - right - 1])
+    factor = None
+    if isinstance(g, FanGeometry) and g.curved:
+        angle = torch.arange(n, dtype=torch.float64) * pitch
+        sine = torch.sin(angle.clamp_max(math.pi / 2)).clamp_min(1e-9)
+        factor = torch.where(angle == 0, 1.0, angle / sine) ** 2
+    return filter_rows(longer, window, pitch, factor)[..., seen]
+
+
+def _unseen_sides(g: Geometry) -> tuple[int, int]:
+    """How many detectors are missing on both sides to see a disc that fills the image; at most as
+    many as there are."""
+    radius = max(g.height, g.width) / 2
+    if isinstance(g, ParallelGeometry):
+        extent = radius / abs(g.pitch)
+    else:
+        half = math.asin(min(radius / g.source_distance, 1.0))
+        reach = half if g.curved else math.tan(min(half, 1.5))
+        extent = g.source_to_detector * reach / abs(g.detector_pitch)
+    middle = g.detectors / 2
+    sides = extent - middle + g.offset, extent - middle - g.offset
+    left, right = (min(max(0, math.floor(side)), g.detectors) for side in sides)
+    return left, right
+
+
+def _chords_of_a_disc(g: Geometry, left: int, right: int) -> Tensor:
+    """(left + detectors + right,) the length of each ray inside a disc that fills the image, or
+    nearly nothing."""
+    index = torch.arange(-left, g.detectors + right, dtype=torch.float64)
+    index = index - (g.detectors - 1) / 2 + g.offset
+    if isinstance(g, ParallelGeometry):
+        distance = index * g.pitch
+    else:
+        place = index * g.detector_pitch / g.source_to_detector
+        distance = g.source_distance * torch.sin(place if g.curved else torch.atan(place))
+    radius = max(g.height, g.width) / 2
+    return (radius**2 - distance.square()).clamp_min(1e-3).sqrt()
+
+
 def _smear(g: FanGeometry, row: Tensor, view: int, pitch: float) -> Tensor:
     """One filtered view (B, detectors) back along its rays → (B, H, W)."""
-    D, theta = g.source_distance, math.radians(g.angles[view])
-    c, s = math.cos(theta), math.sin(theta)
-    rows = torch.arange(g.height, device=row.device, dtype=row.dtype) - (g.height - 1) / 2
-    columns = torch.arange(g.width, device=row.device, dtype=row.dtype) - (g.width - 1) / 2
-    across = columns[None, :] * c - rows[:, None] * s
-    depth = D + columns[None, :] * s + rows[:, None] * c
+    D = g.source_distance
+    across, along = _coordinates(g, g.angles[view], row)
+    depth = D + along
     if g.curved:
         at = torch.atan2(across, depth) / pitch
         square = across.square() + depth.square()
     else:
         at = D * across / depth / pitch
         square = (depth / D).square()
+    return _interpolated(g, row, at) / square
+
+
+def _coordinates(g: Geometry, theta: float, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Of every pixel, (H, W) each, from the axis of rotation: along the detector, and along the
+    central ray."""
+    c, s = math.cos(math.radians(theta)), math.sin(math.radians(theta))
+    rows = torch.arange(g.height, device=like.device, dtype=like.dtype) - (g.height - 1) / 2
+    columns = torch.arange(g.width, device=like.device, dtype=like.dtype) - (g.width - 1) / 2
+    columns, rows = (columns - g.axis[0])[None, :], (rows - g.axis[1])[:, None]
+    return columns * c - rows * s, columns * s + rows * c
+
+
+def _interpolated(g: Geometry, row: Tensor, at: Tensor) -> Tensor:
+    """A filtered view (B, detectors) at the places ``at`` (H, W), in detectors from the shadow of
+    the axis: (B, H, W)."""
     at = (at + (g.detectors - 1) / 2 - g.offset).clamp(0, g.detectors - 1)
     low = at.floor().long().clamp_max(max(g.detectors - 2, 0))
     high = (low + 1).clamp_max(g.detectors - 1)
-    value = torch.lerp(row[:, low], row[:, high], (at - low)[None])
-    return value / square
+    return torch.lerp(row[:, low], row[:, high], (at - low)[None])
 
 
 def fan_weights(g: FanGeometry) -> np.ndarray:
@@ -183,7 +253,7 @@ def _check_coverage(g: FanGeometry, shares: np.ndarray, missing: list[tuple[floa
         math.asin(math.hypot(g.height, g.width) / 2 / g.source_distance),
     )
     usual = float(np.median(shares))
-    slack = [(start + usual / 2, max(length - usual, 0)) for start, length in missing if length > 0]
+    slack = [(start, max(length - usual, 0)) for start, length in missing if length > 0]
     beta = np.linspace(0, 2 * math.pi, 721)[:, None]
     gamma = np.linspace(-widest, widest, 41)
     measured = _confidence(beta, slack) + _confidence(beta + math.pi + 2 * gamma, slack)

@@ -9,40 +9,53 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral
 
 import numpy as np
 import torch
 from torch import Tensor
 
+#: Where the axis of rotation is, (column, row) from the image's middle, in pixels.
+Axis = tuple[float, float]
+
 
 @dataclass(frozen=True)
 class ParallelGeometry:
-    """A parallel beam; one detector is as wide as a pixel."""
+    """A parallel beam."""
 
     height: int
     width: int
     angles: tuple[float, ...]  #: degrees
     detectors: int
-    offset: float  #: of the detector's middle from the centre's shadow, in detectors
+    offset: float  #: of the detector's middle from the axis' shadow, in detectors
+    pitch: float = 1.0  #: width of a detector; negative: they are counted the other way
+    axis: Axis = (0.0, 0.0)
+    per_detector: int = 1  #: rays, of which a detector measures the mean
 
     def positions(self) -> np.ndarray:
-        """(detectors,) where every ray meets the detector's axis, from the centre's shadow."""
-        return np.arange(self.detectors) - (self.detectors - 1) / 2 + self.offset
+        """(detectors · per_detector,) where every ray meets the detector's axis, from the shadow of
+        the axis of rotation."""
+        return self.pitch * _indices(self)
 
     def rays(self, view: int) -> tuple[np.ndarray, np.ndarray]:
-        """A point and a direction of every ray of a view, each (detectors, 2)."""
+        """A point and a direction of every ray of a view, each (detectors · per_detector, 2); the
+        rays of one detector follow each other."""
         theta = math.radians(self.angles[view])
         across = np.array([math.cos(theta), -math.sin(theta)])
         along = np.array([math.sin(theta), math.cos(theta)])
-        point = self.positions()[:, None] * across
+        point = self.positions()[:, None] * across + np.array(self.axis)
         return point, np.broadcast_to(along, point.shape)
+
+    def half_width(self) -> float:
+        """How far from the axis every view sees, in pixels."""
+        reach = _sides(self)
+        return abs(self.pitch) * max(0.0, min(reach))
 
 
 @dataclass(frozen=True)
 class FanGeometry:
-    """A fan beam: the source turns at ``source_distance`` from the centre of rotation, the detector
+    """A fan beam: the source turns at ``source_distance`` from the axis of rotation, the detector
     at ``detector_distance`` on the other side."""
 
     height: int
@@ -51,44 +64,56 @@ class FanGeometry:
     detectors: int
     source_distance: float
     detector_distance: float
-    detector_pitch: float
+    detector_pitch: float  #: negative: the detectors are counted the other way
     curved: bool
-    offset: float  #: of the detector's middle from the centre's shadow, in detectors
+    offset: float  #: of the detector's middle from the axis' shadow, in detectors
+    axis: Axis = (0.0, 0.0)
+    per_detector: int = 1  #: rays, of which a detector measures the mean
 
     @property
     def source_to_detector(self) -> float:
         return self.source_distance + self.detector_distance
 
     def fan_angles(self) -> np.ndarray:
-        """(detectors,) the angle of every ray against the central one, in radians."""
-        index = np.arange(self.detectors) - (self.detectors - 1) / 2 + self.offset
+        """(detectors,) the angle of every detector's middle against the central ray, in radians."""
+        return self._angle_of(_indices(replace(self, per_detector=1)))
+
+    def _angle_of(self, index: np.ndarray) -> np.ndarray:
         position = index * self.detector_pitch
         if self.curved:
             return position / self.source_to_detector
         return np.arctan2(position, self.source_to_detector)
 
     def rays(self, view: int) -> tuple[np.ndarray, np.ndarray]:
-        """The source and the direction of every ray of a view, each (detectors, 2)."""
+        """The source and the direction of every ray of a view, each (detectors · per_detector, 2);
+        the rays of one detector follow each other."""
         theta = math.radians(self.angles[view])
         across = np.array([math.cos(theta), -math.sin(theta)])
         along = np.array([math.sin(theta), math.cos(theta)])
-        fan = self.fan_angles()
+        fan = self._angle_of(_indices(self))
         direction = np.cos(fan)[:, None] * along + np.sin(fan)[:, None] * across
-        return np.broadcast_to(-self.source_distance * along, direction.shape), direction
+        source = np.array(self.axis) - self.source_distance * along
+        return np.broadcast_to(source, direction.shape), direction
+
+    def half_width(self) -> float:
+        """How far from the axis every view sees, in pixels."""
+        angle = abs(float(self._angle_of(np.array(max(0.0, min(_sides(self)))))))
+        return self.source_distance * math.sin(angle)
+
+
+def _indices(g: ParallelGeometry | FanGeometry) -> np.ndarray:
+    """(detectors · per_detector,) the place of every ray on the detector, from the shadow of the
+    axis of rotation, in detectors."""
+    rays = g.detectors * g.per_detector
+    return (np.arange(rays) - (rays - 1) / 2) / g.per_detector + g.offset
+
+
+def _sides(g: ParallelGeometry | FanGeometry) -> tuple[float, float]:
+    """How far the detector reaches to both sides of the axis' shadow, in detectors."""
+    return g.detectors / 2 + g.offset, g.detectors / 2 - g.offset
 
 
 Geometry = ParallelGeometry | FanGeometry
-
-
-def image_size(size: int | Sequence[int]) -> tuple[int, int]:
-    """Height and width of ``size``, which may be one number for both."""
-    if isinstance(size, int):
-        height = width = size
-    else:
-        height, width = int(size[0]), int(size[1])
-    if height < 1 or width < 1:
-        raise ValueError(f"size must be at least 1 pixel each way, got {size}")
-    return height, width
 
 
 def view_angles(angles: int | Tensor | Sequence[float], span: float) -> tuple[float, ...]:

@@ -69,6 +69,8 @@ class Tomography(LinearPhysics):
         self.pixel = float(pixel)
         self.scale = self.pixel  #: A = scale · (matrix in pixels)
         self.gain = 1.0  #: what normalize() has multiplied A by
+        #: (views, detectors) of 0 and 1, which rays were measured; None: all. See masked().
+        self.register_buffer("seen", None)
         if normalize:
             self.normalize()
 
@@ -92,8 +94,8 @@ class Tomography(LinearPhysics):
         if x.ndim != 4 or tuple(x.shape[1:]) != self.image_shape:
             wanted = ", ".join(map(str, self.image_shape))
             raise ValueError(f"x must have shape (B, {wanted}), got {tuple(x.shape)}")
-        y = self.matrix.product(x.flatten(1), False)
-        return self.scale * y.unflatten(1, self.measurement_shape)
+        y = self.scale * self.matrix.product(x.flatten(1), False)
+        return self._seen(y.unflatten(1, self.measurement_shape))
 
     def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
         """Aᵀ: the exact transpose. (B, 1, views, detectors) → (B, 1, H, W)."""
@@ -104,8 +106,12 @@ class Tomography(LinearPhysics):
                 f"y must have shape (B, {wanted}) for this geometry (1, views, detectors), "
                 f"got {tuple(y.shape)}"
             )
-        x = self.matrix.product(y.flatten(1), True)
+        x = self.matrix.product(self._seen(y).flatten(1), True)
         return self.scale * x.unflatten(1, self.image_shape)
+
+    def _seen(self, y: Tensor) -> Tensor:
+        """Measurements without those that were not made."""
+        return y if self.seen is None else y * self.seen.to(y)
 
     def update_parameters(self, **kwargs: Any) -> None:
         """deepinv's way to change an operator. Here nothing can be: the rays are a matrix.
@@ -165,7 +171,39 @@ class Tomography(LinearPhysics):
         part: Tomography = variant(self)
         part.matrix = self.matrix.views(index)
         part.geometry = part.matrix.geometry
+        if self.seen is not None:
+            part.seen = self.seen[list(index)]
         return part
+
+    def masked(self, seen: Tensor) -> Tomography:
+        """The same scan (with the same scaling) without some of its rays, such as those of dead
+        detectors: they measure zero, and nothing is asked of them.
+
+        Args:
+            seen: (views, detectors) of 0 and 1; 1 where a ray was measured.
+        """
+        shape = self.measurement_shape[1:]
+        if tuple(seen.shape) != shape:
+            raise ValueError(f"seen must have shape {shape}, got {tuple(seen.shape)}")
+        part: Tomography = variant(self)
+        part.seen = seen.to(torch.float32)
+        return part
+
+    def filled(self, y: Tensor) -> Tensor:
+        """Measurements (B, 1, views, detectors) with those that were not made interpolated along
+        the detectors of their view: for filtered back-projection, which knows no gaps."""
+        if self.seen is None:
+            return y
+        place = torch.arange(y.shape[-1], device=y.device).expand_as(self.seen)
+        is_seen = self.seen.to(y.device) > 0
+        left = torch.where(is_seen, place, -1).cummax(-1).values
+        right = torch.where(is_seen, place, y.shape[-1]).flip(-1).cummin(-1).values.flip(-1)
+        beyond = right == y.shape[-1]
+        low = torch.where(left < 0, right.clamp_max(y.shape[-1] - 1), left)
+        high = torch.where(beyond, low, right)
+        share = ((place - low) / (high - low).clamp_min(1)).to(y)
+        at_low = y.gather(-1, low.expand_as(y))
+        return at_low + share * (y.gather(-1, high.expand_as(y)) - at_low)
 
     def A_dagger(
         self,
@@ -209,8 +247,8 @@ class Tomography(LinearPhysics):
     @property
     def has_closed_prox(self) -> bool:
         """Whether :meth:`prox_l2` uses eigenvectors: there are at most ``DIRECT_SIZE`` rays, or at
-        most as many pixels."""
-        return self.matrix.smaller_side <= DIRECT_SIZE
+        most as many pixels; and all rays were measured."""
+        return self.seen is None and self.matrix.smaller_side <= DIRECT_SIZE
 
     def prox_l2(
         self,
@@ -264,15 +302,15 @@ class Tomography(LinearPhysics):
         return zero if z is None else zero + z
 
     def _closed_prox(self, z: Tensor, y: Tensor, strength: Tensor | float) -> Tensor:
-        Q, s = self.matrix.spectrum(z.dtype, z.device)
+        spectrum = self.matrix.spectrum(z.dtype, z.device)
         if isinstance(strength, Tensor):
             strength = strength.reshape(-1, 1)
-        weights = self.scale**2 * s + strength  # (rows,) or (B, rows)
         r = y - self.A(z)
         if self.matrix.fewer_pixels:
             b = self.A_adjoint(r).flatten(1)
-            return z + ((b @ Q / weights) @ Q.t()).reshape(z.shape)
-        return z + self.A_adjoint(((r.flatten(1) @ Q / weights) @ Q.t()).reshape(y.shape))
+            return z + spectrum.solve(b, self.scale**2, strength).reshape(z.shape)
+        u = spectrum.solve(r.flatten(1), self.scale**2, strength)
+        return z + self.A_adjoint(u.reshape(y.shape))
 
     def prox_account(
         self,

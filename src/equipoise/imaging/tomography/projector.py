@@ -1,4 +1,4 @@
-"""The projector: Joseph's system matrix of a geometry, and products with it and its transpose."""
+"""The projector: the system matrix of a geometry, and products with it and its transpose."""
 
 from __future__ import annotations
 
@@ -14,72 +14,29 @@ import torch
 from torch import Tensor
 
 from ..linear import at_least_single, full_precision
+from .cache import kept_on_disk
 from .geometry import Geometry
-
-
-def joseph_matrix(geometry: Geometry) -> scipy.sparse.csr_matrix:
-    """The system matrix (views·detectors, height·width), lengths in pixels.
-
-    Joseph's method (IEEE TMI 1982): a ray steps from row to row (or from column to column,
-    whichever it crosses more squarely) and interpolates linearly between the two pixels beside it.
-    """
-    views = [_view_matrix(geometry, view) for view in range(len(geometry.angles))]
-    return scipy.sparse.vstack(views, "csr")
-
-
-def _view_matrix(geometry: Geometry, view: int) -> scipy.sparse.csr_matrix:
-    """The rows of :func:`joseph_matrix` that belong to one view, (detectors, height·width)."""
-    point, direction = geometry.rays(view)
-    crosses_rows = np.abs(direction[:, 1]) >= np.abs(direction[:, 0])
-    rays, pixels, values = [], [], []
-    for by_row in (True, False):
-        chosen = np.flatnonzero(crosses_rows if by_row else ~crosses_rows)
-        parts = _interpolate(geometry, point[chosen], direction[chosen], by_row)
-        for ray, pixel, value in parts:
-            rays.append(chosen[ray].astype(np.int32))
-            pixels.append(pixel)
-            values.append(value)
-    entries = np.concatenate(values), (np.concatenate(rays), np.concatenate(pixels))
-    shape = geometry.detectors, geometry.height * geometry.width
-    return scipy.sparse.coo_matrix(entries, shape).tocsr()
-
-
-def _interpolate(
-    geometry: Geometry, point: np.ndarray, direction: np.ndarray, by_row: bool
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(ray, pixel, weight) of what the rays meet on each line that they step through, once for the
-    pixel below the crossing and once for the one above."""
-    h, w = geometry.height, geometry.width
-    lines, across = (h, w) if by_row else (w, h)
-    along, aside = (1, 0) if by_row else (0, 1)  # the axis stepped along, and interpolated on
-    slope = direction[:, aside] / direction[:, along]
-    line = np.arange(lines)
-    distance = line - (lines - 1) / 2 - point[:, along][:, None]
-    crossing = point[:, aside][:, None] + slope[:, None] * distance + (across - 1) / 2
-    low = np.floor(crossing).astype(np.int32)
-    high_weight = crossing - low
-    length = np.hypot(1, slope)[:, None]
-    parts = []
-    for position, weight in ((low, 1 - high_weight), (low + 1, high_weight)):
-        ray, step = np.nonzero((position >= 0) & (position < across) & (weight > 0))
-        place = position[ray, step]
-        pixel = line[step] * w + place if by_row else place * w + line[step]
-        value = (weight * length)[ray, step].astype(np.float32)
-        parts.append((ray, pixel.astype(np.int32), value))
-    return parts
+from .spectrum import Spectrum, spectrum_of
+from .turns import by_copies, image_from, images_for, of_views, turned_pixels, turns_of
 
 
 class SystemMatrix:
-    """A sparse matrix and its transpose, made once per geometry and shared by all operators that
-    have it."""
+    """The system matrix of a scan and its transpose, made once per geometry and shared by all
+    operators that have it.
+
+    Views that are turned copies of others have no rows of their own; see ``turns.py``.
+    """
 
     def __init__(self, geometry: Geometry, forward: scipy.sparse.csr_matrix | None = None):
+        """``forward``: the rows of the views in ``turns_of(geometry).base``, if they are there."""
         self.geometry = geometry
+        self.turns = turns_of(geometry)
         if forward is None:
-            forward = joseph_matrix(geometry)
-        self._host = (forward, forward.T.tocsr())
+            forward = kept_on_disk(geometry, self.turns.base)
+        self._forward = forward
+        self._transpose: scipy.sparse.csr_matrix | None = None
         self._ready: dict[tuple[bool, torch.dtype, torch.device], Tensor] = {}
-        self._spectra: dict[tuple[torch.dtype, torch.device], tuple[Tensor, Tensor]] = {}
+        self._spectra: dict[tuple[torch.dtype, torch.device], Spectrum] = {}
 
     def __deepcopy__(self, memo: dict) -> SystemMatrix:
         return self
@@ -88,34 +45,56 @@ class SystemMatrix:
         return system_matrix, (self.geometry,)
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """(rays, pixels)."""
+        g = self.geometry
+        return len(g.angles) * g.detectors, g.height * g.width
+
+    @property
     def fewer_pixels(self) -> bool:
         """Whether there are fewer pixels than rays."""
-        rays, pixels = self._host[0].shape
-        return bool(pixels < rays)
+        rays, pixels = self.shape
+        return pixels < rays
 
     @property
     def smaller_side(self) -> int:
         """The number of rays, or that of pixels if there are fewer."""
-        return int(min(self._host[0].shape))
+        return min(self.shape)
+
+    @property
+    def nonzeros(self) -> int:
+        """Of the whole matrix, most of which may not be stored."""
+        entries = np.diff(self._forward.indptr[:: self.geometry.detectors])  # of each view
+        return sum(int(entries[self.turns.place(v)[0]]) for v in range(len(self.geometry.angles)))
 
     @property
     def nbytes(self) -> int:
-        """What the matrix and all that was made of it take."""
-        parts = [part for m in self._host for part in (m.data, m.indices, m.indptr)]
+        """What the matrix, its transpose and all that was made of them take."""
+        m = self._forward
+        rows, columns = m.shape
+        entries = m.data.nbytes + m.indices.nbytes
+        both = 2 * entries + (rows + columns + 2) * m.indptr.itemsize
         own = ("cpu", torch.float32)  # of these, the tensors are the host's arrays
         copies = [
             m.values()
             for (_, dtype, device), m in self._ready.items()
             if (device.type, dtype) != own
         ]
-        spectra = [part for spectrum in self._spectra.values() for part in spectrum]
-        return sum(part.nbytes for part in [*parts, *copies, *spectra])
+        return both + sum(part.nbytes for part in [*copies, *self._spectra.values()])
+
+    def _host(self, transpose: bool) -> scipy.sparse.csr_matrix:
+        if not transpose:
+            return self._forward
+        if self._transpose is None:
+            self._transpose = self._forward.T.tocsr()
+        return self._transpose
 
     def on(self, transpose: bool, dtype: torch.dtype, device: torch.device) -> Tensor:
-        """The matrix (or its transpose) as a sparse tensor of this precision on this device."""
+        """What is stored of the matrix (or of its transpose), the rays of the views
+        ``turns.base``, as a sparse tensor of this precision on this device."""
         key = (transpose, dtype, device)
         if key not in self._ready:
-            m = self._host[transpose]
+            m = self._host(transpose)
             with warnings.catch_warnings():
                 # torch's sparse rows are in beta; products are all that is used of them.
                 warnings.filterwarnings("ignore", "Sparse CSR tensor support")
@@ -128,16 +107,28 @@ class SystemMatrix:
                 ).to(device)
         return self._ready[key]
 
-    def spectrum(self, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-        """The smaller of M Mᵀ and Mᵀ M as Q diag(s) Qᵀ: Q (n, n) and s (n,) for n =
-        :attr:`smaller_side`; found once per precision, in float64."""
+    def spectrum(self, dtype: torch.dtype, device: torch.device) -> Spectrum:
+        """The smaller of M Mᵀ and Mᵀ M, (n, n) for n = :attr:`smaller_side`, by its eigenvectors;
+        found once per precision, in float64."""
         key = (dtype, device)
         if key not in self._spectra:
-            m = self._host[0].astype(np.float64)
+            m = self.rows(range(len(self.geometry.angles))).astype(np.float64)
             gram = m.T @ m if self.fewer_pixels else m @ m.T
-            s, Q = torch.linalg.eigh(torch.from_numpy(gram.toarray()))
-            self._spectra[key] = Q.to(device, dtype), s.clamp_min(0).to(device, dtype)
+            dense = torch.from_numpy(gram.toarray())
+            self._spectra[key] = spectrum_of(dense, self._turns()).to(dtype, device)
         return self._spectra[key]
+
+    def _turns(self) -> list[np.ndarray]:
+        """What turning the image by 180° may do: to pixels; or to rays, where parallel beams come
+        back with the detectors reversed, and fan beams as those of the opposite source."""
+        rays, pixels = self.shape
+        if self.fewer_pixels:
+            return [np.arange(pixels)[::-1]]
+        views = len(self.geometry.angles)
+        place = np.arange(rays).reshape(views, self.geometry.detectors)
+        reversed_detectors = [place[:, ::-1].ravel()]
+        opposite = [np.roll(place, views // 2, 0).ravel()] if views % 2 == 0 else []
+        return reversed_detectors + opposite
 
     def product(self, x: Tensor, transpose: bool) -> Tensor:
         """(B, columns) → (B, rows), differentiable any number of times, forward and backward.
@@ -148,13 +139,46 @@ class SystemMatrix:
             x = at_least_single(x)
         return _Product.apply(x, self, transpose)
 
+    def multiplied(self, x: Tensor, transpose: bool) -> Tensor:
+        """:meth:`product` for float32 and float64, without its derivative."""
+        g, turns = self.geometry, self.turns
+        if transpose:
+            x = by_copies(turns, x.unflatten(1, (-1, g.detectors))).flatten(1)
+        else:
+            x = images_for(turns, x.unflatten(1, (g.height, g.width))).flatten(1)
+        out = (self.on(transpose, x.dtype, x.device) @ x.t().contiguous()).t()
+        if transpose:
+            out = image_from(turns, out.unflatten(1, (g.height, g.width))).flatten(1)
+        else:
+            out = of_views(turns, out.unflatten(1, (-1, g.detectors))).flatten(1)
+        return out.contiguous()
+
+    def rows(self, views: Sequence[int]) -> scipy.sparse.csr_matrix:
+        """(views·detectors, height·width) the rows of these views, whether stored or not."""
+        g = self.geometry
+        places = [self.turns.place(view) for view in views]
+        start = np.asarray([base for base, _ in places]) * g.detectors
+        rows = self._forward[(start[:, None] + np.arange(g.detectors)).ravel()]
+        for quarters in {quarters for _, quarters in places} - {0}:
+            pixels = turned_pixels(g.height, g.width, quarters)
+            for place, (_, turned) in enumerate(places):
+                if turned == quarters:
+                    first, last = rows.indptr[[place * g.detectors, (place + 1) * g.detectors]]
+                    rows.indices[first:last] = pixels[rows.indices[first:last]]
+        rows.has_sorted_indices = False
+        return rows
+
     def views(self, index: Sequence[int]) -> SystemMatrix:
         """The matrix of the views ``index`` alone, which is rows of this one."""
-        geometry = replace(self.geometry, angles=tuple(self.geometry.angles[i] for i in index))
-        count, detectors = len(self.geometry.angles), self.geometry.detectors
-        start = np.asarray([int(i) % count for i in index]) * detectors
-        rows = (start[:, None] + np.arange(detectors)).ravel()
-        return _remembered(geometry, lambda: SystemMatrix(geometry, self._host[0][rows]))
+        count = len(self.geometry.angles)
+        chosen = [int(i) % count for i in index]
+        geometry = replace(self.geometry, angles=tuple(self.geometry.angles[i] for i in chosen))
+
+        def make() -> SystemMatrix:
+            base = turns_of(geometry).base
+            return SystemMatrix(geometry, self.rows([chosen[i] for i in base]))
+
+        return _remembered(geometry, make)
 
 
 #: How much the matrices may take that are remembered for geometries that nobody uses just now.
@@ -192,8 +216,7 @@ class _Product(torch.autograd.Function):
     def forward(x: Tensor, matrix: SystemMatrix, transpose: bool) -> Tensor:
         dtype = x.dtype if x.dtype == torch.float64 else torch.float32
         with full_precision(x):  # sparse products are there for float32 and float64 alone
-            out = matrix.on(transpose, dtype, x.device) @ x.to(dtype).t().contiguous()
-        return out.t().contiguous().to(x.dtype)
+            return matrix.multiplied(x.to(dtype), transpose).to(x.dtype)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

@@ -16,6 +16,8 @@ from .base import Example, LossValue, RecordedLoss, mean_square
 #: suffice, which takes a floor below 1e-6, they warn.
 TOLERANCE = 1e-3
 MOST_ITERATIONS = 1000
+#: Of a measurement, in units of the usual one: behind steel hardly a photon comes through.
+MOST_VARIANCE = 100.0
 
 
 class MeasurementConsistency(RecordedLoss):
@@ -26,17 +28,25 @@ class MeasurementConsistency(RecordedLoss):
     singular vectors of A: the mean squared error of the image, as far as the operator sees it above
     a noise of variance δ. In these units one weight of the equivariance term serves all operators.
 
+    With ``attenuation``, y · attenuation are line integrals of counted photons, whose variance is
+    one over the photons that came through, so v = exp(y · attenuation) up to a factor: r²/v takes
+    the place of r², and δ v that of δ. This is the second-order expansion of the Poisson
+    log-likelihood of the counts (Sauer and Bouman, IEEE Trans. Signal Processing 41, 1993). v is
+    such that the mean of 1/v is 1, and at most ``MOST_VARIANCE``.
+
     Args:
         weight: of the term.
         floor: δ; 0 is the plain misfit.
+        attenuation: what makes line integrals of measurements; None: all are equally noisy.
     """
 
-    def __init__(self, weight: float = 1.0, floor: float = 0.0):
+    def __init__(self, weight: float = 1.0, floor: float = 0.0, attenuation: float | None = None):
         super().__init__()
         if floor < 0:
             raise ValueError(f"floor must be >= 0, got {floor}; 1e-2 suits operators with ‖A‖ = 1")
         self.weight = weight
         self.floor = floor
+        self.attenuation = attenuation
 
     def forward(self, x_net: Tensor, y: Any, physics: Any, **kwargs: Any) -> Tensor:
         return self.evaluate(Example(x_net, y, physics)).value
@@ -51,15 +61,25 @@ class MeasurementConsistency(RecordedLoss):
         else:  # stacked physics: a list of measurements
             shapes = [part.shape[1:] for part in measured]
         r = _side_by_side(measured) - _side_by_side(y)
+        variance = self._variance(_side_by_side(y))
         if self.floor == 0:
-            return r.abs().square().mean(1)
+            return (r.abs().square() / variance).mean(1)
 
         def M(v: Tensor) -> Tensor:
             w = _apart(v, shapes, measured)
-            return _side_by_side(physics.A(physics.A_adjoint(w))) + self.floor * v
+            return _side_by_side(physics.A(physics.A_adjoint(w))) + self.floor * variance * v
 
         w = solve_spd(M, r, tol=TOLERANCE, max_iter=MOST_ITERATIONS)
         return torch.linalg.vecdot(r, w).real / x[0].numel()
+
+    def _variance(self, y: Tensor) -> Tensor | float:
+        """v of measurements (B, N), without a gradient."""
+        if self.attenuation is None:
+            return 1.0
+        with torch.no_grad():
+            photons = torch.exp(-self.attenuation * y)
+            share = photons / photons.mean(1, keepdim=True)
+            return 1 / share.clamp_min(1 / MOST_VARIANCE)
 
 
 def _side_by_side(y: Any) -> Tensor:

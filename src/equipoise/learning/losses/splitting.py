@@ -26,7 +26,7 @@ class Splitting(SecondSolveLoss):
 
     Args:
         parts: how many; one is left out, in turn at random.
-        weight: as for :class:`MeasurementConsistency`, and so is ``floor``.
+        weight: as for :class:`MeasurementConsistency`, and so are ``floor`` and ``attenuation``.
         accuracy: of the equilibrium that predicts.
     """
 
@@ -36,13 +36,14 @@ class Splitting(SecondSolveLoss):
         weight: float = 1.0,
         floor: float = 0.0,
         accuracy: Accuracy = DEFAULT_ACCURACY,
+        attenuation: float | None = None,
     ):
         super().__init__(accuracy)
         if parts < 2:
             raise ValueError(f"parts must be at least 2, got {parts}")
         self.parts = parts
         self.weight = weight
-        self.misfit = MeasurementConsistency(weight, floor)
+        self.misfit = MeasurementConsistency(weight, floor, attenuation)
 
     def forward(self, x_net: Tensor, y: Any, physics: Any, model: Any, **kwargs: Any) -> Tensor:
         return self.evaluate(Example(x_net, y, physics, model)).value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, PositiveFloat
 from torch import nn
 
 from ...errors import UserError
@@ -16,6 +16,7 @@ from .gradient import RED, GradientStep, MirrorStep, PrimalDual
 from .proximal import ADMM, DouglasRachford, ProximalStep
 
 Precision = Literal["32", "64", "bf16"]
+StepCount = Annotated[int, Field(ge=1, strict=True)]
 
 
 class StepSettings(Settings):
@@ -57,10 +58,10 @@ class StepSettings(Settings):
 class StrengthSettings(StepSettings):
     """What steps with a strength λ have."""
 
-    strength: float | None = Field(
-        None,
-        gt=0,
-        description="λ; none: (noise / sigma)² of scaled data, at least 1e-4",
+    strength: Literal["auto"] | PositiveFloat | None = Field(
+        "auto",
+        description="λ; auto: chosen by measurements that are left out; none: (noise / sigma)² of "
+        "scaled data, at least 1e-4",
     )
 
     #: keeps inner problems well conditioned where there is no noise
@@ -76,19 +77,25 @@ class StrengthSettings(StepSettings):
 
     def _strength(self, noise: float, sigma: float) -> float:
         given = self.strength
-        return self.default_strength(noise, sigma) if given is None else given
+        return given if isinstance(given, float) else self.default_strength(noise, sigma)
 
 
 class ProximalSettings(StrengthSettings):
     """argmin_u ½‖A u − y‖² + ½λ‖u − D(x)‖²."""
 
     kind: Literal["proximal"] = "proximal"
+    inner: Literal["auto", "exact"] | StepCount = Field(
+        "auto",
+        description="how the argmin is found where it has no closed form: a number of Chebyshev "
+        "steps from x (the same equilibria), auto: as many as the operator asks for; or exact: "
+        "conjugate gradients",
+    )
 
     def _make(
         self, denoiser: nn.Module, sigma: float, noise: float, tol: float, channels: int
     ) -> Step:
         strength = self._strength(noise, sigma)
-        return ProximalStep(denoiser, strength, sigma, self.learnable, tol)
+        return ProximalStep(denoiser, strength, sigma, self.learnable, tol, self.inner)
 
 
 class ADMMSettings(StrengthSettings):
@@ -118,10 +125,10 @@ class REDSettings(StrengthSettings):
     """x − η (Aᵀ(A x − y) + λ (x − D(x))): regularisation by denoising."""
 
     kind: Literal["red"] = "red"
-    strength: float | None = Field(
-        None,
-        gt=0,
-        description="λ; none: (noise / sigma)² of scaled data, at least 0.05",
+    strength: Literal["auto"] | PositiveFloat | None = Field(
+        "auto",
+        description="λ; auto: chosen by measurements that are left out; none: (noise / sigma)² of "
+        "scaled data, at least 0.05",
     )
 
     smallest_strength: ClassVar[float] = 0.05  #: it is the step's pace where A does not see

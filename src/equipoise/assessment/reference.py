@@ -1,0 +1,196 @@
+"""What real scans are judged by: there is no truth, but there are the views that nobody used.
+
+Which reference is taken decides who wins, so there are three. The misfit on the unseen views is
+the only one that no other reconstruction has made. The least squares solution from all views has
+the same grid, the same forward model, and the noise that it fits; filtered backprojection of all
+views and all detectors on a finer grid has none of them, and artefacts of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.dataset import Dataset
+from ..data.sinograms import unseen_item
+from ..errors import UserError
+from ..imaging.tomography.fbp import fan_fbp, parallel_fbp
+from ..imaging.tomography.geometry import FanGeometry, Geometry
+from ..imaging.tomography.settings import RaysSettings
+from .baselines import truncated_least_squares
+from .metrics import SMALLEST_ERROR, misfit
+
+#: Of conjugate gradients: the noise is not fitted yet.
+ITERATIONS = 25
+#: The finer grid has this many pixels each way, at least.
+FINE = 512
+#: Pixels that are left out inside the edge of what every view sees.
+MARGIN = 2
+
+CONVENTIONS = (
+    "unseen misfit: ‖A x − y‖/‖y‖ over the views that were not used; PSNR to LS: to the least "
+    f"squares solution from all views ({ITERATIONS} iterations of conjugate gradients on the "
+    "working grid); PSNR to FBP: to filtered backprojection (ramp) of all views and detectors on "
+    "a grid of 512² at least, averaged down; both with data range 1 in model units, inside the "
+    "circle that every view sees"
+)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """N scans at all of their views."""
+
+    unseen: Dataset  #: the views that were not used
+    least_squares: Tensor  #: (N, 1, H, W) from all views, on the working grid
+    backprojection: Tensor | None  #: (N, 1, H, W) on a finer grid, averaged down; None: a short arc
+    circle: Tensor  #: (H, W) bool, what every view sees
+
+    def scores(self, x: Tensor) -> dict[str, list[float]]:
+        """Of images (N, 1, H, W), by the names of :data:`MEASURES`, a value for each image."""
+        found = {"unseen": self.misfit(x).tolist()}
+        found["to_least_squares"] = self.psnr(x, self.least_squares).tolist()
+        if self.backprojection is not None:
+            found["to_fbp"] = self.psnr(x, self.backprojection).tolist()
+        return found
+
+    def misfit(self, x: Tensor) -> Tensor:
+        """(N,) ‖A x − y‖/‖y‖ over the unseen views."""
+        return unseen_misfit(x, self.unseen)
+
+    def psnr(self, x: Tensor, reference: Tensor) -> Tensor:
+        """(N,) in dB, inside the circle."""
+        difference = x.double().clamp(0, 1) - reference.double().clamp(0, 1)
+        error = difference[:, 0, self.circle].square().mean(1)
+        return -10 * error.clamp_min(SMALLEST_ERROR).log10()
+
+    def apart(self) -> float | None:
+        """How far the two references are from each other, a PSNR in dB."""
+        if self.backprojection is None:
+            return None
+        return float(self.psnr(self.least_squares, self.backprojection).mean())
+
+
+#: What :meth:`Reference.scores` tells → its heading.
+MEASURES = {
+    "unseen": "unseen misfit",
+    "to_least_squares": "PSNR to LS (dB)",
+    "to_fbp": "PSNR to FBP (dB)",
+}
+
+
+def unseen_misfit(x: Tensor, unseen: Dataset) -> Tensor:
+    """(N,) ‖A x − y‖/‖y‖ of images (N, 1, H, W) over the views that were not used."""
+    y, physics, _ = unseen.batch(torch.arange(len(unseen)))
+    return misfit(x.to(y), y, physics)
+
+
+def unseen_views(dataset: Dataset) -> Dataset | None:
+    """The views of the same scans that were not used; None where there are none.
+
+    Images that are measured here have their truth, which is a better judge.
+    """
+    has_views = isinstance(dataset.scan.settings, RaysSettings)
+    if dataset.truth is not None or not has_views or dataset.streamed:
+        return None
+    if any(item.holds != "measurement" or item.whole is None for item in dataset.items):
+        return None
+    return dataset.unseen()
+
+
+def reference_of(dataset: Dataset) -> Reference | None:
+    """The judges of scans whose files hold more views than are used; None for other data."""
+    unseen = unseen_views(dataset)
+    if unseen is None:
+        return None
+    every = _all_views(dataset, unseen)
+    y, physics, _ = every.batch(torch.arange(len(every)))
+    least_squares = truncated_least_squares(y, physics, ITERATIONS)
+    return Reference(unseen, least_squares, _fine_backprojection(every), seen_by_all(dataset))
+
+
+def _all_views(dataset: Dataset, unseen: Dataset) -> Dataset:
+    """The scans with all of their views, none twice."""
+    scan = dataset.scan
+    settings: Any = scan.settings
+    setup = settings.setup(scan.size)
+    left, _ = settings.unseen(scan.size, scan.gain)
+    views = sorted([*setup.chosen, *left])
+    physics = settings.beam_of(setup, scan.size, views, normalize=False)
+    physics.scale, physics.gain = physics.pixel * scan.gain, scan.gain
+    whole = replace(scan, physics=physics, measurement_shape=physics.measurement_shape)
+    items = [unseen_item(item, views, setup) for item in dataset.items]
+    y = torch.stack([whole.to_model(item) for item in items])
+    return replace(unseen, items=items, scan=whole, y=y)
+
+
+def _fine_backprojection(every: Dataset) -> Tensor | None:
+    """(N, 1, H, W) of all views and detectors on a finer grid, averaged down."""
+    scan = every.scan
+    settings: Any = scan.settings
+    setup = settings.setup(scan.size)
+    physics: Any = scan.physics
+    times = -(-FINE // max(scan.size))
+    fine = finer(physics.geometry, times, setup.binned)
+    sinograms = []
+    for item in every.items:
+        values = torch.from_numpy(_unbinned(item, every, setup)).float()
+        sinograms.append(values / item.units.counts_as_one * times / setup.pixel)
+    try:
+        images = backprojected(fine, torch.stack(sinograms)[:, None])
+    except ValueError:  # some line through the image is not measured
+        return None
+    return torch.nn.functional.avg_pool2d(images, times)
+
+
+def _unbinned(item: Any, every: Dataset, setup: Any) -> Any:
+    """(views, detectors) of all views, none twice, with the file's own detectors."""
+    settings: Any = every.scan.settings
+    left, _ = settings.unseen(every.scan.size, every.scan.gain)
+    views = sorted([*setup.chosen, *left])
+    count = None if setup.detectors is None else setup.detectors * setup.binned
+    return unseen_item(item, views, replace(setup, binned=1, detectors=count)).array()
+
+
+def backprojected(geometry: Geometry, y: Tensor) -> Tensor:
+    """Filtered backprojection with the ramp; y in units of x times pixels."""
+    if isinstance(geometry, FanGeometry):
+        return fan_fbp(geometry, y, "ramp")
+    return parallel_fbp(geometry, None, y, "ramp")
+
+
+def finer(g: Geometry, times: int, binned: int) -> Geometry:
+    """The same beam on a grid ``times`` as fine, with ``binned`` times as many detectors, one ray
+    each."""
+    axis = (g.axis[0] * times, g.axis[1] * times)
+    common: dict[str, Any] = {
+        "height": g.height * times,
+        "width": g.width * times,
+        "detectors": g.detectors * binned,
+        "offset": g.offset * binned,
+        "axis": axis,
+        "per_detector": 1,
+    }
+    if isinstance(g, FanGeometry):
+        common["source_distance"] = g.source_distance * times
+        common["detector_distance"] = g.detector_distance * times
+        return replace(g, detector_pitch=g.detector_pitch * times / binned, **common)
+    return replace(g, pitch=g.pitch * times / binned, **common)
+
+
+def seen_by_all(dataset: Dataset) -> Tensor:
+    """(H, W) the pixels inside the circle about the axis that every view sees, and the image holds;
+    two pixels are left out at its edge."""
+    physics: Any = dataset.scan.physics
+    g = physics.geometry
+    column = torch.arange(g.width) - (g.width - 1) / 2 - g.axis[0]
+    row = torch.arange(g.height) - (g.height - 1) / 2 - g.axis[1]
+    radius = min(g.half_width(), min(g.height, g.width) / 2) - MARGIN
+    if radius < 1:
+        raise UserError(
+            f"{dataset.items[0].file}: no pixel is seen by every view (the detector's half width "
+            f"is {g.half_width():.1f} pixels at the axis); check physics.offset and the pitch"
+        )
+    return (row[:, None].square() + column.square()).sqrt() <= radius

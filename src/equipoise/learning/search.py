@@ -1,0 +1,92 @@
+"""The search for the best setting: values that lie on ladders, and a score."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Option = float | int | str
+#: Name of an option → its value.
+Setting = dict[str, Option]
+
+
+def decades(steps: tuple[int, ...], lowest: int, highest: int) -> tuple[float, ...]:
+    """Such as 0.01, 0.03, 0.1, 0.3 for ``steps`` (1, 3) and the powers of ten from −2 to −1."""
+    return tuple(float(f"{s}e{power}") for power in range(lowest, highest + 1) for s in steps)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The values that an option may take, in their order.
+
+    Args:
+        values: all of them.
+        first: the lowest and the highest of those that are tried first; the search goes on from
+            there while it gets better. None: all are tried.
+        default: the value, where there is nothing to tune on.
+    """
+
+    values: tuple[Option, ...]
+    first: tuple[Option, Option] | None
+    default: Option
+
+    def start(self) -> range:
+        """Where the values stand that are tried first."""
+        if self.first is None:
+            return range(len(self.values))
+        low, high = self.first
+        return range(self.values.index(low), self.values.index(high) + 1)
+
+    def ends_at(self, value: Option) -> bool:
+        """Whether the search could not go past this value, though there might be better ones."""
+        return self.first is not None and value in (self.values[0], self.values[-1])
+
+
+def search(
+    score: Callable[[Setting], float], ladders: dict[str, Ladder], margin: float = 0.0
+) -> Setting:
+    """The setting with the highest score.
+
+    All that are tried first are scored, and then the neighbours of the best one, until none of its
+    neighbours is better: what is found lies inside the range that was looked at, or at the end of
+    a ladder. A score that is not a number loses.
+
+    Args:
+        score: of a setting.
+        ladders: of each option.
+        margin: by how much a neighbour must be better, so that the search ends where nothing is
+            gained any more.
+    """
+    names = list(ladders)
+    scores: dict[tuple[int, ...], float] = {}
+
+    def setting_at(place: tuple[int, ...]) -> Setting:
+        return {name: ladders[name].values[k] for name, k in zip(names, place, strict=True)}
+
+    def look(place: tuple[int, ...]) -> None:
+        if place not in scores:
+            found = score(setting_at(place))
+            scores[place] = -math.inf if math.isnan(found) else found
+
+    for place in itertools.product(*(ladders[name].start() for name in names)):
+        look(place)
+    best = max(scores, key=lambda place: scores[place])
+    while True:
+        for neighbour in _neighbours(best, [len(ladders[name].values) for name in names]):
+            look(neighbour)
+        better = max(scores, key=lambda place: scores[place])
+        if scores[better] <= scores[best] + margin:
+            return setting_at(best)
+        best = better
+
+
+def _neighbours(place: tuple[int, ...], lengths: list[int]) -> list[tuple[int, ...]]:
+    """One step up or down on one ladder."""
+    found = []
+    for axis, length in enumerate(lengths):
+        for k in (place[axis] - 1, place[axis] + 1):
+            if 0 <= k < length:
+                found.append((*place[:axis], k, *place[axis + 1 :]))
+    return found

@@ -1,0 +1,86 @@
+"""σ and λ are chosen by measurements that the model is not given."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+import equipoise as eq
+from equipoise.learning.choice import HeldOut, choose, held_out_part, with_values
+from equipoise.reconstruction.settings import ModelSettings
+
+from .examples import dataset_of, images
+
+
+def scans(noise, count=3, size=16, views=30):
+    physics = eq.ParallelBeam(size, views, normalize=True)
+    x = images(count)
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        y = physics.A(x)
+        return dataset_of(physics, y + noise * torch.randn_like(y))
+
+
+def test_it_is_the_best_of_its_neighbours():
+    held_out = held_out_part(scans(0.03))
+    settings = ModelSettings()
+    choice = choose(settings, held_out, 0.03)
+    assert choice.settings.keys() == {"model.sigma", "model.step.strength"}
+
+    def score(values):
+        model = with_values(settings, values).make(1, 0.03).eval()
+        model.stop = eq.Stop(1e-3, 60)
+        return held_out.score(model)
+
+    best = score(choice.settings)
+    for factor in (0.5, 2):
+        other = {**choice.settings, "model.sigma": choice.settings["model.sigma"] * factor}
+        assert not score(other) < best - 2e-3
+    for factor in (0.3, 3):
+        strength = choice.settings["model.step.strength"] * factor
+        assert not score({**choice.settings, "model.step.strength": strength}) < best - 2e-3
+
+
+def test_more_noise_asks_for_more_prior():
+    few, many = (choose(ModelSettings(), held_out_part(scans(n)), n) for n in (0.001, 0.1))
+    assert few.settings["model.step.strength"] < many.settings["model.step.strength"]
+
+
+def test_what_is_said_is_kept():
+    settings = ModelSettings(sigma=0.07, step={"kind": "proximal", "strength": 0.5})
+    assert choose(settings, held_out_part(scans(0.03)), 0.03).settings == {}
+    half = ModelSettings(sigma=0.07)
+    assert choose(half, held_out_part(scans(0.03)), 0.03).settings.keys() == {"model.step.strength"}
+    gradient = ModelSettings(step="gradient")
+    assert choose(gradient, held_out_part(scans(0.03)), 0.03).settings.keys() == {"model.sigma"}
+
+
+def test_where_there_is_nothing_to_choose_by_it_says_so():
+    random = ModelSettings(denoiser={"kind": "random", "channels": 4, "layers": 2})
+    for settings, held_out, why in (
+        (random, held_out_part(scans(0.03)), "not trained yet"),
+        (ModelSettings(), None, "cannot be split"),
+    ):
+        choice = choose(settings, held_out, 0.04)
+        assert why in choice.words
+        assert choice.settings["model.sigma"] == 0.02
+        assert choice.settings["model.step.strength"] == pytest.approx(4.0)
+
+
+def test_the_part_that_is_kept_out_is_the_judge():
+    data = scans(0.03)
+    training, kept_out = data.split(10, 3)
+    held_out = held_out_part(training, kept_out)
+    assert held_out.given.y.shape[-2] == 27
+    assert held_out.left_out.y.shape[-2] == 3
+    assert held_out_part(data).left_out.y.shape[-2] == 6
+
+
+def test_a_solve_that_came_to_nothing_has_no_score():
+    data = scans(0.03)
+
+    model = with_values(ModelSettings(), {"model.sigma": 0.02}).make(1, 0.03).eval()
+    model.stop = eq.Stop(1e-9, 1)
+    assert math.isnan(HeldOut(*data.split(5, 0)).score(model))
