@@ -66,6 +66,14 @@ def test_the_training_page():
     assert names["x"].shape == (2, 1, 32, 32)
 
 
+def test_the_uncertainty_page(capsys):
+    (code,) = examples("docs/uncertainty.md")
+    names = run(code, "docs/uncertainty.md")
+    assert names["u"].std.shape == (2, 1, 32, 32)
+    assert names["mean"].std.shape == (2, 1)
+    assert (names["u"].rmse > 0).all()
+
+
 def test_the_operator_page(tmp_path):
     motion, sheet = examples("docs/operator.md")
     names: dict = {}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from .assessment.uncertainty import uncertainty
     from .equilibrium import (
         GMRES,
         Anderson,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 
 
 _HOME = {
+    "assessment.uncertainty": "uncertainty",
     "equilibrium": (
         "GMRES Anderson Broyden Equilibrium EquilibriumError EquilibriumWarning Implicit "
         "JacobianFree Neumann Phantom Picard Status Stop Unrolled fixed_point solve"
@@ -129,6 +131,7 @@ __all__ = [
     "load_run",
     "phantoms",
     "solve",
+    "uncertainty",
 ]
 
 

@@ -6,9 +6,10 @@ import os
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
+from typer.core import TyperCommand
 
 from .errors import TrainingGaveUp, UserError
 
@@ -58,6 +59,41 @@ class Architecture(str, Enum):
     conv, unet, proximal = "conv", "unet", "proximal"
 
 
+#: As many samples as ``--samples`` takes without a number.
+SAMPLES = 30
+
+
+class _WithSamples(TyperCommand):
+    """A command whose ``--samples`` may stand alone."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        filled = []
+        for k, word in enumerate(args):
+            filled.append(word)
+            follower = args[k + 1] if k + 1 < len(args) else ""
+            if word == "--samples" and not follower.lstrip("-+").isdigit():
+                filled.append(str(SAMPLES))
+        return super().parse_args(ctx, filled)
+
+
+Samples = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        min=1,
+        metavar="[NUMBER]",
+        help="Also estimate how sure each image is, from so many samples of the equivariant "
+        f"bootstrap (without a number: {SAMPLES}).",
+    ),
+]
+Level = Annotated[float, typer.Option(help="Of the samples' bounds.")]
+GroupName = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(
+        "--group",
+        help="What moves the samples: rotations, quarter_turns, reflections or shifts; default: "
+        "the run's.",
+    ),
+]
 Overrides = Annotated[
     Optional[list[str]],  # noqa: UP045
     typer.Argument(help="such as learning.steps=500 data.path=my/folder"),
@@ -144,7 +180,7 @@ def _say_nothing(text: str) -> None:
     pass
 
 
-@app.command()
+@app.command(cls=_WithSamples)
 def reconstruct(
     run: RunFolder,
     data: Annotated[Path, typer.Argument(help="Measurements, or images to be measured first.")],
@@ -159,10 +195,16 @@ def reconstruct(
         Optional[str],  # noqa: UP045
         typer.Option(help="Of a whole scan, these slices: 100, 100:200, ::10; default: all."),
     ] = None,
+    samples: Samples = None,
+    level: Level = 0.9,
+    group: GroupName = None,
+    factor: Annotated[
+        float, typer.Option(help="Of deviations and bounds: a calibration that evaluate found.")
+    ] = 1.0,
 ) -> None:
     """Reconstruct DATA into the folder OUT: image files stay in their format, measurements give
     .npy; with a preview, and residual and status of each. The same command goes on where one was
-    interrupted.
+    interrupted. With --samples, standard deviation and bounds beside each image, and a page.
 
     Example: equipoise reconstruct runs/ct64 ../shared/data/ct/val.h5 out/
     """
@@ -172,17 +214,49 @@ def reconstruct(
     from .run import load_run
 
     trained = load_run(run)
+    asked, counted = _bootstrap_of(samples, level, group, factor)
     progress = SliceProgress()
     with stopping_after_this_step(typer.echo, "slice; what is done is kept") as is_interrupted:
         places = places_of(rows, "--rows")
-        run_reconstruct(trained, data, out, typer.echo, form, places, progress, is_interrupted)
+        run_reconstruct(
+            trained,
+            data,
+            out,
+            typer.echo,
+            form,
+            places,
+            progress,
+            is_interrupted,
+            asked=asked,
+            progress=counted,
+        )
         interrupted = is_interrupted()
+    if counted is not None:
+        counted.close()
     if interrupted and not (out / "report.json").is_file():
         typer.echo("interrupted; the same command goes on after the last slice")
         raise typer.Exit(INTERRUPTED)
 
 
-@app.command()
+def _bootstrap_of(
+    samples: int | None, level: float, group: str | None, factor: float = 1.0
+) -> tuple[Any, Any]:
+    """What is asked of the bootstrap, and what shows its progress; nothing without samples.
+
+    Raises:
+        UserError: an option of it was given without ``--samples``.
+    """
+    if samples is None:
+        if group is not None or level != 0.9 or factor != 1:
+            raise UserError("--level, --group and --factor are those of the samples; add --samples")
+        return None, None
+    from .commands.terminal import SolvesProgress
+    from .comparison.bootstrap import Bootstrap
+
+    return Bootstrap(samples, level, group=group, factor=factor), SolvesProgress()
+
+
+@app.command(cls=_WithSamples)
 def evaluate(
     run: RunFolder,
     data: Annotated[
@@ -195,20 +269,35 @@ def evaluate(
         Optional[str],  # noqa: UP045
         typer.Option(help="fastmri: by fastMRI's measures too, of whole volumes."),
     ] = None,
+    samples: Samples = None,
+    level: Level = 0.9,
+    group: GroupName = None,
 ) -> None:
-    """Score a run against FBP or zero-filled, least squares and TV, per image and on average.
+    """Score a run against FBP or zero-filled, least squares and TV, per image and on average. With
+    --samples, also whether its own estimate of its errors is true.
 
     Example: equipoise evaluate runs/ct64 ../shared/data/ct/val.h5
     """
     from .comparison.evaluation import evaluate as run_evaluate
     from .run import load_run
 
-    evaluation = run_evaluate(load_run(run), data, score=score)
+    asked, progress = _bootstrap_of(samples, level, group)
+    try:
+        evaluation = run_evaluate(
+            load_run(run), data, score=score, asked=asked, progress=progress, say=typer.echo
+        )
+    finally:
+        if progress is not None:
+            progress.close()
     typer.echo(evaluation.per_image().terminal())
     typer.echo("")
     typer.echo(evaluation.table.terminal())
     if evaluation.fastmri is not None:
         typer.echo(f"\n{evaluation.fastmri.terminal()}")
+    if evaluation.sure is not None:
+        typer.echo(f"\n{evaluation.sure.table.terminal()}")
+        for note in evaluation.sure.notes:
+            typer.echo(f"caution: {note}")
     typer.echo(f"\n{evaluation.problem['contraction']['words']}")
     typer.echo(f"saved: {evaluation.folder}/results.json, grid.png, report.html")
     _exit_if_failed(evaluation.table)

@@ -29,6 +29,10 @@ def shortened(text: str, most: int = LONGEST_MESSAGE) -> str:
     return f"{line[: most - end - 3]} … {line[-end:]}"
 
 
+class ArgumentError(UserError, ValueError):
+    """An argument of a function is out of its bounds: for scripts, a ValueError as well."""
+
+
 class TrainingGaveUp(UserError):
     """Too many steps in a row had to be skipped. That is an outcome of training, not a mistake."""
 

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from .metrics import magnitude, psnr, ssim
+from .reading import Reading
 from .table import Table
 
 PAGE = jinja2.Environment(
@@ -32,6 +33,7 @@ def page(
     table: Table | None = None,
     table_title: str = "Scores",
     conventions: str = "",
+    more_tables: list[tuple[str, Table]] | None = None,
     config: str = "",
     viewer: list[Picture] | None = None,
     reload: int = 0,
@@ -46,6 +48,7 @@ def page(
         table: which the reader can sort.
         table_title: above it.
         conventions: how the table's figures were computed.
+        more_tables: further tables, with what stands above each.
         config: the configuration, as text.
         viewer: from :func:`pictures`.
         reload: seconds after which a browser reads the page anew; 0: never.
@@ -61,12 +64,24 @@ def page(
         notes=[*table.reasons(), *table.notes()] if table else [],
         has_remarks=bool(table and table.remarks),
         conventions=conventions,
+        more_tables=[_table(title, each) for title, each in more_tables or ()],
         config=config,
         pictures=viewer,
         chosen=_right_hand_panel(viewer),
         reload=reload,
     )
     path.write_text(text, encoding="utf-8")
+
+
+def _table(title: str, table: Table) -> dict[str, Any]:
+    notes = [*table.reasons(), *table.notes()]
+    return {
+        "title": title,
+        "head": table.head(),
+        "lines": table.lines(),
+        "notes": notes,
+        "has_remarks": bool(table.remarks),
+    }
 
 
 def _row(table: Table, k: int) -> dict[str, Any]:
@@ -77,11 +92,16 @@ def _right_hand_panel(viewer: list[Picture]) -> int:
     """The last method: the one that the page is about."""
     if not viewer:
         return 0
-    return len(viewer[0]["panels"]) - 1 - (viewer[0]["truth"] is not None)
+    images = [panel for panel in viewer[0]["panels"] if not panel.get("extra")]
+    return max(0, len(images) - 1 - (viewer[0]["truth"] is not None))
 
 
 def pictures(
-    images: dict[str, Tensor], truth: Tensor | None, names: list[str], count: int = 8
+    images: dict[str, Tensor],
+    truth: Tensor | None,
+    names: list[str],
+    count: int = 8,
+    readings: list[Reading] | None = None,
 ) -> list[Picture]:
     """What the page's viewer shows: each method's image of the first samples, with its scores.
 
@@ -90,9 +110,27 @@ def pictures(
         truth: (N, C, …, H, W), where it is known.
         names: of the N samples.
         count: at most so many samples are shown.
+        readings: of the samples: the uncertainty of the last method, with panels of its own.
     """
     shown = min([count, *(len(x) for x in images.values())])
-    return [_picture(images, truth, i, names[i]) for i in range(shown)]
+    made = [_picture(images, truth, i, names[i]) for i in range(shown)]
+    for picture, reading in zip(made, readings or (), strict=False):
+        picture["panels"] += reading.panels()
+        picture["reading"] = reading.as_json()
+    return made
+
+
+def reading_pictures(readings: list[Reading], names: list[str], count: int = 8) -> list[Picture]:
+    """What the viewer shows of images in their own units: each beside its bounds."""
+    return [
+        {
+            "name": name,
+            "panels": [reading.image_panel("Reconstruction"), *reading.panels()],
+            "truth": None,
+            "reading": reading.as_json(),
+        }
+        for name, reading in zip(names[:count], readings, strict=False)
+    ]
 
 
 def _picture(images: dict[str, Tensor], truth: Tensor | None, i: int, name: str) -> Picture:

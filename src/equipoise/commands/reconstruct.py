@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..assessment import figures
 from ..assessment.solves import residual_in_words
+from ..comparison.bootstrap import Bootstrap, bootstrap, notes_of, rows_of, seconds_a_solve
 from ..data.dataset import Dataset
 from ..data.formats import new_folder, write_images
 from ..data.ranges import Places
@@ -19,6 +20,7 @@ from ..equilibrium import Equilibrium
 from ..errors import UserError
 from ..learning.processes import processes
 from ..run import Run, load_data
+from .certainty import write_certainty
 from .slices import PROGRESS, Step, WholeScan, account, lazily
 
 if TYPE_CHECKING:
@@ -39,6 +41,9 @@ def reconstruct(
     rows: Places | None = None,
     on_step: Callable[[Step], None] = lambda step: None,
     interrupted: Callable[[], bool] = lambda: False,
+    *,
+    asked: Bootstrap | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Equilibrium | None:
     """Reconstructs ``data`` into the new folder ``out``: what was an image file in its own format,
     what was a measurement as ``form`` says, a picture ``preview.png``, and ``report.json`` with
@@ -52,6 +57,9 @@ def reconstruct(
         rows: of all measurements, those to reconstruct; see :data:`Places`.
         on_step: told how far it is.
         interrupted: asked between slices whether to stop.
+        asked: also estimates how sure they are: deviation, bounds, what is measured and what is
+            invented beside each image, ``uncertainty.png`` and ``report.html``; all at once.
+        progress: of the samples.
 
     Returns the record of the equilibria of this call; ``value`` is empty where the images of a
     whole scan are more than 64 MiB. None, if it was interrupted, or nothing was left to do.
@@ -64,7 +72,7 @@ def reconstruct(
         new_folder(out)
     dataset = load_data(run.config, run.scan, Path(data), stream=True, whole=True)
     about = {"run": str(run.folder), "data": str(data)}
-    if dataset.streamed and dataset.items[0].holds == "measurement":
+    if asked is None and dataset.streamed and dataset.items[0].holds == "measurement":
         for note in dataset.notes:
             say(f"note: {note}")
         about["rows"] = str(rows)
@@ -72,12 +80,12 @@ def reconstruct(
         return _slice_by_slice(scan, fabric, say, on_step, interrupted)
     if form != "npy" or rows is not None:
         raise UserError(
-            f"{data}: --as and --rows apply to measurements; images are written as they came, all "
-            "of them"
+            f"{data}: --as and --rows apply to measurements without --samples; images are written "
+            "as they came, all of them"
         )
     if dataset.streamed:
         dataset = load_data(run.config, run.scan, Path(data), whole=True)
-    return _at_once(run, dataset, out, about, fabric, say)
+    return _at_once(run, dataset, out, about, fabric, say, asked, progress)
 
 
 def _slice_by_slice(
@@ -108,15 +116,28 @@ def _at_once(
     about: dict[str, str],
     fabric: Fabric,
     say: Callable[[str], None],
+    asked: Bootstrap | None,
+    progress: Callable[[int, int], None] | None,
 ) -> Equilibrium:
-    solved = run.solve(dataset, fabric=fabric)
+    # One by one, an image is the same to the bit in whichever process, and so are its samples.
+    solved = run.solve(dataset, batch=16 if asked is None else 1, fabric=fabric)
+    sure = None
+    if asked is not None:
+        if not fabric.global_rank:
+            say(asked.cost_in_words(len(dataset), seconds_a_solve(run, dataset)))
+        sure = bootstrap(run, dataset, solved.value, asked, progress=progress, fabric=fabric)
     if fabric.global_rank:
         return solved
     images = native_images(solved.value, dataset.items, dataset.scan.physics)
     paths = write_images(dataset.items, images, out)
     _save_picture(dataset, solved.value, out)
     rows = account(dataset, solved)
-    _save_report(rows, {**about, "measured": _what_was_measured(dataset)}, out, say)
+    told: dict[str, Any] = {**about, "measured": _what_was_measured(dataset)}
+    if asked is not None and sure is not None:
+        rows = [row | more for row, more in zip(rows, rows_of(sure), strict=True)]
+        told |= {"notes": notes_of(sure, dataset.names), "factor": asked.factor}
+        paths += write_certainty(run, dataset, solved.value, sure, out, say, asked.factor)
+    _save_report(rows, told, out, say)
     _say_what_was_written(len(paths), out, say)
     return solved
 
@@ -134,7 +155,7 @@ def _save_picture(dataset: Dataset, images: Tensor, out: Path) -> None:
 
 
 def _save_report(
-    rows: list[dict[str, Any]], about: dict[str, str], out: Path, say: Callable[[str], None]
+    rows: list[dict[str, Any]], about: dict[str, Any], out: Path, say: Callable[[str], None]
 ) -> None:
     (out / "report.json").write_text(json.dumps({**about, "images": rows}, indent=1))
     if len(rows) > SAID_ONE_BY_ONE:
@@ -146,8 +167,14 @@ def _save_report(
     for row in rows:
         say(
             f"{row['name']}: residual {residual_in_words(row)} after {row['steps']} evaluations, "
-            f"{row['status']}, misfit {row['misfit']:.1e}"
+            f"{row['status']}, misfit {row['misfit']:.1e}{_predicted(row)}"
         )
+
+
+def _predicted(row: dict[str, Any]) -> str:
+    if "predicted_psnr" not in row:
+        return ""
+    return f", predicted error {row['predicted_psnr']:.1f} dB (PSNR)"
 
 
 def _say_what_was_written(count: int, out: Path, say: Callable[[str], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -59,6 +60,41 @@ class TrainingProgress:
         seconds = self.bar.tasks[0].time_remaining
         left = [] if seconds is None else [f"{seconds:.0f} s left"]
         print("  ".join([f"step {step}/{self.total}", text, *left, *events]), flush=True)
+
+    def close(self) -> None:
+        self.bar.stop()
+
+
+class SolvesProgress:
+    """A bar of solves on a terminal; elsewhere a plain line now and then, with the time left."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=False)
+        self.shown = console.is_terminal and is_first_process()
+        self.bar = Progress(
+            BarColumn(24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("samples"),
+            console=console,
+            disable=not self.shown,
+            speed_estimate_period=600,
+        )
+        self.task = self.bar.add_task("", total=None)
+        self.started = 0.0
+        self.lines = 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if not done:
+            self.bar.start()
+            self.started, self.lines = time.perf_counter(), 0
+            return
+        self.bar.update(self.task, completed=done, total=total)
+        if self.shown or not is_first_process() or done * LINES < self.lines * total:
+            return
+        self.lines = done * LINES // total + 1
+        left = (time.perf_counter() - self.started) / done * (total - done)
+        print(f"samples: {done}/{total} solves  {left:.0f} s left", flush=True)
 
     def close(self) -> None:
         self.bar.stop()

@@ -41,10 +41,12 @@ from ..errors import UserError
 from ..learning.log import read_log
 from ..learning.validation import solve_dataset
 from ..run import Run, load_training_data, unseen
+from .bootstrap import Bootstrap
 from .fastmri import check_scorable, fastmri_table, in_words
 from .method import Method, Problem, Unavailable
 from .methods import PNP, classical_methods
 from .plugged import untrained
+from .sureness import Sureness, sureness
 from .tuning import Tuner
 
 #: Images whose truth the classical methods are tuned on, in their favour; or scans that were
@@ -84,6 +86,7 @@ class Evaluation:
     solved: Equilibrium | None = None
     words: list[str] = field(default_factory=list)  #: of the page
     fastmri: Table | None = None  #: the same methods by fastMRI's measures, where asked for
+    sure: Sureness | None = None  #: how true its own estimate of its errors is, if that was asked
 
     @property
     def names(self) -> list[str]:
@@ -166,6 +169,8 @@ class Evaluation:
             tree["fastmri"] = {"convention": CONVENTION, "methods": self.fastmri.as_json()}
         if self.solved is not None:
             tree["solve"] = solve_rows(self.solved, self.names)
+        if self.sure is not None:
+            tree["reliability"] = self.sure.as_json()
         return tree
 
 
@@ -175,6 +180,9 @@ def evaluate(
     folder: Path | None = None,
     count: int = 24,
     score: str | None = None,
+    asked: Bootstrap | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] = print,
 ) -> Evaluation:
     """Scores a run, its start and the classical methods on the same measurements, and writes
     results.json, grid.png and report.html.
@@ -186,6 +194,9 @@ def evaluate(
         folder: where to; default: a folder in the run's, named after the data.
         count: of phantoms.
         score: "fastmri": by fastMRI's measures too, see ``assessment/fastmri.py``.
+        asked: also whether the run's own estimate of its errors is true.
+        progress: of its samples.
+        say: told what they cost, before they begin.
 
     Raises:
         UserError: there is no data to score on, or it cannot be read; or they have nothing that
@@ -219,6 +230,9 @@ def evaluate(
         titles = {row.key: row.title for row in evaluation.table.rows}
         evaluation.fastmri = fastmri_table(dataset, evaluation.images, titles)
         evaluation.words += in_words(evaluation.fastmri)
+    if asked is not None:
+        evaluation.sure = sureness(run, dataset, solved.value, asked, progress, say)
+        evaluation.words[-1:-1] = evaluation.sure.words()
     _write(evaluation, run, what)
     return evaluation
 
@@ -366,6 +380,10 @@ def _write(evaluation: Evaluation, run: Run, what: str) -> None:
     if curves.exists():
         text = "Training: loss parts, solver steps, residuals, validation"
         shown.append((curves.read_bytes(), text))
+    sure = evaluation.sure
+    if sure is not None and (figure := sure.figure()) is not None:
+        drawn = figures.save_png(figure, folder / "reliability.png")
+        shown.append((drawn, "Predicted against true errors; bounds against what they hold"))
     on = f"{len(dataset)} phantoms that training did not see" if what == "phantoms" else what
     page(
         folder / "report.html",
@@ -374,8 +392,9 @@ def _write(evaluation: Evaluation, run: Run, what: str) -> None:
         shown,
         table=evaluation.table,
         conventions=CONVENTIONS if evaluation.reference is None else REFERENCE_CONVENTIONS,
+        more_tables=[("How sure? Bounds beside the truth", sure.table)] if sure else None,
         config=dump(run.config),
-        viewer=pictures(images, truth, dataset.names),
+        viewer=pictures(images, truth, dataset.names, readings=sure.readings if sure else None),
     )
 
 

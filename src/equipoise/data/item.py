@@ -175,6 +175,10 @@ class Item:
     format: str = "npy"  #: the name of the format that reads it, and writes what is made of it
     notes: tuple[str, ...] = ()  #: what its reader noticed
     frames: tuple[Item, ...] = ()  #: of which it is a sequence
+    #: What a file that is written says it shows, where that is not the image itself.
+    meaning: str = ""
+    #: Whether its values are differences, such as deviations, to which no offset applies.
+    is_difference: bool = False
     frame: Frame | None = None  #: the part of an image that the model sees; none: the whole
     axis: int | None = None  #: of the volume in its file that it was cut across; none: the last
     kspace: KspaceHeader = KspaceHeader()
@@ -189,6 +193,11 @@ class Item:
             UserError: the file cannot be read, or holds something else than finite numbers.
         """
         return check_numbers(np.asarray(self.read()), str(self.file))
+
+    def showing(self, meaning: str, is_difference: bool = False) -> Item:
+        """The item for a file about this image that is not the image itself."""
+        frames = tuple(frame.showing(meaning, is_difference) for frame in self.frames)
+        return replace(self, meaning=meaning, is_difference=is_difference, frames=frames)
 
     def placement(self, shape: tuple[int, ...]) -> Placement:
         """Where the pixels of an image of ``shape``, which was made of this one, lie in it."""

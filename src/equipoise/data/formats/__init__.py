@@ -5,6 +5,7 @@ A format of your own is a subclass of :class:`Format`, and ``register(MyFormat()
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -49,6 +50,7 @@ __all__ = [
     "new_folder",
     "open_path",
     "register",
+    "write_beside",
     "write_images",
 ]
 
@@ -226,3 +228,41 @@ def write_images(
         items = [frame for item in items for frame in item.frames]
         images = [image for sequence in images for image in sequence]
     return format.write(items, images, folder)
+
+
+def write_beside(
+    items: Sequence[Item],
+    images: np.ndarray | Sequence[np.ndarray],
+    out: str | Path,
+    word: str,
+    meaning: str,
+    is_difference: bool = False,
+) -> list[Path]:
+    """Writes what belongs to images that :func:`write_images` wrote to ``out``, beside them and in
+    the same format, under their names with ``_word``: scan.dcm, scan_std.dcm.
+
+    Args:
+        items: of the images.
+        images: (N, …, H, W), in the units of their items.
+        out: the folder, which exists.
+        word: that is added to the names.
+        meaning: what a file says of itself, in formats that can, in a few words.
+        is_difference: the values are deviations, to which the units' offset does not apply.
+    """
+    out = Path(out)
+    shown = [item.showing(meaning, is_difference) for item in items]
+    paths = []
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        for path in write_images(shown, images, folder):
+            new = out / _with_word(path.name, word)
+            path.rename(new)
+            paths.append(new)
+    return paths
+
+
+def _with_word(name: str, word: str) -> str:
+    """The name of a file with a word before its suffix."""
+    suffixes = [s for form in FORMATS.values() for s in form.suffixes if name.lower().endswith(s)]
+    length = max((len(suffix) for suffix in suffixes), default=len(Path(name).suffix))
+    stem = name[: len(name) - length]
+    return f"{stem}_{word}{name[len(name) - length :]}"

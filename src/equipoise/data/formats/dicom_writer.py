@@ -50,12 +50,16 @@ def write_slices(
         if "SharedFunctionalGroupsSequence" in data or item.index is not None:
             _make_single(data, item.index or 0)
         placed = item.placement(image.shape)
-        _set_pixels(data, image, slopes[item.series])
+        _set_pixels(data, image, _slope_of(image) if item.is_difference else slopes[item.series])
         if placed.pixel != (1.0, 1.0) or placed.start != (0.0, 0.0):
             _set_geometry(data, placed)
         kind = [str(value) for value in data.get("ImageType") or []]
         data.ImageType = ["DERIVED", "SECONDARY", *kind[2:]]
         data.DerivationDescription = "Reconstructed with Equipoise; not for clinical use"
+        if item.meaning:
+            data.SeriesDescription = f"{data.get('SeriesDescription', '')} {item.meaning}".strip()[
+                :64
+            ]
         series = str(data.get("SeriesInstanceUID", ""))
         data.SeriesInstanceUID = new_series.setdefault(series, new_uid())
         data.SOPInstanceUID = new_uid()
@@ -92,6 +96,12 @@ def _make_single(data: Any, frame: int) -> None:
     data.InstanceNumber = frame + 1
     data.SOPClassUID = SINGLE[_modality(data)]
     data.file_meta.MediaStorageSOPClassUID = data.SOPClassUID
+
+
+def _slope_of(image: np.ndarray) -> float:
+    """The power of ten that 16 bits resolve these values to."""
+    largest = max(float(np.abs(image).max()), 1e-6)
+    return float(10.0 ** np.ceil(np.log10(largest / 32767)))
 
 
 def _modality(data: Any) -> str:

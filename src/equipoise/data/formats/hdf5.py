@@ -192,7 +192,13 @@ class Hdf5(Format):
         files = {item.file for item in items}
         path = folder / (files.pop().name if len(files) == 1 else "images.h5")
         with need("h5py", "hdf5").File(path, "w") as stored:
-            stored["hu"] = np.clip(np.rint(np.stack(images)), -32768, 32767).astype(np.int16)
+            values = np.stack(images)
+            if items[0].is_difference:
+                stored["hu"] = values.astype(np.float32)  # a part of one Hounsfield unit matters
+            else:
+                stored["hu"] = np.clip(np.rint(values), -32768, 32767).astype(np.int16)
+            if items[0].meaning:
+                stored.attrs["meaning"] = items[0].meaning
             stored["patient"] = [item.patient.encode() for item in items]
         return [path]
 

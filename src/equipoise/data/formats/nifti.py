@@ -205,7 +205,8 @@ def _write_volume(items: Sequence[Item], images: Sequence[np.ndarray], path: Pat
     across = [other for other in range(3) if other != axis]
     places = [item.index or 0 for item in items]
     first, count = min(places), max(places) - min(places) + 1
-    planes = np.full((count, *images[0].shape), items[0].units.offset, dtype=np.float32)
+    empty = 0.0 if items[0].is_difference else items[0].units.offset
+    planes = np.full((count, *images[0].shape), empty, dtype=np.float32)
     for place, image in zip(places, images, strict=True):
         planes[place - first] = image
     placed = items[0].placement(images[0].shape[-2:])
@@ -219,4 +220,6 @@ def _write_volume(items: Sequence[Item], images: Sequence[np.ndarray], path: Pat
     affine[:3, :3] *= factor
     header = original.header.copy()
     header.set_data_dtype(np.float32)
+    if items[0].meaning:
+        header["descrip"] = items[0].meaning.encode()[:79]
     nibabel.save(nibabel.Nifti1Image(np.moveaxis(planes, 0, axis), affine, header), path)

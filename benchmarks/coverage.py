@@ -1,0 +1,235 @@
+"""Is the equivariant bootstrap true? Coverage of its 90 % bounds, and predicted against true error,
+on held-out CT slices, beside the parametric bootstrap (no moves) and after calibration.
+
+    python benchmarks/coverage.py [--size 64] [--views 20] [--images 8] [--samples 30] [--run RUN]
+
+With --others, beside: total variation under the same bootstrap, deepinv's unadjusted Langevin
+sampler (ULA) with the same denoiser, and an ensemble of the runs that are named (--run A --run B …:
+seeds of one configuration).
+
+Without --run, the model is the shipped denoiser in the proximal step, before any training. Factors
+are learnt on the first half of the patients, or on measurements that were left out, and coverage is
+that of the second half.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import DATA, arguments, is_there, parser, start_model
+
+from equipoise.assessment.baselines import total_variation
+from equipoise.assessment.diagnose import range_and_null
+from equipoise.assessment.metrics import magnitude
+from equipoise.assessment.uncertainty import (
+    Uncertainty,
+    calibrated_on_measurements,
+    calibrated_on_truths,
+    reliability,
+    uncertainty,
+)
+from equipoise.config import Config, parse
+from equipoise.data.dataset import Dataset
+from equipoise.data.scan import Scan
+from equipoise.imaging.groups import named_group
+from equipoise.run import load_data, load_run
+
+#: The 90 % quantile of |v|, v standard normal.
+NORMAL_90 = 1.6449
+#: What the denoiser is told in Langevin sampling.
+LANGEVIN_SIGMA = 0.02
+GROUPS = {"equivariant (rotations)": "rotations", "parametric (no moves)": None}
+
+
+def problem(a: Any) -> tuple[Any, Dataset]:
+    """The model, and slices of held-out patients."""
+    if a.run:
+        run = load_run(a.run[0])
+        dataset = load_data(run.config, run.scan, a.data, a.seed)
+        return run.model, dataset.spread(a.images)
+    config: Config = parse(
+        {
+            "data": {"kind": "images", "path": str(a.data), "size": a.size},
+            "model": {"denoiser": a.denoiser},
+            "physics": {
+                "kind": a.kind,
+                **({"angles": a.views} if a.kind != "mri" else {"acceleration": 4}),
+            },
+        },
+        "coverage",
+    )
+    scan = Scan.planned(config.physics, a.size, a.seed)
+    dataset = load_data(config, scan, seed=a.seed).spread(a.images)
+    model = start_model(config, dataset.scan)
+    model.stop = config.model.test_stop()
+    return model.eval(), dataset
+
+
+def from_spread(value: torch.Tensor, std: torch.Tensor, like: Uncertainty) -> Uncertainty:
+    """The record of a method that gives a mean and a standard deviation: normal bounds."""
+    rmse = std.double().square().flatten(1).mean(1).sqrt()
+    half = NORMAL_90 * std
+    return replace(
+        like,
+        value=value,
+        std=std,
+        lower=value - half,
+        upper=value + half,
+        mean=value,
+        rmse=rmse,
+        rmse_upper=rmse,
+        widths=None,
+    )
+
+
+def langevin(model: Any, y: torch.Tensor, physics: Any, noise: float, a: Any) -> Any:
+    """deepinv's ULA: the posterior's mean and standard deviation, (B, C, H, W) each."""
+    from deepinv.optim import L2, ScorePrior
+    from deepinv.sampling import ULA
+
+    denoiser = model.step.denoiser
+    sampler = ULA(
+        prior=ScorePrior(denoiser),
+        data_fidelity=L2(sigma=max(noise, 0.01)),
+        step_size=0.5 / (1 / max(noise, 0.01) ** 2 + 1 / LANGEVIN_SIGMA**2),
+        sigma=LANGEVIN_SIGMA,
+        alpha=1.0,
+        max_iter=a.langevin,
+        thinning=2,
+        burnin_ratio=0.3,
+        clip=(-1.0, 2.0),
+        verbose=False,
+    )
+    torch.manual_seed(a.seed)
+    mean, variance = sampler(y, physics)
+    return mean, variance.sqrt()
+
+
+def beside_others(a: Any, model: Any, dataset: Dataset, u: Uncertainty, truth: Any) -> None:
+    """Coverage and width of other methods, on the same images."""
+    y, physics, _ = dataset.batch(torch.arange(len(dataset)))
+
+    def tv(y: torch.Tensor, physics: Any) -> torch.Tensor:
+        return total_variation(y, physics, a.tv)
+
+    for name, group in (("moves", named_group("rotations")), ("no moves", None)):
+        start = time.perf_counter()
+        found = uncertainty(tv, y, physics, group, a.samples, seed=a.seed, quantity=magnitude)
+        print(line(f"TV {a.tv:g}, bootstrap, {name}", found, truth), seconds_since(start))
+    if len(a.run or ()) > 1:
+        images = torch.stack([load_run(r).model(y, physics).detach() for r in a.run])
+        shown = torch.stack([magnitude(x) for x in images])
+        found = from_spread(shown.mean(0), shown.std(0), u)
+        print(line(f"ensemble of {len(a.run)} seeds", found, truth))
+    start = time.perf_counter()
+    try:
+        mean, std = langevin(model, y, physics, dataset.scan.noise, a)
+        found = from_spread(mean, std, u)
+        print(line(f"deepinv's ULA, {a.langevin} steps", found, truth), seconds_since(start))
+    except Exception as error:  # whatever another library raises
+        print(f"deepinv's ULA: {type(error).__name__}: {error}")
+
+
+def seconds_since(start: float) -> str:
+    return f"  {time.perf_counter() - start:.0f} s"
+
+
+def part(u: Uncertainty, index: torch.Tensor) -> Uncertainty:
+    """Of some images."""
+    names = ("value", "std", "lower", "upper", "mean", "rmse", "rmse_upper", "status", "blind")
+    return replace(u, widths=None, **{name: getattr(u, name)[index] for name in names})
+
+
+def line(name: str, u: Uncertainty, truth: torch.Tensor) -> str:
+    found = reliability(u, truth)
+    per_image = found.covered[0]
+    return (
+        f"{name:<42} {found.coverage():7.1%}  {float(per_image.min()):6.1%} … "
+        f"{float(per_image.max()):6.1%}   {found.ratio:5.2f}   {found.correlation:6.2f}   "
+        f"{float(found.width.mean()):.4f}"
+    )
+
+
+def error_parts(physics: Any, x: torch.Tensor, u: Uncertainty, truth: torch.Tensor) -> str:
+    """Predicted and true mean square error in the range of Aᵀ and in the null space."""
+    seen, unseen = range_and_null(physics, x - truth)
+    assert u.samples is not None
+    spread_seen, spread_unseen = [], []
+    for one in u.samples[:10]:
+        a, b = range_and_null(physics, one - u.value)
+        spread_seen.append(float(a.square().mean()))
+        spread_unseen.append(float(b.square().mean()))
+    mean = lambda values: sum(values) / len(values)  # noqa: E731
+    return (
+        f"mean square error, predicted / true: range {mean(spread_seen):.2e} / "
+        f"{float(seen.square().mean()):.2e}, null space {mean(spread_unseen):.2e} / "
+        f"{float(unseen.square().mean()):.2e}"
+    )
+
+
+def main() -> None:
+    p = parser(__doc__)
+    p.add_argument("--size", type=int, default=64)
+    p.add_argument("--views", type=int, default=20)
+    p.add_argument("--kind", default="parallel_beam")
+    p.add_argument("--images", type=int, default=8)
+    p.add_argument("--samples", type=int, default=30)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--run", type=Path, action="append", help="folder of a run; several: seeds")
+    p.add_argument("--others", action="store_true")
+    p.add_argument("--tv", type=float, default=3e-4, help="weight of total variation")
+    p.add_argument("--langevin", type=int, default=2000, help="steps")
+    p.add_argument("--denoiser", default="shipped")
+    p.add_argument("--data", type=Path, default=DATA / "ct" / "val.h5")
+    a = arguments(p, size=16, views=6, images=4, samples=10, others=True, langevin=20)
+    if not is_there(a.data):
+        return
+    warnings.simplefilter("ignore")
+    model, dataset = problem(a)
+    y, physics, truth = dataset.batch(torch.arange(len(dataset)))
+    assert truth is not None
+    truth = magnitude(truth)
+    print(f"{len(dataset)} images of {a.size}², {a.kind}, {a.samples} samples, seed {a.seed}")
+    print(
+        "bounds at 90 %                              covered   per image          "
+        " pred/true   rank   width"
+    )
+    half = len(dataset) // 2
+    first, second = torch.arange(half), torch.arange(half, len(dataset))
+    for name, kind in GROUPS.items():
+        group = None if kind is None else named_group(kind)
+        start = time.perf_counter()
+        u = uncertainty(
+            model,
+            y,
+            physics,
+            group,
+            a.samples,
+            seed=a.seed,
+            keep=truth.shape[1] == y.shape[1],
+            quantity=magnitude,
+            keys=range(len(y)),
+        )
+        print(line(name, u, truth), seconds_since(start), f"{int(u.unfinished.sum())} unfinished")
+        if kind is None:
+            continue
+        print(line("  bias corrected", u.corrected(), truth))
+        on_truths = calibrated_on_truths(part(u, first), truth[first])
+        scaled = part(u, second).scaled(on_truths.factor)
+        print(line("  calibrated on truths (other half)", scaled, truth[second]), on_truths.words)
+        few, few_physics, _ = dataset.batch(first[:2])
+        on_y = calibrated_on_measurements(model, few, few_physics, group, samples=10)
+        print(line("  calibrated on measurements", u.scaled(on_y.factor), truth), on_y.words)
+        if u.samples is not None:
+            print("  " + error_parts(physics, u.value, u, truth))
+        if a.others:
+            beside_others(a, model, dataset, u, truth)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""What the samples of an image say: running sums, quantiles, and one record of all images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...equilibrium import Equilibrium, Status
+from .kept import Kept
+from .moves import seed_for
+from .noise import noise_variance
+from .parts import measured_and_invented
+from .record import Uncertainty
+from .sampling import SampledImage
+
+#: Numbers in the images that are solved for at once, unless the caller says how many images, and
+#: the most images.
+SOLVED_AT_ONCE, MOST_AT_ONCE = 1 << 19, 16
+
+Quantity = Callable[[Tensor], Tensor]
+
+
+class _Sums:
+    """Running sums of the deviations of one image, in float64."""
+
+    def __init__(self, like: Tensor):
+        self.first = torch.zeros(like.shape, dtype=torch.float64, device=like.device)
+        self.second = torch.zeros_like(self.first)
+        self.count = 0
+
+    def add(self, deviations: Tensor) -> None:
+        """(n, …) of finite samples."""
+        exact = deviations.double()
+        self.first += exact.sum(0, keepdim=True)
+        self.second += exact.square().sum(0, keepdim=True)
+        self.count += len(exact)
+
+    def mean(self) -> Tensor:
+        return self.first / self.count if self.count else self.first + torch.nan
+
+    def root_mean_square(self) -> Tensor:
+        return (self.second / self.count).sqrt() if self.count else self.second + torch.nan
+
+
+def sampled(
+    image: SampledImage,
+    samples: int,
+    levels: list[float],
+    quantity: Quantity,
+    keep: bool,
+    parts: bool,
+    batch: int | None,
+    done: Callable[[int], None],
+) -> Uncertainty:
+    """The record of one image, whose samples are made ``batch`` at a time."""
+    x = quantity(image.x)
+    batch = max(1, min(MOST_AT_ONCE, SOLVED_AT_ONCE // image.x.numel())) if batch is None else batch
+    sums, kept = _Sums(x), Kept(samples, x.numel(), x.dtype)
+    divided = _Divided(image) if parts else None
+    status, steps, rmse = [], [], []
+    all_samples = []
+    for first in range(0, samples, batch):
+        numbers = range(first, min(first + batch, samples))
+        back, found = image.solve(numbers)
+        deviations = quantity(back) - x
+        finite = deviations.flatten(1).isfinite().all(1) & (found.status != Status.NONFINITE)
+        sums.add(deviations[finite])
+        for k, one in zip(numbers, deviations, strict=True):
+            kept.write(k, one.abs())
+        if divided is not None:
+            divided.add((back - image.x)[finite])
+        rmse.append(rms(deviations))
+        status.append(torch.where(finite, found.status, int(Status.NONFINITE)))
+        steps.append(found.steps)
+        if keep:
+            all_samples.append(quantity(back))
+        done(len(numbers))
+    outcome = torch.cat(status)
+    good = outcome != Status.NONFINITE
+    widths = (
+        kept.quantiles(torch.tensor(levels, dtype=torch.float64), good.cpu())
+        .reshape(len(levels), *x.shape)
+        .to(x)
+    )
+    kept.close()
+    deviation, sample_rmse = sums.root_mean_square(), torch.cat(rmse)
+    more: dict[str, Any] = {} if divided is None else divided.record()
+    return Uncertainty(
+        value=x,
+        std=deviation.to(x),
+        lower=x - widths[0],
+        upper=x + widths[0],
+        mean=x + sums.mean().to(x),
+        rmse=deviation.square().flatten(1).mean(1).sqrt().to(x),
+        rmse_upper=_quantile(sample_rmse[good], levels[0]).to(x),
+        level=levels[0],
+        status=outcome.max()[None],
+        sample_status=outcome[:, None],
+        sample_rmse=sample_rmse[:, None].to(x),
+        steps=torch.cat(steps)[:, None],
+        blind=torch.zeros(1, dtype=torch.bool),
+        samples=torch.cat(all_samples)[:, None] if keep else None,
+        widths=widths[1:] if len(widths) > 1 else None,
+        **more,
+    )
+
+
+def rms(x: Tensor) -> Tensor:
+    return x.double().square().flatten(1).mean(1).sqrt()
+
+
+def _quantile(values: Tensor, level: float) -> Tensor:
+    return values.quantile(level)[None] if len(values) else torch.full((1,), torch.nan)
+
+
+class _Divided:
+    """x̂ and the deviations of its samples, each split in what is measured and what is invented."""
+
+    def __init__(self, image: SampledImage):
+        clean = image.physics.A(image.x)
+        self.physics = image.physics
+        self.repeated = image.repeated
+        self.variance = noise_variance(clean, self.physics, seed_for(*image.key))
+        self.x = measured_and_invented(self.physics, image.x, self.variance)
+        self.measured, self.invented = _Sums(image.x), _Sums(image.x)
+
+    def add(self, deviations: Tensor) -> None:
+        if len(deviations):
+            many = self.repeated(len(deviations))
+            parts = measured_and_invented(many, deviations, self.variance)
+            self.measured.add(parts.measured)
+            self.invented.add(parts.invented)
+
+    def record(self) -> dict[str, Any]:
+        return {
+            "measured": self.x.measured,
+            "invented": self.x.invented,
+            "measured_std": self.measured.root_mean_square().to(self.x.measured),
+            "invented_std": self.invented.root_mean_square().to(self.x.invented),
+        }
+
+
+#: Fields of which the images are the first axis, and those where they are the second.
+BY_IMAGE = (
+    *("value", "std", "lower", "upper", "mean", "rmse", "rmse_upper", "status", "blind"),
+    *("measured", "invented", "measured_std", "invented_std"),
+)
+BY_SAMPLE = ("sample_status", "sample_rmse", "steps", "samples", "widths")
+
+
+def joined(found: list[Uncertainty], level: float, solved: Equilibrium | None) -> Uncertainty:
+    """One record of the images'."""
+    fields: dict[str, Any] = {}
+    for names, axis in ((BY_IMAGE, 0), (BY_SAMPLE, 1)):
+        for name in names:
+            each = [getattr(u, name) for u in found]
+            fields[name] = None if each[0] is None else torch.cat(each, axis)
+    if solved is not None:
+        fields["status"] = torch.maximum(fields["status"], solved.status)
+    return Uncertainty(level=level, solved=solved, **fields)
