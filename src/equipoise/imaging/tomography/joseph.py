@@ -120,7 +120,7 @@ def _entries(rays: Rays, height: int, width: int) -> tuple[np.ndarray, np.ndarra
     line = np.arange(lines)
     crossing = rays.start[:, None] + rays.slope[:, None] * line
     below = np.floor(crossing)
-    share = (crossing - below).astype(np.float32)
+    share = crossing - below
     # Far outside, where int32 would overflow, nothing is met.
     low = np.clip(below, -2, across).astype(np.int32)
     shape = (*low.shape, 2)
@@ -134,8 +134,9 @@ def _entries(rays: Rays, height: int, width: int) -> tuple[np.ndarray, np.ndarra
         else (low * np.int32(width) + line.astype(np.int32))
     )
     np.add(pixel[..., 0], 1 if rays.by_row else width, out=pixel[..., 1])
-    length = np.hypot(1, rays.slope).astype(np.float32)[:, None]
+    # Both rounded once, so that the image turned by 180° has the same weights (spectrum.py).
+    length = np.hypot(1, rays.slope)[:, None]
     weight = np.empty(shape, np.float32)
-    np.multiply(share, length, out=weight[..., 1])
-    np.subtract(length, weight[..., 1], out=weight[..., 0])
+    np.multiply(share, length, out=weight[..., 1], casting="same_kind")
+    np.multiply(1 - share, length, out=weight[..., 0], casting="same_kind")
     return met.sum((1, 2)), pixel[met], weight[met]
