@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import equipoise as eq
 from equipoise.cli import app
+from equipoise.commands.doctor.prior import prior
 from equipoise.commands.reconstruct import reconstruct
 from equipoise.commands.train import train_run
 from equipoise.comparison import bootstrap as module
@@ -20,6 +21,7 @@ from equipoise.comparison.bootstrap import Bootstrap
 from equipoise.comparison.evaluation import evaluate
 from equipoise.config import parse
 from equipoise.data.formats import open_path
+from equipoise.data.scan import Scan
 from equipoise.errors import UserError
 from equipoise.run import load_data, load_run
 
@@ -292,3 +294,16 @@ def test_key_belongs_to_the_name(tmp_path):
     assert key_of(first) != key_of(second)
     assert key_of(first) == key_of(first)
     assert torch.tensor(key_of(first)) >= 0
+
+
+@pytest.mark.parametrize(("keep", "verdict"), [(0.9, "ok"), (0.25, "note")])
+def test_the_doctor_says_where_the_prior_supplies_more_than_the_data(keep, verdict):
+    tree = tiny_tree()
+    tree["physics"] = {"kind": "inpainting", "keep": keep, "noise": 0.01}
+    config = parse(tree, "test")
+    scan = Scan.planned(config.physics, 16)
+    (found,) = prior(config, load_data(config, scan).spread(2))
+    assert found.verdict == verdict
+    share = float(found.what.split(":")[1].split("%")[0])
+    assert share == pytest.approx(100 * (1 - keep), abs=20)
+    assert ("supplies more than the data" in found.remedy) == (verdict == "note")

@@ -59,7 +59,7 @@ class Framed(LinearPhysics):
         y = x.new_zeros(len(x), *self.measurement_frame)
         for k, members in self._members():
             inside = self.image_out(x[members], k)
-            measured = self.parts[k].A(inside, **kwargs)
+            measured = self._operator(k).A(inside, **kwargs)
             y = y.index_put((members,), self.measurement_in(measured))
         return y
 
@@ -68,7 +68,7 @@ class Framed(LinearPhysics):
         x = y.new_zeros(len(y), *self.image_frame)
         for k, members in self._members():
             inside = self.measurement_out(y[members], k)
-            back = self.parts[k].A_adjoint(inside, **kwargs)
+            back = self._operator(k).A_adjoint(inside, **kwargs)
             x = x.index_put((members,), self.image_in(back))
         return x
 
@@ -76,9 +76,12 @@ class Framed(LinearPhysics):
         """Adds the noise of each sample, where it is measured."""
         y = torch.zeros_like(x)
         for k, members in self._members():
-            noisy = self.parts[k].noise(self.measurement_out(x[members], k), **kwargs)
+            noisy = self._operator(k).noise(self.measurement_out(x[members], k), **kwargs)
             y[members] = self.measurement_in(noisy)
         return y
+
+    def _operator(self, k: int) -> Any:
+        return self.parts[k]
 
     def _members(self) -> list[tuple[int, Tensor]]:
         """Which samples each operator has here, in the order in which it has them."""
