@@ -24,6 +24,7 @@ TAKEN = {
 }
 #: Links as they are in the repository's pages → as they are in the site's.
 LINKS = {
+    "](../../results/": "](../results/",
     "](../results/": "](results/",
     "](../docs/": "](../",
     "](../README.md": "](index.md",
@@ -45,8 +46,9 @@ def on_page_markdown(markdown, page, config, files):
     """Links as they are in the repository become links of the site."""
     if page.file.src_uri in TAKEN.values():
         markdown = markdown.replace("](docs/", "](")
-    for here, there in LINKS.items():
-        markdown = markdown.replace(here, there)
+    longest_first = sorted(LINKS, key=len, reverse=True)
+    pattern = "|".join(re.escape(here) for here in longest_first)
+    markdown = re.sub(pattern, lambda found: LINKS[found[0]], markdown)
     if "<!-- every command -->" in markdown:
         markdown = markdown.replace("<!-- every command -->", _commands())
     if "<!-- every option -->" in markdown:

@@ -209,7 +209,7 @@ def command_and_output(page: str) -> tuple[list[str], list[str]]:
 
 
 @real_data
-@pytest.mark.parametrize("page", ["clinical-dicom", "cartesian-mri"])
+@pytest.mark.parametrize("page", ["clinical-dicom", "cartesian-mri", "fan-beam"])
 def test_the_pages_of_scanners_show_what_is_printed(page, tmp_path, monkeypatch):
     """With a network that learns nothing in one step."""
     monkeypatch.chdir(ROOT)
