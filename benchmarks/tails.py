@@ -43,7 +43,14 @@ def tree_of(variant: dict[str, Any], seed: int, steps: int, size: int) -> dict[s
             "gradient": {"kind": "implicit", "longest": variant["longest"]},
         },
         "objective": {"exact": variant["exact"]},
-        "learning": {"steps": steps, "batch": 4, "lr": 5e-4, "clip": variant["clip"]},
+        "learning": {
+            "steps": steps,
+            "batch": 4,
+            "lr": 5e-4,
+            "warmup": 10,
+            "ema": 0.9,
+            "clip": variant["clip"],
+        },
     }
 
 
