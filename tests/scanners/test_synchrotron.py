@@ -11,6 +11,9 @@ from support import DATA, ROOT, real_data
 from typer.testing import CliRunner
 
 from equipoise.cli import app
+from equipoise.config import load_config
+from equipoise.data.scan import Scan
+from equipoise.run import described, load_data
 
 PAGE = (ROOT / "docs" / "scanners" / "synchrotron.md").read_text()
 TOOTH = DATA / "scanner" / "tooth.h5"
@@ -52,6 +55,18 @@ def test_options_on_the_page_are_there():
         assert re.search(rf"^{section}\.(?:\w+\.)?{key}\b", known, re.M), option
 
 
-def test_its_configuration_names_the_axis():
+def test_its_configuration_has_the_axis_found():
     tree = yaml.safe_load((ROOT / "configs" / "synchrotron.yaml").read_text())
-    assert tree["physics"]["offset"] == pytest.approx(319.5 - 296.2)
+    assert tree["physics"]["offset"] == "auto"
+
+
+@real_data
+def test_the_axis_of_the_tooth_is_found():
+    """At detector 296 ± 0.5 of 640, whose middle is 319.5."""
+    config = load_config(ROOT / "configs" / "synchrotron.yaml", [f"data.path={TOOTH}"])
+    config = described(config)
+    scan = Scan.planned(config.physics, config.data.size)
+    dataset = load_data(config, scan)
+    found = dataset.scan.settings.axis_found
+    assert found == pytest.approx(319.5 - 296, abs=0.5)
+    assert any("axis of rotation: physics.offset=+23." in note for note in dataset.notes)
