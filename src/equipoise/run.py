@@ -75,9 +75,10 @@ class Run:
     def contraction(self, dataset: Dataset, x: Tensor) -> dict[str, Any]:
         """How f contracts at the first few of the equilibria x, and the same in words."""
         index = dataset.by_size(torch.arange(min(4, len(x))))[0]  # of one size
-        y, physics, x = dataset.taken_out(index, dataset.batch(index).y, x[index])
+        y, physics, images = dataset.taken_out(index, dataset.batch(index).y, x[index])
+        assert images is not None
         dtype = next(self.model.parameters()).dtype
-        y, x = y.to(dtype), x.to(dtype)
+        y, x = y.to(dtype), images.to(dtype)
         step = self.model.step
         rng = torch.Generator().manual_seed(0)
         found = contraction.measure(step.bind(y, physics), step.lift(x, y, physics), rng=rng)
@@ -246,7 +247,8 @@ def described(config: Config) -> Config:
         geometry = geometry_of(data.path, data.variable)
     except UserError:
         try:
-            settings.setup(data.size)
+            if not isinstance(data.size, str):
+                settings.setup(data.size)
         except ValueError:
             pass
         else:

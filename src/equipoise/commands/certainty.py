@@ -64,11 +64,13 @@ def write_certainty(
     unit = unit_of(items[0])
     # Images of different sizes do not fit beside each other: then the first is drawn.
     count = len(items) if isinstance(shown.value, np.ndarray) else 1
-    kinds = (
-        {k: np.stack(x[:count]) for k, x in d.items()}
-        for d in (panels, {"± std": shown.std}, signed)
+
+    def stacks(kind: dict[str, Any]) -> dict[str, np.ndarray]:
+        return {name: np.stack(images[:count]) for name, images in kind.items()}
+
+    picture = figures.certainty(
+        stacks(panels), stacks({"± std": shown.std}), stacks(signed), dataset.names[:count], unit
     )
-    picture = figures.certainty(*kinds, dataset.names[:count], unit)
     drawn = figures.save_png(picture, out / "uncertainty.png")
     notes = notes_of(u, dataset.names)
     for note in notes:

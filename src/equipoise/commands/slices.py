@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -152,7 +153,8 @@ class WholeScan:
         return _joined(parts)
 
     def _write(self, part: Dataset, solved: Equilibrium, first: int) -> None:
-        self.output.write(first, native_images(solved.value, part.items).astype("float32"))
+        images = np.asarray(native_images(solved.value, part.items), dtype=np.float32)
+        self.output.write(first, images)
         with (self.folder / ROWS).open("a") as file:
             for row in account(part, solved):
                 file.write(json.dumps(row) + "\n")

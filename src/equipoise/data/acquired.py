@@ -186,7 +186,7 @@ def _own_target(one: Slice) -> Callable[[], np.ndarray] | None:
     units, cropped to the image that the header wants; none, where some were not measured."""
     if not one.is_undersampled_here:
         return None
-    shape = tuple(one.kspace.shape[-2:])
+    shape = (one.kspace.shape[-2], one.kspace.shape[-1])
     image = torch.fft.ifft2(torch.fft.ifftshift(one.kspace, (-2, -1)), norm="ortho")
     image = torch.fft.fftshift(image, (-2, -1))
     whole = torch.linalg.vector_norm(image, dim=0).numpy()

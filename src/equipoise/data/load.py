@@ -70,6 +70,7 @@ def load_dataset(
     """
     is_elsewhere = path is not None
     if isinstance(data, PhantomSettings) and not is_elsewhere:
+        assert not isinstance(data.size, str)
         return _measured(phantom_items(data.count, data.size, seed, scan), scan, seed, stream)
     if path is None:
         assert isinstance(data, FileSettings)

@@ -54,9 +54,10 @@ class _Evaluations:
 
     @contextmanager
     def of(self, step: torch.nn.Module) -> Iterator[None]:
+        denoiser: Any = step.denoiser
         hooks = [
             step.register_forward_pre_hook(self.before),
-            step.denoiser.register_full_backward_pre_hook(self.check),
+            denoiser.register_full_backward_pre_hook(self.check),
         ]
         try:
             yield
@@ -158,7 +159,7 @@ USUAL_EVALUATIONS = 60
 def _with_eigenvectors(config: Config, model: Any, dataset: Dataset, preparing: float) -> Finding:
     """From the two parts of an evaluation: the denoiser, and products with the eigenvectors."""
     batch = min(config.learning.batch, len(dataset))
-    rows = dataset.scan.physics.matrix.smaller_side  # type: ignore[union-attr]
+    rows = dataset.scan.physics.matrix.smaller_side
     x = torch.zeros(batch, *dataset.scan.image_shape)
     vectors = torch.ones(rows, rows)
     with torch.no_grad():

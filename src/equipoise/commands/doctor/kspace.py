@@ -116,9 +116,9 @@ def _outside(sample: Dataset) -> Finding:
         outer = torch.cat([profile[:edge], profile[len(profile) - edge :]])
         shares.append(float(outer.sum() / profile.sum().clamp_min(1e-30)))
     emptiest = min(shares)
-    axis = ("rows", "columns")[shares.index(emptiest)]
+    side = ("rows", "columns")[shares.index(emptiest)]
     what = (
-        f"field of view: the outer half of the {axis} holds {emptiest:.0%} of the zero-filled "
+        f"field of view: the outer half of the {side} holds {emptiest:.0%} of the zero-filled "
         "image's energy"
     )
     return judged(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -222,12 +223,13 @@ def write_images(
     folder = new_folder(out)
     folder.mkdir(parents=True, exist_ok=True)
     format = FORMATS[items[0].format]
+    written: Any = images
     if items[0].holds != "image" or isinstance(format, (Npy, Npz)):
-        return write_npy(items, images, folder)
+        return write_npy(items, written, folder)
     if images[0].ndim == 3:
         items = [frame for item in items for frame in item.frames]
-        images = [image for sequence in images for image in sequence]
-    return format.write(items, images, folder)
+        written = [image for sequence in images for image in sequence]
+    return format.write(items, written, folder)
 
 
 def write_beside(

@@ -88,7 +88,7 @@ class Ismrmrd(Format):
             noise = self._noise(file, found.noise, used, encoding)
             if noise is not None:
                 noise = noise / _times(planes)
-        remarks = ()
+        remarks: tuple[str, ...] = ()
         if found.noise and noise is None:
             remarks = ("the noise scan has too few samples, or other coils, and is not used",)
         items = []

@@ -106,7 +106,9 @@ class _Itk(Format):
             plane: np.ndarray = _volume(file, changed)[k]
         return plane
 
-    def write(self, items: Sequence[Item], images: np.ndarray, folder: Path) -> list[Path]:
+    def write(
+        self, items: Sequence[Item], images: Sequence[np.ndarray], folder: Path
+    ) -> list[Path]:
         """One volume for each that they came from, where it was: with its origin, orientation and
         spacing, scaled if the size changed. Slices between them that were not reconstructed are
         air, or zero."""
@@ -115,7 +117,9 @@ class _Itk(Format):
             places = [n for n, item in enumerate(items) if item.file == file]
             suffix = file.suffix if file.suffix.lower() in self.suffixes else self.suffixes[0]
             path = folder / f"{file.name.rsplit('.', 1)[0]}{suffix}"
-            itk().WriteImage(_image([items[n] for n in places], images[places]), str(path))
+            itk().WriteImage(
+                _image([items[n] for n in places], np.stack([images[n] for n in places])), str(path)
+            )
             paths.append(path)
         return paths
 

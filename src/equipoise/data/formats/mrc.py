@@ -133,7 +133,9 @@ class Mrc(Format):
         with self.reading(file):
             return np.array(_values(file, changed)[:, row])
 
-    def write(self, items: Sequence[Item], images: np.ndarray, folder: Path) -> list[Path]:
+    def write(
+        self, items: Sequence[Item], images: Sequence[np.ndarray], folder: Path
+    ) -> list[Path]:
         """One volume for each that they came from, with its origin, and the size of its voxels,
         scaled if that of the images changed. Sections that were not reconstructed are zero."""
         paths = []
@@ -141,7 +143,7 @@ class Mrc(Format):
             places = [n for n, item in enumerate(items) if item.file == file]
             suffix = file.suffix if file.suffix.lower() in self.suffixes else ".mrc"
             path = folder / f"{file.stem}{suffix}"
-            _write([items[n] for n in places], images[places], path)
+            _write([items[n] for n in places], np.stack([images[n] for n in places]), path)
             paths.append(path)
         return paths
 

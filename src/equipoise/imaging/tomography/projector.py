@@ -80,7 +80,8 @@ class SystemMatrix:
             for (_, dtype, device), m in self._ready.items()
             if (device.type, dtype) != own
         ]
-        return both + sum(part.nbytes for part in [*copies, *self._spectra.values()])
+        spectra = sum(spectrum.nbytes for spectrum in self._spectra.values())
+        return both + sum(part.nbytes for part in copies) + spectra
 
     def _host(self, transpose: bool) -> scipy.sparse.csr_matrix:
         if not transpose:
