@@ -7,16 +7,18 @@ import json
 import numpy as np
 import pytest
 import torch
-from support import tiny
+from scans import PIXEL, SIZE, disc, write
+from support import quiet, tiny, tiny_tree
 
 from equipoise.assessment.metrics import misfit, psnr
+from equipoise.commands.train import train_run
 from equipoise.comparison.classical import Classical
 from equipoise.comparison.evaluation import evaluate, evaluations
 from equipoise.comparison.methods import METHODS, register
-from equipoise.config import changed
+from equipoise.config import changed, parse
 from equipoise.data.scan import Scan
 from equipoise.learning.log import FILE
-from equipoise.run import Run, unseen
+from equipoise.run import Run, load_run, unseen
 
 
 def untrained_run(folder, physics=None, **sections):
@@ -213,3 +215,59 @@ class TestFolders:
         assert [first.name, second.name] == ["evaluation-data", "evaluation-data-2"]
         found = [folder.name for folder, _ in evaluations(run.folder)]
         assert found == ["evaluation-data", "evaluation-data-2", "evaluation-phantoms"]
+
+
+class TestScansWithoutTruth:
+    """Scored by the views that nobody used."""
+
+    @pytest.fixture(scope="class")
+    def evaluation(self, tmp_path_factory):
+        folder = tmp_path_factory.mktemp("scans")
+        write(folder, ["a", "b", "c"])
+        tree = tiny_tree(
+            data={"path": str(folder), "size": SIZE, "peak": 0.05, "holdout": ["c"]},
+            out=str(folder / "run"),
+        )
+        tree["physics"] = {
+            "kind": "fan_beam",
+            "bin": 4,
+            "views": "0:90:9",
+            "image_pixel": PIXEL,
+            "noise": 0.002,
+        }
+        tree["data"].pop("count")
+        tree["model"]["denoiser"] = "shipped"
+        tree["learning"] = {"steps": 1, "batch": 2}
+        assert train_run(parse(tree, "test"), quiet)
+        return evaluate(load_run(folder / "run"))
+
+    def test_every_method_has_three_measures(self, evaluation):
+        assert [c.key for c in evaluation.table.columns] == [
+            "unseen",
+            "to_least_squares",
+            "to_fbp",
+            "misfit",
+        ]
+        keys = [row.key for row in evaluation.table.rows]
+        assert keys == ["fbp", "least_squares", "tv", "pnp", "untrained", "equipoise"]
+        for scores in evaluation.scores.values():
+            assert 0 < scores["unseen"][0] < 0.5
+            assert scores["to_least_squares"][0] > 10
+            assert scores["to_fbp"][0] > 10
+        assert evaluation.names == ["c"]
+
+    def test_the_order_is_that_of_the_true_error(self, evaluation):
+        true = disc(SIZE, 0.9)[None, None] / 0.05
+        errors = {k: float((x - true).square().mean()) for k, x in evaluation.images.items()}
+        unseen = {k: scores["unseen"][0] for k, scores in evaluation.scores.items()}
+        assert (errors["tv"] < errors["fbp"]) == (unseen["tv"] < unseen["fbp"])
+        assert unseen["pnp"] < unseen["fbp"]
+
+    def test_it_says_by_what(self, evaluation):
+        words = " ".join(evaluation.words)
+        assert "There is no truth" in words
+        assert "the best for the unseen views of up to 8 scans that were trained on" in words
+        assert "dB from each other" in words
+        assert "predicts the unseen views to" in words
+        assert "unseen misfit" in evaluation.as_json()["conventions"]
+        assert "so there is no truth to compare with" not in evaluation.table.terminal()

@@ -114,7 +114,9 @@ class Evaluation:
         """Scores a method's images."""
         y, physics, truth = self.dataset.batch(torch.arange(len(self.dataset)))
         scores = {"misfit": misfit(images, y, physics).tolist()}
-        cells: dict[str, Cell] = {"psnr": Missing(NO_TRUTH), "ssim": Missing(NO_TRUTH)}
+        cells: dict[str, Cell] = {}
+        if self.reference is None:
+            cells = {"psnr": Missing(NO_TRUTH), "ssim": Missing(NO_TRUTH)}
         if truth is not None:
             scores = {
                 "psnr": psnr(images, truth).tolist(),
@@ -384,7 +386,10 @@ def _write(evaluation: Evaluation, run: Run, what: str) -> None:
     if sure is not None and (figure := sure.figure()) is not None:
         drawn = figures.save_png(figure, folder / "reliability.png")
         shown.append((drawn, "Predicted against true errors; bounds against what they hold"))
-    on = f"{len(dataset)} phantoms that training did not see" if what == "phantoms" else what
+    on = {
+        "phantoms": f"{len(dataset)} phantoms that training did not see",
+        "held-out": f"{len(dataset)} measurements that were held out",
+    }.get(what, what)
     page(
         folder / "report.html",
         f"{run.config.name} on {on}",
