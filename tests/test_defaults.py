@@ -1,4 +1,4 @@
-"""Defaults and bounds are promises: what is not set stays what it was.
+"""Defaults, bounds and named numbers are promises: what is not set stays what it was.
 
 ``defaults.txt`` says what was promised. What is new need not stand there; what stands there holds.
 Whoever changes a default on purpose says so in the changelog, and writes the file anew with
@@ -8,15 +8,21 @@ Whoever changes a default on purpose says so in the changelog, and writes the fi
 from __future__ import annotations
 
 import enum
+import importlib
 import inspect
 import json
+import pkgutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import equipoise
 from equipoise.config import Config
+from equipoise.equilibrium import Stop
 from equipoise.imaging import mri
+from equipoise.learning.losses import Accuracy
+from equipoise.learning.search import Ladder
 
 FILE = Path(__file__).with_name("defaults.txt")
 #: Of a JSON schema; the rest explains, or says what there is to choose from, which may grow.
@@ -58,8 +64,30 @@ def _arguments(name: str, function: Any) -> Iterator[str]:
             yield f"{name}({argument.name}={argument.default!r})"
 
 
+def of_constants() -> Iterator[str]:
+    """Each named number of a module: they were chosen, and most of them measured."""
+    for found in pkgutil.walk_packages(equipoise.__path__, "equipoise."):
+        if found.name.endswith("__main__"):
+            continue
+        module = importlib.import_module(found.name)
+        where = found.name.removeprefix("equipoise.")
+        own = set(re.findall(r"^([A-Z][A-Z0-9_]*)\b", Path(str(module.__file__)).read_text(), re.M))
+        for name, value in vars(module).items():
+            if name in own and _is_plain(value):
+                yield f"{where}.{name} = {value!r}"
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a number, or made of numbers."""
+    if isinstance(value, dict):
+        return bool(value) and all(_is_plain(part) for part in value.values())
+    if isinstance(value, tuple | list):
+        return bool(value) and all(_is_plain(part) for part in value)
+    return isinstance(value, bool | int | float | Ladder | Stop | Accuracy)
+
+
 def now() -> set[str]:
-    return {*of_options(), *of_arguments()}
+    return {*of_options(), *of_arguments(), *of_constants()}
 
 
 def test_they_are_what_they_were():

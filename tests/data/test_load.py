@@ -8,7 +8,7 @@ import torch
 
 from equipoise.data.formats import open_path, write_images
 from equipoise.data.item import HOUNSFIELD
-from equipoise.data.load import _as_the_scan_sees, load_dataset
+from equipoise.data.load import _as_the_scan_sees, load_dataset, phantom_items
 from equipoise.data.pick import images_of, sequences_of
 from equipoise.data.scan import Scan, native_images
 from equipoise.data.settings import (
@@ -245,3 +245,18 @@ def test_a_phase_leaves_the_magnitude(mri):
     assert turned.shape == (3, 2, SIZE, SIZE)
     assert torch.allclose(turned.square().sum(1, keepdim=True).sqrt(), images, atol=1e-6)
     assert float(turned[:, 1].abs().amax((1, 2)).min()) > 0.05
+
+
+@pytest.mark.parametrize("size", [(16, 24), (25, 16), (16, 19)])
+def test_phantoms_stand_in_the_middle_of_what_is_not_square(size):
+    settings = ParallelBeamSettings(angles=4)
+    scan = Scan.planned(settings, size)
+    side = min(size)
+    wide = phantom_items(2, size, 3, scan)
+    square = phantom_items(2, side, 3, Scan.planned(settings, side))
+    top, left = (size[0] - side) // 2, (size[1] - side) // 2
+    for a, b in zip(wide, square, strict=True):
+        image = a.array()
+        assert image.shape == size
+        assert np.array_equal(image[top : top + side, left : left + side], b.array())
+        assert image.sum() == pytest.approx(b.array().sum())
