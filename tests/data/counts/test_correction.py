@@ -7,7 +7,7 @@ import pytest
 from counting import DARK, beam, counts_of, disc
 
 from equipoise.data.counts import BadCounts, line_integrals
-from equipoise.data.counts.correction import bins, filled
+from equipoise.data.counts.correction import _has_beam, bins, filled
 from equipoise.data.counts.looks import look_like_counts, look_like_line_integrals
 
 
@@ -152,3 +152,11 @@ class TestLooks:
     def test_nothing_in_the_way(self):
         assert not look_like_counts(np.ones((10, 20)))
         assert not look_like_line_integrals(np.ones((10, 20)))
+
+
+@pytest.mark.parametrize("usual", [0.2, 1.0, 1000.0, 60000.0])
+def test_what_is_dim_is_told_against_the_usual_open_beam(usual):
+    """In counts of any unit."""
+    beam = np.full((1, 9), usual)
+    beam[0, 2], beam[0, 5] = 0.02 * usual, 0.005 * usual
+    assert np.flatnonzero(~_has_beam(beam)[0]).tolist() == [5]
