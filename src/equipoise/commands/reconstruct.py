@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ..assessment import figures
@@ -18,7 +19,7 @@ from ..data.ranges import Places
 from ..data.scan import native_images
 from ..equilibrium import Equilibrium
 from ..errors import UserError
-from ..learning.processes import processes
+from ..learning.processes import processes, together
 from ..run import Run, load_data
 from .certainty import write_certainty
 from .slices import PROGRESS, Step, WholeScan, account, lazily
@@ -70,13 +71,18 @@ def reconstruct(
     fabric, out = processes(), Path(out)
     if not (out / PROGRESS).is_file():
         new_folder(out)
+    together(fabric, torch.zeros(1))  # nobody writes there before all have looked
     dataset = load_data(run.config, run.scan, Path(data), stream=True, whole=True)
     about = {"run": str(run.folder), "data": str(data)}
     if asked is None and dataset.streamed and dataset.items[0].holds == "measurement":
         for note in dataset.notes:
             say(f"note: {note}")
         about["rows"] = str(rows)
+        if fabric.global_rank:
+            together(fabric, torch.zeros(1))  # the first begins the folder, the others find it
         scan = WholeScan(run, lazily(dataset, rows), out, form, about)
+        if not fabric.global_rank:
+            together(fabric, torch.zeros(1))
         return _slice_by_slice(scan, fabric, say, on_step, interrupted)
     if form != "npy" or rows is not None:
         raise UserError(
