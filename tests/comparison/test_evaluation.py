@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from scans import PIXEL, SIZE, disc, write
+from scans import DETECTORS, FAR, NEAR, PIXEL, SIZE, VIEWS, disc, write
 from support import quiet, tiny, tiny_tree
 
 from equipoise.assessment.metrics import misfit, psnr
@@ -271,3 +271,26 @@ class TestScansWithoutTruth:
         assert "predicts the unseen views to" in words
         assert "unseen misfit" in evaluation.as_json()["conventions"]
         assert "so there is no truth to compare with" not in evaluation.table.terminal()
+
+    def test_who_was_not_tuned_is_said_not_to_be(self, tmp_path):
+        """Of a run on phantoms there are no scans to tune on."""
+        write(tmp_path, ["c"])
+        tree = tiny_tree(data={"size": SIZE, "count": 2}, out=str(tmp_path / "run"))
+        tree["physics"] = {
+            "kind": "fan_beam",
+            "angles": [-4.0 * i for i in range(VIEWS + 1)],
+            "views": "0:90:9",
+            "bin": 4,
+            "detectors": DETECTORS,
+            "detector_pitch": 0.5,
+            "source_to_axis": NEAR,
+            "source_to_detector": FAR,
+            "image_pixel": PIXEL,
+        }
+        tree["learning"] = {"steps": 1, "batch": 2}
+        assert train_run(parse(tree, "test"), quiet)
+        found = evaluate(load_run(tmp_path / "run"), tmp_path / "c.mat")
+        assert "unseen" in found.scores["tv"]
+        assert found.problem["tuning"] == "defaults"
+        assert "default settings" in " ".join(found.words)
+        assert "scans that were trained on" not in " ".join(found.words)

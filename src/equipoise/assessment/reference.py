@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..imaging.tomography.fbp import fan_fbp, parallel_fbp
 from ..imaging.tomography.geometry import FanGeometry, Geometry
 from ..imaging.tomography.settings import RaysSettings
+from ..imaging.tomography.setup import Setup
 from .baselines import truncated_least_squares
 from .metrics import SMALLEST_ERROR, misfit
 
@@ -87,17 +88,22 @@ def unseen_misfit(x: Tensor, unseen: Dataset) -> Tensor:
     return misfit(x.to(y), y, physics)
 
 
-def unseen_views(dataset: Dataset) -> Dataset | None:
-    """The views of the same scans that were not used; None where there are none.
+def has_unseen_views(dataset: Dataset) -> bool:
+    """Whether the files hold views of the same scans that are not used.
 
     Images that are measured here have their truth, which is a better judge.
     """
-    has_views = isinstance(dataset.scan.settings, RaysSettings)
-    if dataset.truth is not None or not has_views or dataset.streamed:
-        return None
+    scan = dataset.scan
+    if dataset.truth is not None or dataset.streamed or not isinstance(scan.settings, RaysSettings):
+        return False
     if any(item.holds != "measurement" or item.whole is None for item in dataset.items):
-        return None
-    return dataset.unseen()
+        return False
+    return bool(scan.settings.left_out(scan.settings.setup(scan.size)))
+
+
+def unseen_views(dataset: Dataset) -> Dataset | None:
+    """The views of the same scans that were not used; None where there are none."""
+    return dataset.unseen() if has_unseen_views(dataset) else None
 
 
 def reference_of(dataset: Dataset) -> Reference | None:
@@ -105,53 +111,37 @@ def reference_of(dataset: Dataset) -> Reference | None:
     unseen = unseen_views(dataset)
     if unseen is None:
         return None
-    every = _all_views(dataset, unseen)
-    y, physics, _ = every.batch(torch.arange(len(every)))
-    least_squares = truncated_least_squares(y, physics, ITERATIONS)
-    return Reference(unseen, least_squares, _fine_backprojection(every), seen_by_all(dataset))
-
-
-def _all_views(dataset: Dataset, unseen: Dataset) -> Dataset:
-    """The scans with all of their views, none twice."""
     scan = dataset.scan
     settings: Any = scan.settings
     setup = settings.setup(scan.size)
-    left, _ = settings.unseen(scan.size, scan.gain)
-    views = sorted([*setup.chosen, *left])
-    physics = settings.beam_of(setup, scan.size, views, normalize=False)
-    physics.scale, physics.gain = physics.pixel * scan.gain, scan.gain
+    views = sorted([*setup.chosen, *settings.left_out(setup)])  # none twice
+    physics = settings.with_gain(setup, scan.size, views, scan.gain)
     whole = replace(scan, physics=physics, measurement_shape=physics.measurement_shape)
     items = [unseen_item(item, views, setup) for item in dataset.items]
     y = torch.stack([whole.to_model(item) for item in items])
-    return replace(unseen, items=items, scan=whole, y=y)
+    least_squares = truncated_least_squares(y, physics, ITERATIONS)
+    fine = _fine_backprojection(dataset, physics.geometry, setup, views)
+    return Reference(unseen, least_squares, fine, seen_by_all(dataset))
 
 
-def _fine_backprojection(every: Dataset) -> Tensor | None:
-    """(N, 1, H, W) of all views and detectors on a finer grid, averaged down."""
-    scan = every.scan
-    settings: Any = scan.settings
-    setup = settings.setup(scan.size)
-    physics: Any = scan.physics
-    times = -(-FINE // max(scan.size))
-    fine = finer(physics.geometry, times, setup.binned)
+def _fine_backprojection(
+    dataset: Dataset, geometry: Geometry, setup: Setup, views: list[int]
+) -> Tensor | None:
+    """(N, 1, H, W) of these views, with the file's own detectors, on a finer grid, averaged down;
+    None where some line through the image is not measured."""
+    times = -(-FINE // max(dataset.scan.size))
+    count = None if setup.detectors is None else setup.detectors * setup.binned
+    unbinned = replace(setup, binned=1, detectors=count)
     sinograms = []
-    for item in every.items:
-        values = torch.from_numpy(_unbinned(item, every, setup)).float()
+    for item in dataset.items:
+        values = torch.from_numpy(unseen_item(item, views, unbinned).array()).float()
         sinograms.append(values / item.units.counts_as_one * times / setup.pixel)
+    y = torch.stack(sinograms)[:, None]
     try:
-        images = backprojected(fine, torch.stack(sinograms)[:, None])
-    except ValueError:  # some line through the image is not measured
+        images = backprojected(finer(geometry, times, setup.binned), y)
+    except ValueError:
         return None
     return torch.nn.functional.avg_pool2d(images, times)
-
-
-def _unbinned(item: Any, every: Dataset, setup: Any) -> Any:
-    """(views, detectors) of all views, none twice, with the file's own detectors."""
-    settings: Any = every.scan.settings
-    left, _ = settings.unseen(every.scan.size, every.scan.gain)
-    views = sorted([*setup.chosen, *left])
-    count = None if setup.detectors is None else setup.detectors * setup.binned
-    return unseen_item(item, views, replace(setup, binned=1, detectors=count)).array()
 
 
 def backprojected(geometry: Geometry, y: Tensor) -> Tensor:

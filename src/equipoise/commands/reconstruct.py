@@ -19,7 +19,7 @@ from ..data.ranges import Places
 from ..data.scan import native_images
 from ..equilibrium import Equilibrium
 from ..errors import UserError
-from ..learning.processes import processes, together
+from ..learning.processes import first_before_others, processes, together
 from ..run import Run, load_data
 from .certainty import write_certainty
 from .slices import PROGRESS, Step, WholeScan, account, lazily
@@ -78,11 +78,8 @@ def reconstruct(
         for note in dataset.notes:
             say(f"note: {note}")
         about["rows"] = str(rows)
-        if fabric.global_rank:
-            together(fabric, torch.zeros(1))  # the first begins the folder, the others find it
-        scan = WholeScan(run, lazily(dataset, rows), out, form, about)
-        if not fabric.global_rank:
-            together(fabric, torch.zeros(1))
+        with first_before_others(fabric):
+            scan = WholeScan(run, lazily(dataset, rows), out, form, about)
         return _slice_by_slice(scan, fabric, say, on_step, interrupted)
     if form != "npy" or rows is not None:
         raise UserError(

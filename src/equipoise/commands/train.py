@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -73,24 +73,15 @@ def train_run(
         say, on_report = _silent, _silent
     saved = _earlier_state(config, say)
 
-    scan = Scan.planned(config.physics, config.data.size, config.seed)
-    dataset, held_out = load_training_data(config, scan)
-    config = with_axis_of(config, dataset)
-    _tell_about_data(dataset, held_out, config, say)
-    dataset, kept_out = _keep_out(config, dataset)
-    if config.objective.supervised.weight:
-        dataset.require_truth()
-    else:
-        dataset = dataset.without_truth()  # from here on there is no image anywhere
-
-    channels, noise = dataset.scan.image_shape[0], dataset.scan.noise
-    judge = held_out_part(dataset, kept_out)
-    choice = _choice(config, judge, noise, saved, fabric, say)
+    config, data = _read_data(config, say)
+    dataset, first = data.training, data.training.batch(torch.arange(1))
+    losses = config.objective.make(dataset.scan, first.y)
+    judge = held_out_part(dataset, data.kept_out)
+    choice = _choice(config, judge, dataset.scan.noise, saved, fabric, say)
     settings = with_values(config.model, choice.settings)
-    model = settings.make(channels, noise, config.seed)
-    losses = config.objective.make(dataset.scan, dataset.batch(torch.arange(1)).y)
+    model = settings.make(dataset.scan.image_shape[0], dataset.scan.noise, config.seed)
     trainer = Trainer(model, dataset, losses, config.learning, config.seed, fabric)
-    validator = _validator(settings, dataset, held_out, kept_out)
+    validator = _validator(settings, data)
 
     if saved is not None:
         trainer.restore(saved)
@@ -98,14 +89,13 @@ def train_run(
             return True
         say(f"{folder}: continuing at step {trainer.step}")
     _check_shared_folder(trainer, folder)
-    first = dataset.batch(torch.arange(1))
     inner = model.explain(first.y, first.physics)
     if inner:
         say(f"inner problem: {inner}")
     state = {
         "config": config.model_dump(mode="json"),
         "inner": inner,
-        "noise": noise,
+        "noise": dataset.scan.noise,
         "denoiser": denoiser_config(model),
         "chosen": choice.settings,
         "versions": versions(),
@@ -215,6 +205,28 @@ def _check_shared_folder(trainer: Trainer, folder: Path) -> None:
 # --------------------------------------------------------------------------------------- the data
 
 
+class _Data(NamedTuple):
+    """What a run looks at."""
+
+    training: Dataset
+    held_out: Dataset | None
+    kept_out: Dataset | None  #: the part of each of ``training`` that it is validated on
+
+
+def _read_data(config: Config, say: Say) -> tuple[Config, _Data]:
+    """The data, and the configuration with what they say of the scanner."""
+    scan = Scan.planned(config.physics, config.data.size, config.seed)
+    dataset, held_out = load_training_data(config, scan)
+    config = with_axis_of(config, dataset)
+    _tell_about_data(dataset, held_out, config, say)
+    dataset, kept_out = _keep_out(config, dataset)
+    if config.objective.supervised.weight:
+        dataset.require_truth()
+    else:
+        dataset = dataset.without_truth()  # from here on there is no image anywhere
+    return config, _Data(dataset, held_out, kept_out)
+
+
 def _tell_about_data(dataset: Dataset, held_out: Dataset | None, config: Config, say: Say) -> None:
     if held_out is not None and config.data.holdout:
         patients = ", ".join(dict.fromkeys(held_out.patients))
@@ -235,14 +247,13 @@ def _keep_out(config: Config, dataset: Dataset) -> tuple[Dataset, Dataset | None
         raise UserError(f"data.keep_out={fraction}: {error}, or set data.keep_out=0") from error
 
 
-def _validator(
-    settings: ModelSettings, dataset: Dataset, held_out: Dataset | None, kept_out: Dataset | None
-) -> Validator | None:
-    if held_out is None and kept_out is None:
+def _validator(settings: ModelSettings, data: _Data) -> Validator | None:
+    if data.held_out is None and data.kept_out is None:
         return None
-    model = settings.make(dataset.scan.image_shape[0], dataset.scan.noise)
+    scan = data.training.scan
+    model = settings.make(scan.image_shape[0], scan.noise)
     model.stop = settings.test_stop()
-    return Validator(model, held_out, dataset, kept_out)
+    return Validator(model, data.held_out, data.training, data.kept_out)
 
 
 # ------------------------------------------------------------------------------- what is chosen
@@ -278,6 +289,12 @@ def _say_what_was_learnt(
     before = judge.score(model)
     model.load_state_dict(trainer.final_weights())
     after = judge.score(model)
+    if not (math.isfinite(before) and math.isfinite(after)):
+        say(
+            "warning: whether learning got ahead of its start is not known: some measurements that "
+            "were to judge it have no equilibrium; raise model.max_steps or objective.contraction"
+        )
+        return
     said = (
         f"measurements that were left out are predicted to {math.exp(after):.3%} (before training: "
         f"{math.exp(before):.3%})"

@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..assessment import figures
-from ..assessment.fastmri import CONVENTION
-from ..assessment.metrics import CONVENTIONS, misfit, psnr, ssim
 from ..assessment.page import page, pictures
-from ..assessment.reference import CONVENTIONS as REFERENCE_CONVENTIONS
-from ..assessment.reference import MEASURES, Reference, reference_of
-from ..assessment.solves import residual_in_words, solve_in_words, solve_rows, unfinished
+from ..assessment.reference import Reference, has_unseen_views, reference_of
+from ..assessment.solves import solve_in_words, unfinished
 from ..assessment.table import (
-    Cell,
-    Column,
     Missing,
-    Row,
     Table,
     Value,
     reason_of,
-    value_over_images,
 )
 from ..assessment.words import (
     command_line,
@@ -42,138 +33,15 @@ from ..learning.log import read_log
 from ..learning.validation import solve_dataset
 from ..run import Run, load_training_data, unseen
 from .bootstrap import Bootstrap
+from .evaluated import TUNED_ON, Evaluation
 from .fastmri import check_scorable, fastmri_table, in_words
 from .method import Method, Problem, Unavailable
 from .methods import PNP, classical_methods
 from .plugged import untrained
-from .sureness import Sureness, sureness
+from .sureness import sureness
 from .tuning import Tuner
 
-#: Images whose truth the classical methods are tuned on, in their favour; or scans that were
-#: trained on, by the views of them that nobody used.
-TUNED_ON = 8
-COLUMNS = [
-    Column("psnr", "PSNR (dB)", ".2f", ".2f"),
-    Column("ssim", "SSIM", ".4f", ".4f"),
-    Column("misfit", "misfit", ".2e", ".0e"),
-]
 BEFORE = "Equipoise, before training"
-NO_TRUTH = "the data are measurements, so there is no truth to compare with"
-
-
-@dataclass
-class Evaluation:
-    """Scores of every method on every image.
-
-    Args:
-        problem: what was scored on, and how.
-        dataset: the measurements.
-        folder: where it is kept.
-        table: a row for each method: mean ± deviation over images.
-        images: key of a row → (N, C, …, H, W).
-        scores: key of a row → ``psnr``, ``ssim`` (where there is truth), ``misfit`` → a value for
-            each image.
-        solved: the equilibria of the run, once it has been scored.
-    """
-
-    problem: dict[str, Any]
-    dataset: Dataset
-    folder: Path
-    table: Table = field(default_factory=lambda: Table("method", list(COLUMNS)))
-    images: dict[str, Tensor] = field(default_factory=dict)
-    scores: dict[str, dict[str, list[float]]] = field(default_factory=dict)
-    reference: Reference | None = None
-    solved: Equilibrium | None = None
-    words: list[str] = field(default_factory=list)  #: of the page
-    fastmri: Table | None = None  #: the same methods by fastMRI's measures, where asked for
-    sure: Sureness | None = None  #: how true its own estimate of its errors is, if that was asked
-
-    @property
-    def names(self) -> list[str]:
-        """Of the images."""
-        return self.dataset.names
-
-    def refer_to(self, reference: Reference | None) -> None:
-        """Scores by these judges too; there is no truth then."""
-        self.reference = reference
-        if reference is None:
-            return
-        own = [Column("unseen", MEASURES["unseen"], ".5f", ".5f")]
-        own += [
-            Column(key, MEASURES[key], ".2f", ".2f")
-            for key in ("to_least_squares", "to_fbp")
-            if key == "to_least_squares" or reference.backprojection is not None
-        ]
-        self.table.columns[:] = [*own, COLUMNS[-1]]
-        self.problem["tuning"] = (
-            f"settings of the other methods are the best for the unseen views of up to {TUNED_ON} "
-            "scans that were trained on"
-        )
-
-    def add(self, key: str, title: str, images: Tensor, setting: str) -> None:
-        """Scores a method's images."""
-        y, physics, truth = self.dataset.batch(torch.arange(len(self.dataset)))
-        scores = {"misfit": misfit(images, y, physics).tolist()}
-        cells: dict[str, Cell] = {}
-        if self.reference is None:
-            cells = {"psnr": Missing(NO_TRUTH), "ssim": Missing(NO_TRUTH)}
-        if truth is not None:
-            scores = {
-                "psnr": psnr(images, truth).tolist(),
-                "ssim": ssim(images, truth).tolist(),
-                **scores,
-            }
-        if self.reference is not None:
-            scores |= self.reference.scores(images)
-        cells |= {name: value_over_images(values) for name, values in scores.items()}
-        misfits = cells["misfit"]
-        if isinstance(misfits, Value):
-            cells["misfit"] = Value(misfits.mean)
-        more = {f"{name}_per_image": values for name, values in scores.items()}
-        self.images[key], self.scores[key] = images.detach(), scores
-        self.table.rows.append(Row(key, title, cells, setting, more=more))
-
-    def add_missing(self, key: str, title: str, missing: Missing) -> None:
-        """A row that says why there are no images."""
-        self.table.rows.append(Row(key, title, missing=[missing]))
-
-    def titled_images(self) -> dict[str, Tensor]:
-        """The images, by what readers call their method."""
-        return {
-            row.title: self.images[row.key] for row in self.table.rows if row.key in self.images
-        }
-
-    def per_image(self) -> Table:
-        """A row for each image: the score of every method, and the solve of the run."""
-        score = "psnr" if self.dataset.truth is not None else "misfit"
-        score = score if self.reference is None else "unseen"
-        form = ".2f" if score == "psnr" else ".2e"
-        columns = [Column(key, key, form) for key in self.scores]
-        columns += [Column("residual", "residual"), Column("status", "status")]
-        heading = {"psnr": "PSNR (dB)", "misfit": "misfit", "unseen": "unseen misfit"}[score]
-        table = Table(heading, columns, remarks="")
-        assert self.solved is not None
-        for i, solve in enumerate(solve_rows(self.solved, self.names)):
-            cells: dict[str, Cell] = {k: Value(s[score][i]) for k, s in self.scores.items()}
-            cells["residual"], cells["status"] = residual_in_words(solve), solve["status"]
-            table.rows.append(Row(solve["name"], solve["name"], cells))
-        return table
-
-    def as_json(self) -> dict[str, Any]:
-        """What results.json holds."""
-        tree: dict[str, Any] = {
-            "problem": self.problem,
-            "methods": self.table.as_json(),
-            "images": self.names,
-            "conventions": CONVENTIONS if self.reference is None else REFERENCE_CONVENTIONS,
-        }
-        if self.fastmri is not None:
-            tree["fastmri"] = {"convention": CONVENTION, "methods": self.fastmri.as_json()}
-        if self.solved is not None:
-            tree["solve"] = solve_rows(self.solved, self.names)
-        if self.sure is not None:
-            tree["reliability"] = self.sure.as_json()
-        return tree
 
 
 def evaluate(
@@ -212,7 +80,8 @@ def evaluate(
     folder = _folder(run.folder, what) if folder is None else folder
     evaluation = Evaluation(_problem(run, dataset, what), dataset, folder)
     evaluation.refer_to(reference_of(dataset))
-    tuner = Tuner(_to_tune_on(evaluation, run), say=_silent)
+    tuned_on = _to_tune_on(evaluation, run)
+    tuner = Tuner(None if tuned_on is None else lambda: tuned_on, say=_silent)
     methods: list[Method] = list(classical_methods(run.config))
     if evaluation.reference is not None:
         methods.append(PNP)
@@ -257,32 +126,38 @@ def _contraction(run: Run, dataset: Dataset, solved: Equilibrium) -> dict[str, A
 
 
 def _problem(run: Run, dataset: Dataset, what: str) -> dict[str, Any]:
-    """What is scored on, and how methods are tuned for it."""
-    tuned_on = min(TUNED_ON, len(dataset))
-    tuning = (
-        "window, iterations and weight of the classical methods are the best for the first "
-        f"{tuned_on} of these very images"
-    )
+    """What is scored on."""
     return {
         "data": what,
         "images": len(dataset),
         "size": run.config.data.size,
         "physics": run.config.physics.model_dump(mode="json", exclude_none=True),
         "seed": run.config.seed,
-        "tuning": "defaults" if dataset.truth is None else tuning,
     }
 
 
-def _to_tune_on(evaluation: Evaluation, run: Run) -> Callable[[], Dataset] | None:
-    """The first images with their truth; or scans that were trained on, with their unseen views."""
-    dataset = evaluation.dataset
-    if evaluation.reference is not None and run.config.data.kind != "phantoms":
-        scan = run.scan
-        return lambda: load_training_data(run.config, scan)[0].spread(TUNED_ON)
-    if dataset.truth is None:
+def _to_tune_on(evaluation: Evaluation, run: Run) -> Dataset | None:
+    """The first images with their truth; or what was trained on, where its files hold views that
+    were not used. None, if there is nothing of the kind. The problem says which."""
+    dataset, problem = evaluation.dataset, evaluation.problem
+    problem["tuning"] = "defaults"
+    if dataset.truth is not None:
+        count = min(TUNED_ON, len(dataset))
+        problem["tuning"] = (
+            "window, iterations and weight of the classical methods are the best for the first "
+            f"{count} of these very images"
+        )
+        return dataset.some(torch.arange(count))
+    if evaluation.reference is None or run.config.data.kind == "phantoms":
         return None
-    first = torch.arange(min(TUNED_ON, len(dataset)))
-    return lambda: dataset.some(first)
+    training, _ = load_training_data(run.config, run.scan)
+    if not has_unseen_views(training):
+        return None
+    problem["tuning"] = (
+        f"settings of the other methods are the best for the unseen views of up to {TUNED_ON} "
+        "scans that were trained on"
+    )
+    return training.spread(TUNED_ON)
 
 
 def _add_method(evaluation: Evaluation, method: Method, problem: Problem) -> None:
@@ -340,7 +215,10 @@ def _scores_in_words(table: Table) -> str:
 def _reference_in_words(evaluation: Evaluation, reference: Reference) -> list[str]:
     """Which judges there are, how far they are from each other, and who is ahead by the one that no
     reconstruction made."""
-    words = [f"There is no truth; {evaluation.problem['tuning']}."]
+    tuning = evaluation.problem["tuning"]
+    if tuning == "defaults":
+        tuning = "the other methods have their default settings, since nothing is there to tune on"
+    words = [f"There is no truth; {tuning}."]
     apart = reference.apart()
     if apart is not None:
         words.append(
@@ -396,7 +274,7 @@ def _write(evaluation: Evaluation, run: Run, what: str) -> None:
         evaluation.words,
         shown,
         table=evaluation.table,
-        conventions=CONVENTIONS if evaluation.reference is None else REFERENCE_CONVENTIONS,
+        conventions=evaluation.conventions,
         more_tables=[("How sure? Bounds beside the truth", sure.table)] if sure else None,
         config=dump(run.config),
         viewer=pictures(images, truth, dataset.names, readings=sure.readings if sure else None),

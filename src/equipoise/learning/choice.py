@@ -1,8 +1,8 @@
 """What nobody has to tune: σ and λ of the first model, chosen by measurements that it does not see.
 
 A part of every measurement is left out (every fifth view, or sampled line outside the centre), the
-rest is reconstructed, and what A makes of the image is compared with the part that was left out
-(Wang et al., *Phase retrieval by cross-validation*; SSDU's idea, without training). The σ and λ
+rest is reconstructed, and what A makes of the image is compared with the part that was left out:
+cross-validation, over the parts that SSDU trains on (``learning/losses/splitting.py``). The σ and λ
 that predict it best are taken. There is no image anywhere in it.
 """
 

@@ -6,7 +6,8 @@ import atexit
 import copy
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -97,6 +98,16 @@ def from_first_object(fabric: Fabric, value: dict[str, float]) -> dict[str, floa
         return value
     found: dict[str, float] = fabric.broadcast(value)
     return found
+
+
+@contextmanager
+def first_before_others(fabric: Fabric) -> Iterator[None]:
+    """The first process does what stands inside, and then the others, who find what it began."""
+    if fabric.global_rank:
+        together(fabric, torch.zeros(1))
+    yield
+    if not fabric.global_rank:
+        together(fabric, torch.zeros(1))
 
 
 def any_of(fabric: Fabric, value: bool) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from .canvas import Figure, plt
+from .canvas import Figure, panel_grid, plt
 
 #: Scales cover this share of all pixels.
 BRIGHTEST = 0.995
@@ -37,18 +37,7 @@ def certainty(
         for kind in (panels, deviations, signed)
     ]
     titles = [title for kind in kinds for title, _ in kind]
-    figure, axes = plt.subplots(
-        rows,
-        len(titles),
-        figsize=(2.5 * len(titles), 2.5 * rows + 0.5),
-        squeeze=False,
-        layout="constrained",
-    )
-    for ax in axes.flat:
-        ax.set_xticks([])
-        ax.set_yticks([])
-    for ax, title in zip(axes[0], titles, strict=True):
-        ax.set_title(title, fontsize=9)
+    figure, axes = panel_grid(rows, titles, (2.5 * len(titles), 2.5 * rows + 0.5), 9)
     for ax, name in zip(axes[:, 0], names, strict=False):
         ax.set_ylabel(name, fontsize=7)
     first = 0

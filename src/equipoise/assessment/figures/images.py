@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..metrics import magnitude, psnr, ssim
-from .canvas import Axes, Figure, plt
+from .canvas import Axes, Figure, panel_grid
 
 #: The error maps' scale covers this share of all pixels, so that a few outliers do not darken it.
 BRIGHTEST = 0.995
@@ -41,18 +41,8 @@ def grid(
         y, images, truth = _frame_in_the_middle(y, images, truth)
     lines_a_row = 1 if truth is None else 2
     titles = ["Measurement", *images, *([] if truth is None else ["Truth"])]
-    figure, axes = plt.subplots(
-        rows * lines_a_row,
-        len(titles),
-        figsize=(2.1 * len(titles), 2.2 * rows * lines_a_row),
-        squeeze=False,
-        layout="constrained",
-    )
-    for ax in axes.flat:
-        ax.set_xticks([])
-        ax.set_yticks([])
-    for ax, title in zip(axes[0], titles, strict=True):
-        ax.set_title(title, fontsize=8.5)
+    size = (2.1 * len(titles), 2.2 * rows * lines_a_row)
+    figure, axes = panel_grid(rows * lines_a_row, titles, size, 8.5)
     for i in range(rows):
         line = axes[i * lines_a_row]
         line[0].imshow(_measurement_picture(y[i]), cmap="gray", aspect="auto")

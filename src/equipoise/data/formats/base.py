@@ -8,13 +8,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ...errors import LONGEST_MESSAGE, UserError, shortened
+from ...errors import LONGEST_MESSAGE, UserError, need, shortened
 from ..choice import Choice
 from ..item import Item
 
+#: What HDF5 files begin with.
+HDF5_MARK = b"\x89HDF\r\n\x1a\n"
 #: How many times smaller than its contents a file can be: deflate's limit is 1,032.
 LARGEST_COMPRESSION = 1100
 
@@ -206,6 +209,28 @@ def all_files(folder: Path) -> list[Path]:
 def is_readable(file: Path) -> bool:
     """Whether a file of a folder may be of some format."""
     return has_known_suffix(file) or any(knows(file) for knows in _KNOWN_CONTENTS)
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether the file begins as HDF5 files do."""
+    return first_bytes(path, len(HDF5_MARK)) == HDF5_MARK
+
+
+def hdf5_has(path: Path, what: Callable[[Any], bool], extra: str) -> bool:
+    """Whether the file is HDF5, can be read, and ``what`` holds of it.
+
+    Args:
+        path: of the file.
+        what: is asked about the open file.
+        extra: of the package, which installs h5py for this format.
+    """
+    if not is_hdf5(path):
+        return False
+    try:
+        with need("h5py", extra).File(path) as stored:
+            return what(stored)
+    except (OSError, RuntimeError, KeyError, ValueError, UserError):
+        return False
 
 
 def first_bytes(path: Path, count: int) -> bytes:

@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UserError, need
+from ...errors import need
 from ...imaging.tomography.scanner import ScannerGeometry
 from ..item import Item
-from .base import Format, check_promised_size, first_bytes
+from .base import Format, check_promised_size, hdf5_has
 from .projections import Projections, axes_of, degrees_of, millimetres_of, sinograms_of, text_of
 
-HDF5_MARK = b"\x89HDF\r\n\x1a\n"
 DATA, WHITE, DARK = "exchange/data", "exchange/data_white", "exchange/data_dark"
 #: Where angles are, if they are not where they should be.
 THETA = ("exchange/theta", "exchange/angles", "exchange/rotation_angle")
@@ -49,13 +48,10 @@ class Exchange(Format):
         return "Data Exchange"
 
     def sniff(self, path: Path) -> bool:
-        if first_bytes(path, 8) != HDF5_MARK:
-            return False
-        try:
-            with need("h5py", "hdf5").File(path) as stored:
-                return hasattr(stored.get("exchange"), "keys") and "data" in stored["exchange"]
-        except (OSError, RuntimeError, KeyError, ValueError, UserError):
-            return False
+        def has_data(stored: Any) -> bool:
+            return hasattr(stored.get("exchange"), "keys") and "data" in stored["exchange"]
+
+        return hdf5_has(path, has_data, "hdf5")
 
     def open(self, path: Path) -> list[Item]:
         items: list[Item] = []

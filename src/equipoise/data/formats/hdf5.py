@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import UserError, need
 from ..item import HOUNSFIELD, Item, KspaceHeader, Units
-from .base import Format, check_promised_size, first_bytes, listed, write_npy
+from .base import Format, check_promised_size, is_hdf5, listed, write_npy
 from .encoding import cropped_readout
 from .fastmri import About
 
@@ -35,7 +35,7 @@ class Hdf5(Format):
     )
 
     def sniff(self, path: Path) -> bool:
-        return first_bytes(path, 8) == b"\x89HDF\r\n\x1a\n"
+        return is_hdf5(path)
 
     def open(self, path: Path) -> list[Item]:
         h5py = need("h5py", "hdf5")

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UserError, need
+from ...errors import need
 from ..choice import Choice
 from ..item import Item, KspaceHeader
-from .base import Format, check_promised_size, first_bytes, listed
+from .base import Format, check_promised_size, hdf5_has, listed
 from .encoding import Encoding, cropped_readout
 from .lines import (
     APART,
@@ -53,16 +53,13 @@ class Ismrmrd(Format):
         return "ISMRMRD"
 
     def sniff(self, path: Path) -> bool:
-        if first_bytes(path, 8) != b"\x89HDF\r\n\x1a\n":
-            return False
-        try:
-            with need("h5py", "mri").File(path) as stored:
-                if "hu" in stored or "kspace" in stored:
-                    return False
-                group = stored.get("dataset")
-                return hasattr(group, "keys") and "data" in group
-        except (OSError, RuntimeError, KeyError, ValueError, UserError):
-            return False
+        def has_acquisitions(stored: Any) -> bool:
+            if "hu" in stored or "kspace" in stored:
+                return False
+            group = stored.get("dataset")
+            return hasattr(group, "keys") and "data" in group
+
+        return hdf5_has(path, has_acquisitions, "mri")
 
     def open(self, path: Path) -> list[Item]:
         return self.open_chosen(path, Choice())

@@ -14,11 +14,9 @@ import numpy as np
 
 from ...errors import need
 from ..item import Item
-from .base import Format, first_bytes, listed
+from .base import HDF5_MARK, Format, first_bytes, listed
 from .heltomo import geometry_of, is_scan
 from .matlab_tags import check_tags
-
-HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 class Matlab(Format):
@@ -54,7 +52,7 @@ class Matlab(Format):
         start = first_bytes(path, 8)
         if start[:7] == b"MATLAB ":
             return True
-        return start == HDF5 and path.suffix.lower() == ".mat"
+        return start == HDF5_MARK and path.suffix.lower() == ".mat"
 
     def open(self, path: Path) -> list[Item]:
         return [self._item(file) for file in self.files(path)]
@@ -149,7 +147,7 @@ def _counts_slices_first(shape: tuple[int, ...]) -> bool:
 def _contents(file: Path) -> dict[str, Any]:
     """Variables by name: dicts for structs, arrays for numbers, strings for text."""
     start = first_bytes(file, 520)
-    if start[:8] == HDF5 or start[512:520] == HDF5:
+    if HDF5_MARK in (start[:8], start[512:520]):
         h5py = need("h5py", "hdf5")
         with h5py.File(file) as stored:
             return {name: _plain_hdf5(stored[name]) for name in stored if not name.startswith("#")}

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import UserError, need
+from ...errors import need
 from ...imaging.tomography.scanner import ScannerGeometry
 from ..item import Item
-from .base import Format, check_promised_size, first_bytes
-from .exchange import HDF5_MARK
+from .base import Format, check_promised_size, hdf5_has
 from .projections import Projections, degrees_of, millimetres_of, sinograms_of, text_of
 
 #: What the numbers of ``image_key`` mean.
@@ -37,13 +36,7 @@ class NXtomo(Format):
         return "NXtomo"
 
     def sniff(self, path: Path) -> bool:
-        if first_bytes(path, 8) != HDF5_MARK:
-            return False
-        try:
-            with need("h5py", "hdf5").File(path) as stored:
-                return _find(stored, "image_key") is not None
-        except (OSError, RuntimeError, KeyError, ValueError, UserError):
-            return False
+        return hdf5_has(path, lambda stored: _find(stored, "image_key") is not None, "hdf5")
 
     def open(self, path: Path) -> list[Item]:
         items: list[Item] = []

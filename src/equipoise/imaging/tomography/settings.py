@@ -147,14 +147,22 @@ class RaysSettings(SingleImage, PhysicsSettings):
         """
         try:
             setup = self.setup(size)
-            left = unseen_views(setup.angles, setup.chosen, self.usual_period)
-            if not left:
-                return [], None
-            physics = self.beam_of(setup, size, left, normalize=False)
+            left = self.left_out(setup)
+            return left, self.with_gain(setup, size, left, gain) if left else None
         except ValueError as error:
             raise UserError(f"physics: {error}") from error
+
+    def left_out(self, setup: Setup) -> list[int]:
+        """The numbers of the views that are not used, without directions that repeat a used one."""
+        return unseen_views(setup.angles, setup.chosen, self.usual_period)
+
+    def with_gain(
+        self, setup: Setup, size: Size, views: list[int], gain: float
+    ) -> ParallelBeam | FanBeam:
+        """The operator of the views with these numbers, multiplied by ``gain``."""
+        physics = self.beam_of(setup, size, views, normalize=False)
         physics.scale, physics.gain = physics.pixel * gain, gain
-        return left, physics
+        return physics
 
     # --------------------------------------------------------------------------- the file
 
