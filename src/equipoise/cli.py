@@ -216,23 +216,24 @@ def reconstruct(
     trained = load_run(run)
     asked, counted = _bootstrap_of(samples, level, group, factor)
     progress = SliceProgress()
-    with stopping_after_this_step(typer.echo, "slice; what is done is kept") as is_interrupted:
-        places = places_of(rows, "--rows")
-        run_reconstruct(
-            trained,
-            data,
-            out,
-            typer.echo,
-            form,
-            places,
-            progress,
-            is_interrupted,
-            asked=asked,
-            progress=counted,
-        )
-        interrupted = is_interrupted()
-    if counted is not None:
-        counted.close()
+    try:
+        with stopping_after_this_step(typer.echo, "slice; what is done is kept") as is_interrupted:
+            run_reconstruct(
+                trained,
+                data,
+                out,
+                typer.echo,
+                form,
+                places_of(rows, "--rows"),
+                progress,
+                is_interrupted,
+                asked=asked,
+                progress=counted,
+            )
+            interrupted = is_interrupted()
+    finally:
+        if counted is not None:
+            counted.close()
     if interrupted and not (out / "report.json").is_file():
         typer.echo("interrupted; the same command goes on after the last slice")
         raise typer.Exit(INTERRUPTED)

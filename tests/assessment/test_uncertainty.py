@@ -668,6 +668,11 @@ class TestCorrected:
         assert torch.allclose(right.value, x, atol=5e-3)
         assert float(right.rmse) == pytest.approx(0.01, rel=0.1)
         assert torch.allclose((right.lower + right.upper) / 2, right.value)
+        levels = eq.uncertainty(
+            lambda y, physics: y + 0.1, physics.A(x), physics, None, 20, levels=[0.5]
+        )
+        assert levels.widths is not None
+        assert levels.corrected().widths is None  # they are about the value that was
         wide = u.scaled(2.0)
         assert torch.allclose(wide.upper - wide.value, 2 * (u.upper - u.value))
         assert torch.allclose(wide.rmse, 2 * u.rmse)

@@ -201,6 +201,27 @@ class Growing(deepinv.physics.LinearPhysics):
         return self.held()[0] * y
 
 
+def test_a_scan_without_some_rays_has_a_plan_of_its_own():
+    """Its spectrum is another, though its geometry is the same, whichever is met first."""
+    whole = eq.ParallelBeam(12, 7, normalize=True)
+    few = torch.zeros(whole.measurement_shape[1:])
+    few[:2] = 1
+    y = torch.zeros(1, *whole.measurement_shape)
+
+    def highest(physics):
+        iteration = inner_solve(physics, y, 1e-3, 4).iteration
+        assert iteration is not None
+        return float(iteration.interval.high)
+
+    inner_module._remembered.clear()
+    of_few = highest(whole.masked(few))
+    of_whole = highest(whole)
+    assert of_whole != pytest.approx(of_few, rel=0.05)
+    inner_module._remembered.clear()
+    assert highest(whole) == of_whole
+    assert highest(whole.masked(few)) == of_few
+
+
 class TestChoice:
     def test_what_has_a_closed_form_keeps_it(self):
         y = torch.zeros(1, 1, 8, 8)

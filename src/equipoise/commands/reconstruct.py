@@ -69,6 +69,8 @@ def reconstruct(
         UserError: the data cannot be read, or ``out`` is not empty.
     """
     fabric, out = processes(), Path(out)
+    if fabric.global_rank:
+        say = _silent
     if not (out / PROGRESS).is_file():
         new_folder(out)
     together(fabric, torch.zeros(1))  # nobody writes there before all have looked
@@ -79,13 +81,16 @@ def reconstruct(
             say(f"note: {note}")
         about["rows"] = str(rows)
         with first_before_others(fabric):
-            scan = WholeScan(run, lazily(dataset, rows), out, form, about)
+            is_first = not fabric.global_rank
+            scan = WholeScan(run, lazily(dataset, rows), out, form, about, is_first)
         return _slice_by_slice(scan, fabric, say, on_step, interrupted)
     if form != "npy" or rows is not None:
         raise UserError(
-            f"{data}: --as and --rows apply to measurements without --samples; images are written "
-            "as they came, all of them"
+            f"{data}: --as and --rows apply to sinograms and other arrays of measurements, without "
+            "--samples; images and k-space are reconstructed all of them, and images are written "
+            "as they came"
         )
+    new_folder(out)
     if dataset.streamed:
         dataset = load_data(run.config, run.scan, Path(data), whole=True)
     return _at_once(run, dataset, out, about, fabric, say, asked, progress)
@@ -101,15 +106,21 @@ def _slice_by_slice(
     if scan.done:
         say(f"{scan.folder}: going on after slice {scan.done} of {len(scan.dataset)}")
     solved = scan.reconstruct(fabric, on_step, interrupted)
-    if fabric.global_rank or scan.done < len(scan.dataset):
-        return solved
+    together(fabric, torch.zeros(1))  # nobody is still reading what is removed now
+    if scan.done == len(scan.dataset) and not fabric.global_rank:
+        _finish(scan, say)
+    together(fabric, torch.zeros(1))  # all wait for the first
+    return solved
+
+
+def _finish(scan: WholeScan, say: Callable[[str], None]) -> None:
+    """Picture and report of a scan whose slices are all written."""
     part, images = scan.examples(SHOWN)
     _save_picture(part, images, scan.folder)
     rows = scan.finish()
     about = {"run": scan.about["run"], "data": scan.about["data"], "measured": "DATA"}
     _save_report(rows, about, scan.folder, say)
     _say_what_was_written(len(scan.output.files), scan.folder, say)
-    return solved
 
 
 def _at_once(
@@ -143,6 +154,10 @@ def _at_once(
     _save_report(rows, told, out, say)
     _say_what_was_written(len(paths), out, say)
     return solved
+
+
+def _silent(_: str) -> None:
+    pass
 
 
 def _save_picture(dataset: Dataset, images: Tensor, out: Path) -> None:

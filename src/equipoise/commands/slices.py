@@ -18,11 +18,13 @@ from torch import Tensor
 from ..assessment.metrics import misfit
 from ..assessment.solves import solve_rows
 from ..data.dataset import Dataset, Streamed
+from ..data.formats import new_folder
 from ..data.output import Output, check_form, output
 from ..data.ranges import Places, chosen
 from ..data.scan import native_images
 from ..equilibrium import Equilibrium
 from ..errors import UserError
+from ..learning.processes import any_of
 from ..run import Run
 
 if TYPE_CHECKING:
@@ -73,20 +75,29 @@ class WholeScan:
         folder: new, or that of the same work, interrupted.
         form: of the images; see :func:`output`.
         about: what the work is, which is compared.
+        is_first: of the processes that share the work: the one that writes.
 
     Raises:
         UserError: the folder holds something else.
     """
 
-    def __init__(self, run: Run, dataset: Dataset, folder: Path, form: str, about: dict[str, Any]):
+    def __init__(
+        self,
+        run: Run,
+        dataset: Dataset,
+        folder: Path,
+        form: str,
+        about: dict[str, Any],
+        is_first: bool = True,
+    ):
         check_form(form)
         self.run, self.dataset, self.folder = run, dataset, folder
         self.about = {**about, "as": form, "slices": len(dataset), "weights": _digest(run)}
-        self.done = self._begin()
+        self.done = self._begin(is_first)
         shape = tuple(dataset.scan.image_shape[-2:])
         self.output: Output = output(form, folder, dataset.names, (shape[0], shape[1]))
 
-    def _begin(self) -> int:
+    def _begin(self, is_first: bool) -> int:
         """How many slices are done."""
         progress = self.folder / PROGRESS
         if progress.is_file():
@@ -102,13 +113,10 @@ class WholeScan:
                     f"{', '.join(changed)}); nothing was written. Name a new folder, or give the "
                     "same command to go on with that one"
                 )
-            self._cut_rows(done)
+            if is_first:
+                self._cut_rows(done)
             return done
-        if self.folder.exists() and (self.folder.is_file() or any(self.folder.iterdir())):
-            raise UserError(
-                f"{self.folder}: exists and is not empty; nothing was written. Name a new folder, "
-                "or empty this one"
-            )
+        new_folder(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._save(0)
         return 0
@@ -138,7 +146,7 @@ class WholeScan:
         kept = 4 * total * torch.Size(self.dataset.scan.image_shape).numel() <= HANDED_BACK
         parts: list[Equilibrium] = []
         while self.done < total:
-            if interrupted():
+            if interrupted() if fabric is None else any_of(fabric, interrupted()):
                 return None
             last = min(self.done + BATCH, total)
             index = torch.arange(self.done, last)

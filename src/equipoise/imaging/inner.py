@@ -71,7 +71,9 @@ class Inner:
         """
         if self.iteration is None:
             start = None if x is None else x.detach()
-            return proximal(physics, d, y, strength, tol, start=start, precondition=self.P)
+            return proximal(
+                physics, d, y, strength, tol, start=start, precondition=self.preconditioner
+            )
         with full_precision(d):
             d = at_least_single(d)
             u = d if x is None else at_least_single(x)
@@ -258,10 +260,10 @@ def _remember(key: Hashable, inner: Inner) -> None:
 
 
 def _fingerprint(physics: Any, example: Tensor) -> Hashable:
-    """What tells this operator from others: the geometry of a scan; else what it does to an image
-    that it has not been fitted to."""
+    """What tells this operator from others: the geometry of a scan, if all of its rays are there;
+    else what it does to an image that it has not been fitted to."""
     shape = (tuple(example.shape), example.dtype, example.device)
-    if type(physics) in (ParallelBeam, FanBeam):
+    if type(physics) in (ParallelBeam, FanBeam) and physics.seen is None:
         return physics.geometry, physics.scale, shape
     v, w = random_image(example, 3), random_image(example, 4)
     seen = physics.A_adjoint(physics.A(v)) * w

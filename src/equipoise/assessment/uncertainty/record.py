@@ -72,7 +72,8 @@ class Uncertainty:
         """With the estimated bias taken from x̂: 2 x̂ − mean, and the bounds about it.
 
         The deviations are then those about their mean, so that std² loses bias². It pays where the
-        bias is larger than the error of its estimate; see docs/uncertainty.md.
+        bias is larger than the error of its estimate; see docs/uncertainty.md. ``widths`` go: they
+        are quantiles about the x̂ that was.
         """
         value = self.value - self.bias
         std = (self.std.square() - self.bias.square()).clamp_min(0).sqrt()
@@ -88,11 +89,12 @@ class Uncertainty:
             mean=value,
             rmse=rmse,
             rmse_upper=upper,
+            widths=None,
         )
 
     def scaled(self, factor: float | Tensor) -> Uncertainty:
         """With std, bounds and predicted errors ``factor`` times as wide: see
-        :func:`calibration_factor`."""
+        :func:`calibrated_on_truths`."""
         half = factor * (self.upper - self.lower) / 2
         return replace(
             self,
