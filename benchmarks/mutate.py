@@ -232,8 +232,11 @@ def noticed_by(copy: Path, tests: list[str]) -> str:
     if not done.returncode:
         return ""
     lines = done.stdout.splitlines()
-    failed = [line.split(" ")[1] for line in lines if line.startswith(("FAILED", "ERROR"))]
-    return failed[0] if failed else f"pytest ended with {done.returncode}"
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    if not failed:
+        return f"pytest ended with {done.returncode}"
+    # "FAILED file::test[a b] - the error": what a test is called may have spaces.
+    return failed[0].split(" ", 1)[1].split(" - ")[0]
 
 
 def copied(folder: str) -> Path:
@@ -264,6 +267,7 @@ def main() -> None:
     if not (arguments.list or arguments.trusting):
         check_unchanged()
     noticed = 0
+    by_promises = 0
     print("| room | kind | where | change | noticed by |\n| --- | --- | --- | --- | --- |")
     for room, change in draw(arguments.seed, arguments.count):
         with tempfile.TemporaryDirectory() as folder:
@@ -274,11 +278,13 @@ def main() -> None:
             test = "not run" if arguments.list else noticed_by(copy, tests)
             seconds = time.perf_counter() - started
         noticed += bool(test)
+        by_promises += test.startswith(str(PROMISES))
         where = f"{change.file.relative_to(PACKAGE)}:{change.line}"
         outcome = f"{test} ({seconds:.0f} s)" if test else "**nothing**"
         print(f"| {room} | {change.kind} | {where} | `{text}` | {outcome} |", flush=True)
     if not arguments.list:
-        print(f"\n{noticed} of {arguments.count} changes were noticed (seed {arguments.seed}).")
+        print(f"\n{noticed} of {arguments.count} changes were noticed (seed {arguments.seed}),")
+        print(f"{by_promises} of them by the list of defaults and named numbers ({PROMISES}).")
 
 
 if __name__ == "__main__":
