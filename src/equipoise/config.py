@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import yaml
 from pydantic import Field, ValidationError, field_validator, model_validator
@@ -16,7 +16,7 @@ from .errors import UserError, shortened
 from .imaging.settings import FanBeamSettings, ParallelBeamSettings, Physics
 from .learning.settings import LearningSettings, ObjectiveSettings
 from .reconstruction.settings import ModelSettings
-from .settings import INTERNAL, Settings
+from .settings import INTERNAL, Settings, read_yaml
 
 
 class Config(Settings):
@@ -85,27 +85,6 @@ class Config(Settings):
 # ------------------------------------------------------------------------- reading and writing
 
 
-class _Colonless(NamedTuple):
-    """A pattern of numbers that have no colon."""
-
-    pattern: re.Pattern[str]
-
-    def match(self, text: str) -> re.Match[str] | None:
-        return None if ":" in text else self.pattern.match(text)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes 1:50:5 for a number to base 60; here it is a range of views."""
-
-    yaml_implicit_resolvers = {
-        first: [
-            (tag, _Colonless(pattern) if tag.endswith((":int", ":float")) else pattern)
-            for tag, pattern in resolvers
-        ]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-
 def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     """Reads a YAML file and applies overrides such as ``learning.steps=500``.
 
@@ -119,16 +98,26 @@ def load_config(path: str | Path, overrides: list[str] | None = None) -> Config:
     if not path.is_file():
         raise UserError(f"{path}: no such configuration file; the examples are in configs/")
     try:
-        tree = yaml.load(path.read_text(), _Loader) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not YAML: {error}") from error
+    return config_of(text, path, overrides)
+
+
+def config_of(text: str, path: Path, overrides: list[str] | None = None) -> Config:
+    """The configuration that a file at ``path`` would be if it held ``text``; see
+    :func:`load_config`."""
+    try:
+        tree = read_yaml(text) or {}
+    except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {error}") from error
     if not isinstance(tree, dict):
         raise UserError(
             f"{path}: expected sections such as data: and physics:, got {type(tree).__name__}"
         )
-    tree = objective_upgraded(_with_numbers(tree))
-    for text in overrides or []:
-        tree = _overridden(tree, text)
+    tree = objective_upgraded(tree)
+    for override in overrides or []:
+        tree = _overridden(tree, override)
     if _is_of_a_run(path):
         tree = as_it_ran(tree)
     tree.setdefault("name", path.stem)
@@ -183,7 +172,7 @@ def _overridden(tree: dict[str, Any], text: str) -> dict[str, Any]:
             f"{text!r}: an override is written section.key=value, such as learning.steps=500"
         )
     try:
-        parsed = _with_numbers(yaml.load(value, _Loader))
+        parsed = read_yaml(value)
     except yaml.YAMLError as error:
         raise UserError(f"{text!r}: the value is not YAML: {error}") from error
     try:
@@ -251,13 +240,22 @@ def _default(section: type[Settings], key: str) -> Any:
     return section.model_fields[key].get_default(call_default_factory=True)
 
 
-def _with_numbers(tree: Any) -> Any:
-    """YAML 1.1 takes 1e-4 (without a point) for a string; nobody who writes it does."""
-    if isinstance(tree, dict):
-        return {key: _with_numbers(value) for key, value in tree.items()}
-    if isinstance(tree, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", tree):
-        return float(tree)
-    return tree
+#: The options that name files, of each section that has some.
+_PATHS = ("path", "validation", "file", "white", "dark")
+
+
+def paths_of(config: Config) -> Iterator[tuple[str, Settings, str, Path]]:
+    """Of each file or folder that a configuration names: its dotted key, the section, the option in
+    it, and the path."""
+    for name, section in (
+        ("data", config.data),
+        ("physics", config.physics),
+        ("model.denoiser", config.model.denoiser),
+    ):
+        for option in _PATHS:
+            given = getattr(section, option, None)
+            if isinstance(given, Path):
+                yield f"{name}.{option}", section, option, given
 
 
 def _find_beside(config: Config, file: Path) -> None:
@@ -266,22 +264,16 @@ def _find_beside(config: Config, file: Path) -> None:
     Raises:
         UserError: there is no such file either.
     """
-    for section, name in (
-        (config.data, "data"),
-        (config.physics, "physics"),
-        (config.model.denoiser, "model.denoiser"),
-    ):
-        for key in ("path", "validation", "file", "white", "dark"):
-            given = getattr(section, key, None)
-            if not isinstance(given, Path) or given.exists():
-                continue
-            beside = file.parent / given
-            if not beside.exists():
-                raise UserError(
-                    f"{file}: {name}.{key}: {given} does not exist, from here or from "
-                    f"{file.parent}/; name one that does"
-                )
-            setattr(section, key, beside)
+    for key, section, option, given in paths_of(config):
+        if given.exists():
+            continue
+        beside = file.parent / given
+        if not beside.exists():
+            raise UserError(
+                f"{file}: {key}: {given} does not exist, from here or from {file.parent}/; name "
+                "one that does"
+            )
+        setattr(section, option, beside)
 
 
 # ------------------------------------------------------------------------------- what there is

@@ -1,9 +1,12 @@
-"""What every section of a configuration is: strict, and explained option by option."""
+"""What every section of a configuration is: strict, and explained option by option; and how its
+text is read."""
 
 from __future__ import annotations
 
-from typing import Any, get_args
+import re
+from typing import Any, NamedTuple, get_args
 
+import yaml
 from pydantic import BaseModel, ConfigDict, model_validator
 
 #: ``json_schema_extra`` of what the package fills in itself: no option to set.
@@ -39,3 +42,47 @@ class Settings(BaseModel):
 def named(value: Any) -> Any:
     """``proximal`` is short for ``{kind: proximal}``: for unions whose kind says it all."""
     return {"kind": value} if isinstance(value, str) else value
+
+
+# ------------------------------------------------------------------------------------- the text
+
+
+class _Colonless(NamedTuple):
+    """A pattern of numbers that have no colon."""
+
+    pattern: re.Pattern[str]
+
+    def match(self, text: str) -> re.Match[str] | None:
+        return None if ":" in text else self.pattern.match(text)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1:50:5 for a number to base 60; here it is a range of views."""
+
+    yaml_implicit_resolvers = {
+        first: [
+            (tag, _Colonless(pattern) if tag.endswith((":int", ":float")) else pattern)
+            for tag, pattern in resolvers
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def read_yaml(text: str) -> Any:
+    """What a text in YAML says, where 1:50:5 is a range and 1e-4 a number.
+
+    Raises:
+        yaml.YAMLError: it is not YAML.
+    """
+    return _with_numbers(yaml.load(text, _Loader))
+
+
+def _with_numbers(tree: Any) -> Any:
+    """YAML 1.1 takes 1e-4 (without a point) for a string; nobody who writes it does."""
+    if isinstance(tree, dict):
+        return {key: _with_numbers(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_with_numbers(value) for value in tree]
+    if isinstance(tree, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", tree):
+        return float(tree)
+    return tree

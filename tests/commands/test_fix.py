@@ -8,6 +8,7 @@ import yaml
 from support import equipoise
 
 import equipoise as eq
+from equipoise.commands.doctor import fix
 from equipoise.commands.doctor.edit import edited
 from equipoise.commands.doctor.fix import write_fixed
 from equipoise.config import load_config
@@ -76,6 +77,32 @@ def test_from_the_shell_and_trained(tmp_path):
     assert (again.returncode, "exists" in again.stderr) == (2, True)
     trained = equipoise("train", "new.yaml", cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
+
+
+def test_a_range_of_views_stays_one(tmp_path):
+    """YAML 1.1 would read 0:24:2 as a number to base 60."""
+    text = FILE.replace("angles: 24       # all around", "angles: 24\n  views: 0:24:2")
+    file = scan(tmp_path, 30 * measured(), text)
+    _, config, said = fixed(file, tmp_path / "new.yaml")
+    assert "changed: data.peak=" in said
+    assert config.physics.views == "0:24:2"
+    _, config, _ = fixed(file, tmp_path / "other.yaml", ["physics.views=1:24:3"])
+    assert config.physics.views == "1:24:3"
+
+
+def test_what_is_still_wrong_after_the_last_round_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(fix, "MOST_ROUNDS", 1)
+    file = scan(tmp_path, measured(offset=2.4)[:, ::-1].copy())  # the sense and the axis
+    left, _, said = fixed(file, tmp_path / "new.yaml")
+    assert left >= 1
+    assert said.count("changed") == 1
+    assert said.count("by hand") == left
+
+
+def test_nothing_is_left_beside_the_file(tmp_path):
+    file = scan(tmp_path, 30 * measured())
+    fixed(file, tmp_path / "new.yaml")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.yaml", "new.yaml", "scan.npy"]
 
 
 def test_into_another_folder(tmp_path):

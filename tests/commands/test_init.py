@@ -30,6 +30,7 @@ def test_bare_sinograms(tmp_path):
     assert (config.physics.detectors, config.physics.offset) == (50, "auto")
     assert config.data.kind == "measurements"
     assert 0.5 < config.data.peak < 1.2
+    assert (config.model.sigma, config.model.step.strength) == ("auto", "auto")
     assert f"{FILL_IN}: 24 views spread evenly over 180° are assumed" in text
 
 

@@ -142,7 +142,7 @@ def _tomograph(path: Path, items: list[Item], found: list[str]) -> Draft:
         Line("kind", "measurements"),
         Line("size", _round_size(binned), "pixels each way; native: as many as detectors"),
     ]
-    return Draft(found, data, physics, _learning(items, kind))
+    return Draft(found, data, physics, _learning(items))
 
 
 def _fewer(views: int, detectors: int) -> list[Line]:
@@ -214,7 +214,7 @@ def _arrays(path: Path, items: list[Item], found: list[str]) -> Draft:
         Line("offset", "auto", "the axis of rotation is found in the measurements"),
         Line("pixel", 1.0, f"{FILL_IN}: a pixel's side in your unit of length"),
     ]
-    return Draft(found, data, physics, _learning(items, "parallel_beam"))
+    return Draft(found, data, physics, _learning(items))
 
 
 def _some(items: Sequence[Item]) -> np.ndarray:
@@ -310,7 +310,7 @@ def _images(path: Path, items: list[Item], found: list[str]) -> Draft:
     else:
         physics = [Line("kind", "mri", asked), Line("acceleration", 4)]
     physics.append(Line("noise", 0.001, "as a fraction of the largest measurement"))
-    return Draft(found, data, physics, _learning(items, physics[0].value))
+    return Draft(found, data, physics, _learning(items))
 
 
 def _image_line(shapes: set[tuple[int, ...]]) -> Line:
@@ -326,11 +326,9 @@ def _image_line(shapes: set[tuple[int, ...]]) -> Line:
     return Line("size", [rows // times, columns // times], remark)
 
 
-def _learning(items: Sequence[Item], kind: str) -> dict[str, list[Line]]:
-    others = {"model": [Line("sigma", 0.02)]} if kind != "mri" else {}
+def _learning(items: Sequence[Item]) -> dict[str, list[Line]]:
     count = sum(item.shape[0] if len(item.shape) == 3 else 1 for item in items)
-    others["learning"] = [Line("steps", 300), Line("batch", max(1, min(4, count)))]
-    return others
+    return {"learning": [Line("steps", 300), Line("batch", max(1, min(4, count)))]}
 
 
 # ------------------------------------------------------------------------------- units and text

@@ -215,7 +215,8 @@ class Item:
         if frame is None or image.shape[-2:] != (frame.rows, frame.columns):
             return image
         rows, columns = self.shape[-2:]
-        return frame.undone((rows, columns)).cut(image, self.units.offset)
+        outside = 0.0 if self.is_difference else self.units.offset
+        return frame.undone((rows, columns)).cut(image, outside)
 
     def along_first_axis(self) -> list[Item]:
         """The items of a stack, each named after its place."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from equipoise.data.formats import FORMATS, open_path, write_images
-from equipoise.data.item import HOUNSFIELD
+from equipoise.data.item import HOUNSFIELD, Frame
 from equipoise.errors import UserError
 
 from .make import read
@@ -72,6 +73,20 @@ def test_what_is_written_lies_where_the_original_did(tmp_path, suffix):
     )
     assert np.allclose(sitk.GetArrayFromImage(written), images)
     assert np.allclose(read(out), images)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_of_a_part_of_the_image_it_lies_where_that_part_did(tmp_path, suffix):
+    """The middle 16 × 16 of 24 × 20, at half the size."""
+    path = make_volume(tmp_path / f"x{suffix}", volume())
+    items = [replace(item, frame=Frame(4, 2, 16, 16)) for item in open_path(path)]
+    (out,) = write_images(items, [np.zeros((8, 8))] * 4, tmp_path / "out")
+    written, original = sitk.ReadImage(str(out)), sitk.ReadImage(str(path))
+    assert written.GetSpacing() == pytest.approx((1.0, 1.4, 3.0))
+    corner = original.TransformContinuousIndexToPhysicalPoint((2 - 0.5, 4 - 0.5, 0.0))
+    assert written.TransformContinuousIndexToPhysicalPoint((-0.5, -0.5, 0.0)) == pytest.approx(
+        corner
+    )
 
 
 def test_planes(tmp_path):

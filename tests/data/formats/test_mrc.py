@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from equipoise.data.formats import open_path, write_images
+from equipoise.data.item import Frame
 from equipoise.errors import UserError
 
 from .make import read
@@ -43,9 +45,22 @@ def test_written_as_it_came(tmp_path):
         assert np.allclose(stored.data, images)
         assert (stored.voxel_size.x, stored.voxel_size.y) == (4.0, 4.0)
         assert stored.voxel_size.z == 2.0
-        assert float(stored.header.origin.y) == 2.0
+        # The corner stays: from 2 Å − 2 Å / 2 to the middle of the first voxel, 4 Å / 2 on.
+        assert float(stored.header.origin.x) == 2.0
+        assert float(stored.header.origin.y) == 3.0
+        assert float(stored.header.origin.z) == 3.0
         assert int(stored.header.nzstart) == 1
     assert np.allclose(read(out), images)
+
+
+def test_of_a_part_of_the_image_it_lies_where_that_part_did(tmp_path):
+    items = open_path(make_mrc(tmp_path / "x.mrc"))
+    items = [replace(item, frame=Frame(4, 1, 8, 8)) for item in items]
+    (out,) = write_images(items, [np.zeros((4, 4))] * 5, tmp_path / "out")
+    with mrcfile.open(out) as stored:
+        assert (stored.voxel_size.x, stored.voxel_size.y) == (4.0, 4.0)
+        origin = stored.header.origin
+        assert (float(origin.x), float(origin.y)) == (1 + 2 * 1.5, 2 + 2 * 4.5)
 
 
 class TestTiltSeries:

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from ...settings import read_yaml
+
 
 def edited(text: str, changes: Mapping[str, Any]) -> tuple[str, bool]:
     """The text with other values at dotted keys, and whether its comments are still there.
@@ -17,14 +19,14 @@ def edited(text: str, changes: Mapping[str, Any]) -> tuple[str, bool]:
     Args:
         changes: a value for each dotted key; None takes the key out.
     """
-    wanted = yaml.safe_load(text) or {}
+    wanted = read_yaml(text) or {}
     for key, value in changes.items():
         _set(wanted, key.split("."), value)
     new = text
     for key, value in changes.items():
         new = _with_line(new, key.split("."), value)
     try:
-        if yaml.safe_load(new) == wanted:
+        if read_yaml(new) == wanted:
             return new, True
     except yaml.YAMLError:
         pass

@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ...config import Config, load_config
+from ...config import Config, config_of, load_config, paths_of
 from ...errors import UserError
+from ...settings import read_yaml
 from .edit import edited
 from .examine import examine
 from .finding import Finding
@@ -38,7 +37,7 @@ def write_fixed(
         say: is told what is being done.
 
     Returns:
-        How many things are wrong that no configuration mends.
+        How many things are wrong after it: no configuration mends them, or there were too many.
 
     Raises:
         UserError: ``out`` exists, or the configuration cannot be read.
@@ -48,26 +47,24 @@ def write_fixed(
     text = file.read_text() if file.is_file() else ""
     config = load_config(file, overrides)
     given = [tuple(one.split("=", 1)) for one in overrides or []]
-    changes: dict[str, Any] = {key: yaml.safe_load(value) for key, value in given}
+    changes: dict[str, Any] = {key: read_yaml(value) for key, value in given}
     wrong: list[Finding] = []
-    for _ in range(MOST_ROUNDS):
+    for number in range(MOST_ROUNDS + 1):
         wrong = [f for f in examine(config, say) if f.verdict == "wrong"]
         mended = [f for f in wrong if f.changes][:1]
-        if not mended:
+        if not mended or number == MOST_ROUNDS:
             break
         (finding,) = mended
         echo(f"{finding.verdict:<6}{finding.what}")
         echo(f"      → changed: {_in_words(finding.changes)}")
         changes |= finding.changes
-        config = _config_of(_written(text, changes, echo=lambda _: None), file)
+        config = config_of(_written(text, changes, echo=lambda _: None), file)
     for finding in wrong:
-        if not finding.changes:
-            echo(f"{finding.verdict:<6}{finding.what}\n      → by hand: {finding.remedy}")
-    left = sum(not finding.changes for finding in wrong)
+        echo(f"{finding.verdict:<6}{finding.what}\n      → by hand: {finding.remedy}")
     out.parent.mkdir(parents=True, exist_ok=True)
     changes |= _paths_from(config, file, out)
     out.write_text(_written(text, changes, echo))
-    return left
+    return len(wrong)
 
 
 def _written(text: str, changes: Mapping[str, Any], echo: Say) -> str:
@@ -77,26 +74,13 @@ def _written(text: str, changes: Mapping[str, Any], echo: Say) -> str:
     return new
 
 
-def _config_of(text: str, file: Path) -> Config:
-    """The configuration that a text beside ``file`` would be."""
-    beside = file.with_name(f".{file.stem}.being-mended.yaml")
-    beside.write_text(text)
-    try:
-        return load_config(beside)
-    finally:
-        beside.unlink()
-
-
 def _paths_from(config: Config, file: Path, out: Path) -> dict[str, Any]:
     """Paths that were found beside the file are not beside another one."""
     changes: dict[str, Any] = {"name": out.stem} if config.name == file.stem else {}
     if file.parent.resolve() == out.parent.resolve():
         return changes
-    for section in ("data", "physics"):
-        for key in ("path", "validation", "white", "dark", "file"):
-            value = getattr(getattr(config, section), key, None)
-            if isinstance(value, Path) and value.exists():
-                changes[f"{section}.{key}"] = str(value)
+    for key, _, _, path in paths_of(config):
+        changes[key] = str(path.resolve())
     return changes
 
 

@@ -268,6 +268,34 @@ def new_folder(out: str | Path) -> Path:
     return out
 
 
+def by_file(
+    items: Sequence[Item],
+    images: Sequence[np.ndarray],
+    folder: Path,
+    suffixes: tuple[str, ...],
+    otherwise: str,
+) -> Iterator[tuple[list[Item], list[np.ndarray], Path]]:
+    """The items of each file that they came from, their images, and the file to write.
+
+    It is called as the original, with the suffix ``otherwise`` where that has none of
+    ``suffixes``; of several of one name, the later ones are called by their folders or numbers.
+    """
+    taken: set[Path] = set()
+    for file in dict.fromkeys(item.file for item in items):
+        places = [n for n, item in enumerate(items) if item.file == file]
+        is_known = file.name.lower().endswith(suffixes)
+        name = file.name if is_known else f"{file.name.rsplit('.', 1)[0]}{otherwise}"
+        path = folder / name
+        if path in taken:
+            path = folder / f"{file.parent.name}_{name}"
+        number = 2
+        while path in taken:
+            path = folder / f"{number}_{name}"
+            number += 1
+        taken.add(path)
+        yield [items[n] for n in places], [images[n] for n in places], path
+
+
 def write_npy(items: Sequence[Item], images: Sequence[np.ndarray], folder: Path) -> list[Path]:
     """One ``.npy`` an image, in float32."""
     paths = [folder / f"{item.name}.npy" for item in items]

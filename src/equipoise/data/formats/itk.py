@@ -15,7 +15,7 @@ import numpy as np
 from ...errors import UserError, need
 from ..item import HOUNSFIELD, Item, Units, UnitsFrom
 from ..units import Values, recognised_note
-from .base import Format, check_promised_size, first_bytes
+from .base import Format, by_file, check_promised_size, first_bytes
 
 #: How a header names the file of the values, and what it says where they follow the header itself.
 DATA_FILE = re.compile(rb"^\s*(?:ElementDataFile|data ?file)\s*[=:]\s*(.+?)\s*$", re.I | re.M)
@@ -113,13 +113,10 @@ class _Itk(Format):
         spacing, scaled if the size changed. Slices between them that were not reconstructed are
         air, or zero."""
         paths = []
-        for file in dict.fromkeys(item.file for item in items):
-            places = [n for n, item in enumerate(items) if item.file == file]
-            suffix = file.suffix if file.suffix.lower() in self.suffixes else self.suffixes[0]
-            path = folder / f"{file.name.rsplit('.', 1)[0]}{suffix}"
-            itk().WriteImage(
-                _image([items[n] for n in places], np.stack([images[n] for n in places])), str(path)
-            )
+        for members, planes, path in by_file(
+            items, images, folder, self.suffixes, self.suffixes[0]
+        ):
+            itk().WriteImage(_image(members, np.stack(planes)), str(path))
             paths.append(path)
         return paths
 
@@ -210,7 +207,8 @@ def _image(items: Sequence[Item], images: np.ndarray) -> Any:
     original = reader_of(items[0].file)
     places = [item.index or 0 for item in items]
     first, count = min(places), max(places) - min(places) + 1
-    volume = np.full((count, *images.shape[1:]), items[0].units.offset, dtype=np.float32)
+    empty = 0.0 if items[0].is_difference else items[0].units.offset
+    volume = np.full((count, *images.shape[1:]), empty, dtype=np.float32)
     for place, image in zip(places, images, strict=True):
         volume[place - first] = image
     axes = len(original.GetSize())
@@ -223,13 +221,14 @@ def _image(items: Sequence[Item], images: np.ndarray) -> Any:
     image = itk().GetImageFromArray(volume)
     spacing = np.array(original.GetSpacing())
     direction = np.array(original.GetDirection()).reshape(axes, axes)
-    factor = np.ones(axes)
-    for axis in (0, 1):  # x, y
-        factor[axis] = original.GetSize()[axis] / volume.shape[-1 - axis]
-    # The outer corner of the volume stays where it is.
-    shift = (factor - 1) / 2 * spacing
+    placed = items[0].placement(images.shape[-2:])
+    moved, factor = np.zeros(axes), np.ones(axes)
+    for axis, start, size in zip((1, 0), placed.start, placed.pixel, strict=True):  # y, x
+        # The outer corner of the part that was reconstructed stays where it is.
+        moved[axis], factor[axis] = start + (size - 1) / 2, size
     if axes == 3:
-        shift[2] = first * spacing[2]
+        moved[2] = first
+    shift = moved * spacing
     image.SetSpacing((spacing * factor).tolist())
     image.SetOrigin((np.array(original.GetOrigin()) + direction @ shift).tolist())
     image.SetDirection(direction.ravel().tolist())

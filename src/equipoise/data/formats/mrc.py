@@ -18,7 +18,7 @@ from ...errors import need
 from ...imaging.tomography.scanner import ScannerGeometry
 from ..item import Item, Units, UnitsFrom
 from ..units import Values
-from .base import Format, check_promised_size, first_bytes
+from .base import Format, by_file, check_promised_size, first_bytes
 
 #: Suffixes of tilt series, and of the files that hold their angles.
 SERIES = (".st", ".ali", ".preali")
@@ -139,11 +139,8 @@ class Mrc(Format):
         """One volume for each that they came from, with its origin, and the size of its voxels,
         scaled if that of the images changed. Sections that were not reconstructed are zero."""
         paths = []
-        for file in dict.fromkeys(item.file for item in items):
-            places = [n for n, item in enumerate(items) if item.file == file]
-            suffix = file.suffix if file.suffix.lower() in self.suffixes else ".mrc"
-            path = folder / f"{file.stem}{suffix}"
-            _write([items[n] for n in places], np.stack([images[n] for n in places]), path)
+        for members, planes, path in by_file(items, images, folder, self.suffixes, ".mrc"):
+            _write(members, np.stack(planes), path)
             paths.append(path)
         return paths
 
@@ -238,15 +235,19 @@ def _write(items: Sequence[Item], images: np.ndarray, path: Path) -> None:
     volume = np.zeros((count, *images.shape[1:]), np.float32)
     for place, image in zip(places, images, strict=True):
         volume[place - first] = image
+    placed = items[0].placement(images.shape[1:])
     with library.mmap(items[0].file, mode="r") as original:
         size, origin = original.voxel_size.copy(), original.header.origin.copy()
-        rows, columns = original.data.shape[-2:]
         start = int(original.header.nzstart) + first
+    # The outer corner of the part that was reconstructed stays where it is: MRC's origin is that
+    # of the first voxel's centre, in Ångström.
+    for axis, began, pixel in zip("yx", placed.start, placed.pixel, strict=True):
+        origin[axis] += float(size[axis]) * (began + (pixel - 1) / 2)
     with library.new(path) as stored:
         stored.set_data(volume)
         stored.voxel_size = (
-            float(size.x) * columns / volume.shape[2],
-            float(size.y) * rows / volume.shape[1],
+            float(size.x) * placed.pixel[1],
+            float(size.y) * placed.pixel[0],
             float(size.z),
         )
         stored.header.origin = origin

@@ -17,7 +17,7 @@ from ...errors import need
 from ..choice import Axis, Choice
 from ..item import HOUNSFIELD, Item, Units, UnitsFrom, check_numbers
 from ..units import Values, recognised_note
-from .base import Format, check_promised_size, first_bytes
+from .base import Format, by_file, check_promised_size, first_bytes
 
 #: The directions across each kind of slices, as nibabel calls them.
 PLANES = {"sagittal": "RL", "coronal": "AP", "axial": "SI"}
@@ -142,18 +142,8 @@ class Nifti(Format):
         """One volume for each that they came from, with the affine of the original, scaled if the
         size changed. Slices between them that were not reconstructed are air, or zero."""
         paths = []
-        for file in dict.fromkeys(item.file for item in items):
-            places = [n for n, item in enumerate(items) if item.file == file]
-            members = [items[n] for n in places]
-            name = file.name if file.name.lower().endswith(self.suffixes) else f"{file.stem}.nii.gz"
-            path = folder / name
-            if path in paths:  # files of one name, of several folders
-                path = folder / "_".join(file.parts[-2:])
-            number = 2
-            while path in paths:
-                path = folder / f"{number}_{name}"
-                number += 1
-            _write_volume(members, [images[n] for n in places], path)
+        for members, planes, path in by_file(items, images, folder, self.suffixes, ".nii.gz"):
+            _write_volume(members, planes, path)
             paths.append(path)
         return paths
 

@@ -22,8 +22,7 @@ def chosen_views(choice: Choice, count: int) -> list[int]:
     if isinstance(choice, int):
         if not 1 <= choice <= count:
             raise ValueError(
-                f"views takes every k-th of {count} views for k in [1, {count}], got {choice}; in "
-                'a YAML file a range stands in quotes, such as "1:50:5"'
+                f"views takes every k-th of {count} views for k in [1, {count}], got {choice}"
             )
         return list(range(0, count, choice))
     numbers = [int(number) for number in choice]
