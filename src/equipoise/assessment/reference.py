@@ -18,7 +18,7 @@ from ..data.dataset import Dataset
 from ..data.sinograms import unseen_item
 from ..errors import UserError
 from ..imaging.tomography.fbp import fan_fbp, parallel_fbp
-from ..imaging.tomography.geometry import FanGeometry, Geometry
+from ..imaging.tomography.geometry import FanGeometry, Geometry, refined
 from ..imaging.tomography.settings import RaysSettings
 from ..imaging.tomography.setup import Setup
 from .baselines import truncated_least_squares
@@ -138,7 +138,7 @@ def _fine_backprojection(
         sinograms.append(values / item.units.counts_as_one * times / setup.pixel)
     y = torch.stack(sinograms)[:, None]
     try:
-        images = backprojected(finer(geometry, times, setup.binned), y)
+        images = backprojected(refined(geometry, times, setup.binned), y)
     except ValueError:
         return None
     return torch.nn.functional.avg_pool2d(images, times)
@@ -149,25 +149,6 @@ def backprojected(geometry: Geometry, y: Tensor) -> Tensor:
     if isinstance(geometry, FanGeometry):
         return fan_fbp(geometry, y, "ramp")
     return parallel_fbp(geometry, None, y, "ramp")
-
-
-def finer(g: Geometry, times: int, binned: int) -> Geometry:
-    """The same beam on a grid ``times`` as fine, with ``binned`` times as many detectors, one ray
-    each."""
-    axis = (g.axis[0] * times, g.axis[1] * times)
-    common: dict[str, Any] = {
-        "height": g.height * times,
-        "width": g.width * times,
-        "detectors": g.detectors * binned,
-        "offset": g.offset * binned,
-        "axis": axis,
-        "per_detector": 1,
-    }
-    if isinstance(g, FanGeometry):
-        common["source_distance"] = g.source_distance * times
-        common["detector_distance"] = g.detector_distance * times
-        return replace(g, detector_pitch=g.detector_pitch * times / binned, **common)
-    return replace(g, pitch=g.pitch * times / binned, **common)
 
 
 def seen_by_all(dataset: Dataset) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..imaging.fine import TIMES, coarser
 from ..imaging.phantoms import phantoms, smooth_phase
 from ..imaging.sizes import Size, image_size
 from ..imaging.tomography.settings import RaysSettings
@@ -71,7 +72,12 @@ def load_dataset(
     is_elsewhere = path is not None
     if isinstance(data, PhantomSettings) and not is_elsewhere:
         assert not isinstance(data.size, str)
-        return _measured(phantom_items(data.count, data.size, seed, scan), scan, seed, stream)
+        size = data.size
+        if data.simulate == "fine":
+            rows, columns = image_size(size)
+            size = (TIMES * rows, TIMES * columns)
+        phantom = phantom_items(data.count, size, seed, scan)
+        return _measured(phantom, scan, seed, stream, is_fine=data.simulate == "fine")
     if path is None:
         assert isinstance(data, FileSettings)
         path = data.path
@@ -88,7 +94,8 @@ def load_dataset(
         images = settled(images, data.units, override=not is_elsewhere)
         images, said = _sampled(images, data, None if is_elsewhere else seed)
         is_native = data.size == "native"
-        return _measured(images, scan, seed, stream, [*notes, *said], is_native)
+        is_fine = getattr(data, "simulate", "same") == "fine"
+        return _measured(images, scan, seed, stream, [*notes, *said], is_native, is_fine)
     own_seed = None if is_elsewhere else seed
     if scan.settings.kind == "mri" and all(item.complex for item in items):
         if isinstance(data, SinogramSettings):
@@ -173,6 +180,11 @@ def _refuse_ignored_options(data: AutoSettings, holds_images: bool) -> None:
         raise UserError(
             f"{data.path}: holds images, and data.peak={data.peak:g} applies to measurements; set "
             f"data.units={data.peak:g} if that value of their pixels counts as 1"
+        )
+    if not holds_images and data.simulate != "same":
+        raise UserError(
+            f"{data.path}: holds measurements, and data.simulate={data.simulate} says how images "
+            "are measured; leave it out"
         )
     if not holds_images and data.units != "auto" and data.validation is None:
         raise UserError(
@@ -264,9 +276,17 @@ def _measured(
     stream: bool,
     said: Sequence[str] = (),
     native: bool = False,
+    is_fine: bool = False,
 ) -> Dataset:
-    """Images, and what the scan measures of them; ``native``: of each at its own size."""
+    """Images, and what the scan measures of them.
+
+    Args:
+        native: measure each at its own size.
+        is_fine: measure them on a finer grid than that of the scan.
+    """
     notes = [*said, *notes_of(images)]
+    if is_fine:
+        notes.append("measured on a grid twice as fine as the reconstruction's (data.simulate)")
     if scan.settings.frames is not None:
         images, left_out = sequences_of(images, scan.settings.frames)
         notes += left_out
@@ -276,14 +296,16 @@ def _measured(
         notes.append(f"sizes: {', '.join('×'.join(map(str, s)) for s in shapes[:9])} (native)")
         scans = {shape: scan.for_shape(shape, seed) for shape in shapes}
         if len(shapes) > 1:
-            return _measured_in_frames(images, scans, seed, stream, notes)
+            return _measured_in_frames(images, scans, seed, stream, notes, is_fine)
         scan = scans[shapes[0]]
+    measuring = scan.on_finer_grid() if is_fine else scan
     if stream:
-        return _measured_one_by_one(images, scan, seed, notes)
-    values = torch.stack([scan.to_model(item) for item in images])
+        return _measured_one_by_one(images, scan, measuring, seed, notes)
+    values = torch.stack([measuring.to_model(item) for item in images])
     notes += repeated(images, values)
-    truth = _as_the_scan_sees(values, scan, seed)
-    y, noise = scan.measure(truth, seed)
+    seen = _as_the_scan_sees(values, measuring, seed)
+    y, noise = measuring.measure(seen, seed)
+    truth = coarser(seen) if is_fine else seen
     return Dataset(images, scan.with_noise(noise), y, truth, notes)
 
 
@@ -293,9 +315,11 @@ def _measured_in_frames(
     seed: int,
     stream: bool,
     notes: list[str],
+    is_fine: bool,
 ) -> Dataset:
     """Images of different sizes, and what the scan of each size measures of them."""
-    own = [scans[item.shape[-2:]] for item in images]
+    measuring = {s: each.on_finer_grid() for s, each in scans.items()} if is_fine else scans
+    own = [measuring[item.shape[-2:]] for item in images]
     shapes = list(scans)
     part = [shapes.index(item.shape[-2:]) for item in images]
     scan = in_frames(list(scans.values()), part, [each.image_shape for each in scans.values()])
@@ -314,19 +338,21 @@ def _measured_in_frames(
     if stream:
         return Dataset(images, scan, Streamed(len(images), measured), notes=notes)
     notes += repeated(images, [own[i].to_model(images[i]) for i in every])
-    truth = framed_truth(scan, [image(i)[0] for i in every])
+    truth = framed_truth(scan, [coarser(image(i))[0] if is_fine else image(i)[0] for i in every])
     return Dataset(images, scan, torch.stack([measured(i) for i in every]), truth, notes)
 
 
-def _measured_one_by_one(images: list[Item], scan: Scan, seed: int, notes: list[str]) -> Dataset:
+def _measured_one_by_one(
+    images: list[Item], scan: Scan, measuring: Scan, seed: int, notes: list[str]
+) -> Dataset:
     """The same as in memory, to the bit, where the noise level is: it is that of some images."""
 
     def image(i: int) -> Tensor:
-        return _as_the_scan_sees(scan.to_model(images[i])[None], scan, seed, first=i)
+        return _as_the_scan_sees(measuring.to_model(images[i])[None], measuring, seed, first=i)
 
     some = torch.cat([image(i) for i in _noise_samples(len(images))])
-    noise = scan.noise_level(scan.measure_clean(some))
-    y = Streamed(len(images), lambda i: scan.measure(image(i), seed, noise, first=i)[0][0])
+    noise = scan.noise_level(measuring.measure_clean(some))
+    y = Streamed(len(images), lambda i: measuring.measure(image(i), seed, noise, first=i)[0][0])
     return Dataset(images, scan.with_noise(noise), y, notes=notes)
 
 

@@ -16,6 +16,7 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from ..errors import UserError
+from ..imaging.fine import TIMES, finer
 from ..imaging.framed import Framed
 from ..imaging.linear import variant
 from ..imaging.mri import prewhiten
@@ -72,6 +73,17 @@ class Scan:
             return cls.planned(settings, STAND_IN, seed)
         found = normalized(settings.make(size, seed), size, settings.frames)
         return cls(settings, found.physics, found.gain, found.image_shape, found.measurement_shape)
+
+    def on_finer_grid(self) -> Scan:
+        """What measures the same of images with twice as many pixels, each way.
+
+        Raises:
+            UserError: this operator has no finer grid.
+        """
+        physics = finer(self.physics)
+        *channels, rows, columns = self.image_shape
+        shape = (*channels, TIMES * rows, TIMES * columns)
+        return replace(self, physics=physics, image_shape=shape)
 
     def reading(self, geometry: ScannerGeometry | None) -> Scan:
         """The scan of files that say ``geometry``, where it is not this one already.
@@ -270,12 +282,16 @@ class Scan:
 
 
 def _averaged(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(…, H, W) averaged down to ``size``; exact block means where it divides."""
+    """(…, H, W) averaged down to ``size``; exact block means where it divides. Where there are
+    fewer pixels than that, they are interpolated."""
     if image.shape[-2:] == size:
         return image
     pixels = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
     stack = pixels.reshape(1, -1, *image.shape[-2:])
-    smaller = torch.nn.functional.adaptive_avg_pool2d(stack, size)
+    if image.shape[-2] < size[0] and image.shape[-1] < size[1]:
+        smaller = torch.nn.functional.interpolate(stack, size, mode="bilinear")
+    else:
+        smaller = torch.nn.functional.adaptive_avg_pool2d(stack, size)
     return smaller.reshape(*image.shape[:-2], *size).numpy()
 
 

@@ -61,6 +61,16 @@ class DataSettings(Settings):
         return str(value) if isinstance(value, int) else value  # a folder named 20240101
 
 
+class SimulatedSettings(Settings):
+    """How images are measured."""
+
+    simulate: Literal["same", "fine"] = Field(
+        "same",
+        description="the grid that images are measured on: that of the reconstruction, or one "
+        "twice as fine, as real objects have (rays and MRI)",
+    )
+
+
 def _checked_size(value: Any) -> Any:
     """A side, two of them, or "native"; two that are equal are one.
 
@@ -86,7 +96,7 @@ def _checked_size(value: Any) -> Any:
     return sides[0] if len(set(sides)) == 1 else tuple(sides)
 
 
-class PhantomSettings(DataSettings):
+class PhantomSettings(SimulatedSettings, DataSettings):
     """Anatomical phantoms, made from the seed and measured."""
 
     kind: Literal["phantoms"] = "phantoms"
@@ -152,7 +162,7 @@ class FileSettings(DataSettings):
     )
 
 
-class ImageSettings(FileSettings):
+class ImageSettings(SimulatedSettings, FileSettings):
     """Images, which are measured first."""
 
     kind: Literal["images"] = "images"
@@ -229,7 +239,7 @@ class MeasurementSettings(SinogramSettings, FileSettings):
     water: float | None = WATER
 
 
-class AutoSettings(SinogramSettings, FileSettings):
+class AutoSettings(SimulatedSettings, SinogramSettings, FileSettings):
     """What the files look like: arrays and k-space are measurements, all else is images."""
 
     kind: Literal["auto"] = "auto"

@@ -99,7 +99,8 @@ class _Drawing:
         self.image = _put(self.image, mask, value)
 
 
-def _anatomy(kind: str, size: int, rng: Rng) -> np.ndarray:
+def phantom(kind: str, size: int, rng: Rng) -> np.ndarray:
+    """One anatomical phantom (size, size) in [0, 1], of a look of :data:`KINDS`."""
     drawing = _Drawing(size, rng)
     normal = drawing.normal
     tissue = 0.5 + 0.02 * normal() + 0.012 * drawing.texture(drawing.uniform(1.5, 3.0))
@@ -218,7 +219,7 @@ def phantoms(
     images = []
     for i in range(count):
         rng = np.random.default_rng([seed, i])
-        images.append(_anatomy(kinds[i % len(kinds)], size, rng))
+        images.append(phantom(kinds[i % len(kinds)], size, rng))
     return torch.from_numpy(np.stack(images)).float()[:, None]
 
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
@@ -114,6 +115,24 @@ def _sides(g: ParallelGeometry | FanGeometry) -> tuple[float, float]:
 
 
 Geometry = ParallelGeometry | FanGeometry
+
+
+def refined(g: Geometry, times: int, binned: int = 1, rays: int = 1) -> Geometry:
+    """The same beam on a grid ``times`` as fine, with ``binned`` times as many detectors, each of
+    ``rays`` rays."""
+    common: dict[str, Any] = {
+        "height": g.height * times,
+        "width": g.width * times,
+        "detectors": g.detectors * binned,
+        "offset": g.offset * binned,
+        "axis": (g.axis[0] * times, g.axis[1] * times),
+        "per_detector": rays,
+    }
+    if isinstance(g, FanGeometry):
+        common["source_distance"] = g.source_distance * times
+        common["detector_distance"] = g.detector_distance * times
+        return replace(g, detector_pitch=g.detector_pitch * times / binned, **common)
+    return replace(g, pitch=g.pitch * times / binned, **common)
 
 
 def view_angles(angles: int | Tensor | Sequence[float], span: float) -> tuple[float, ...]:
