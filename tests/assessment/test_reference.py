@@ -6,11 +6,11 @@ import pytest
 import torch
 from scans import PIXEL, SIZE, disc, write
 
-from equipoise.assessment.reference import finer, reference_of, seen_by_all, unseen_views
+from equipoise.assessment.reference import reference_of, seen_by_all, unseen_views
 from equipoise.config import parse
 from equipoise.data.load import load_dataset
 from equipoise.data.scan import Scan
-from equipoise.imaging.tomography.geometry import FanGeometry, ParallelGeometry
+from equipoise.imaging.tomography.geometry import FanGeometry, ParallelGeometry, refined
 from equipoise.run import described
 
 
@@ -86,7 +86,7 @@ def test_a_finer_grid_has_the_same_rays(times):
     fan = FanGeometry(8, 8, (10.0,), 6, 20.0, 10.0, 1.5, False, 0.25, (0.5, -0.5))
     parallel = ParallelGeometry(8, 8, (10.0,), 6, 0.25, 1.25, (0.5, -0.5))
     for g in (fan, parallel):
-        other = finer(g, times, 3)
+        other = refined(g, times, 3)
         point, direction = g.rays(0)
         points, directions = other.rays(0)
         assert points[1::3] == pytest.approx(times * point)  # the middle one of three
