@@ -2,107 +2,242 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import platform
+import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..imaging.phantoms import KINDS, dead_leaves, phantoms
+from ..errors import UserError
+from ..imaging.scenes import bodies, scenes
 from ..reconstruction.denoisers import make_denoiser, save_denoiser
+from . import checkpoint
+
+Say = Callable[[str], None]
+
+#: Bounds of the noise level, which is log-uniform.
+SIGMAS = (0.004, 0.2)
+#: Below this, an error counts no more than at it.
+SMALLEST_SIGMA = 0.01
+#: Pixels of scenes, and of what is cut out of bodies.
+SIZE = 128
+#: Of the average of the weights over steps, which is what is saved.
+AVERAGE = 0.998
+#: Where it is scored.
+SCORED = (0.01, 0.02, 0.05, 0.1)
+#: Steps from one checkpoint to the next.
+EVERY = 500
+#: The fraction of scenes in a batch; the others are bodies.
+SCENES = 0.6
 
 
-def synthetic(count: int, size: int, seed: int) -> Tensor:
-    """Half dead leaves, half phantoms of every look: (count, 1, size, size) in [0, 1]."""
-    half = count // 2
-    return torch.cat([dead_leaves(half, size, seed), phantoms(count - half, size, seed, KINDS)])
+def synthetic(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Scenes (count, 1, 128, 128), and quarters of bodies (0.7 count, …), in [0, 1]."""
+    whole = bodies(max(1, round(0.175 * count)), 2 * SIZE, seed)
+    rows = torch.cat(whole.chunk(2, -2))
+    return scenes(count, SIZE, seed), torch.cat(rows.chunk(2, -1))
 
 
-def _augment(x: Tensor, rng: torch.Generator) -> Tensor:
-    """A random quarter turn and flip of the batch, and a random contrast for each image."""
+class Pretraining:
+    """A denoiser in training: its weights, their average, the optimiser and the draws.
+
+    Args:
+        architecture: of the network, by its name.
+        steps: of the optimiser.
+        images: how many scenes; they are made anew from the seed whenever it begins or goes on.
+        batch: images a step.
+        patch: their sides.
+        lr: the largest learning rate; it rises over 100 steps, and falls as a cosine.
+        seed: of everything random.
+    """
+
+    def __init__(
+        self,
+        architecture: str = "unet",
+        steps: int = 20_000,
+        images: int = 4000,
+        batch: int = 10,
+        patch: int = 96,
+        lr: float = 2e-3,
+        seed: int = 0,
+    ):
+        self.settings: dict[str, Any] = {
+            "architecture": architecture,
+            "steps": steps,
+            "images": images,
+            "batch": batch,
+            "patch": patch,
+            "lr": lr,
+            "seed": seed,
+        }
+        torch.manual_seed(seed)
+        self.model = make_denoiser({"architecture": architecture})
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr)
+        self.rng = torch.Generator().manual_seed(seed)
+        self.step = 0
+        self.scenes, self.bodies = synthetic(images, seed)
+        self.held_out = torch.cat(synthetic(32, seed + 1))
+
+    def take_step(self) -> float:
+        """One step of the optimiser; the loss."""
+        noisy, clean, sigma = self._batch()
+        loss = _loss(self.model, noisy, clean, sigma)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        # Of few steps, the average is over all of them.
+        share = 1 - min(AVERAGE, self.step / (self.step + 9))
+        with torch.no_grad():
+            pairs = zip(self.average.parameters(), self.model.parameters(), strict=True)
+            for mean, weight in pairs:
+                mean.lerp_(weight, share)
+        return float(loss.detach())
+
+    def scores(self) -> dict[str, float]:
+        """The PSNR of the averaged weights at some noise levels, on images of another seed."""
+        return {f"psnr_sigma_{s}": round(self._mean_psnr(s), 2) for s in SCORED}
+
+    def save(self, path: Path) -> None:
+        """Writes all that it takes to go on."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in self.average.state_dict().items()}
+        tensors |= checkpoint.flatten_optimizer(self.optimizer)
+        tensors["rng"] = self.rng.get_state()
+        checkpoint.write(path, tensors, {"step": self.step, "settings": self.settings})
+
+    def restore(self, path: Path) -> None:
+        """Undoes :meth:`save`.
+
+        Raises:
+            UserError: the file is damaged, or of other settings.
+        """
+        saved = checkpoint.read(path)
+        if saved.state.get("settings") != self.settings:
+            raise UserError(
+                f"{path}: was begun with {saved.state.get('settings')}, not with {self.settings}; "
+                "go on with the same options, delete it, or name another file with --out"
+            )
+        for name, network in (("model.", self.model), ("average.", self.average)):
+            state = {k.removeprefix(name): v for k, v in saved.tensors.items() if k[:6] == name[:6]}
+            network.load_state_dict(state)
+        checkpoint.restore_optimizer(self.optimizer, saved.tensors)
+        self.rng.set_state(saved.tensors["rng"])
+        self.step = saved.state["step"]
+
+    def _learning_rate(self) -> float:
+        rising = min(1.0, (self.step + 1) / 100)
+        falling = 0.5 + 0.5 * math.cos(math.pi * self.step / self.settings["steps"])
+        return float(self.settings["lr"]) * rising * falling
+
+    def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Noisy and clean patches (batch, 1, patch, patch), and the noise levels (batch,)."""
+        count, patch = self.settings["batch"], self.settings["patch"]
+        few = int((torch.rand(count, generator=self.rng) < SCENES).sum())
+        parts = []
+        for images, number in ((self.scenes, few), (self.bodies, count - few)):
+            parts.append(images[torch.randint(0, len(images), (number,), generator=self.rng)])
+        top, left = torch.randint(0, SIZE - patch + 1, (2,), generator=self.rng).tolist()
+        x = torch.cat(parts)[..., top : top + patch, left : left + patch]
+        x = _augmented(x, self.rng)
+        low, high = (math.log(sigma) for sigma in SIGMAS)
+        sigma = torch.exp(low + (high - low) * torch.rand(count, generator=self.rng))
+        noise = torch.randn(x.shape, generator=self.rng)
+        return x + sigma[:, None, None, None] * noise, x, sigma
+
+    def _mean_psnr(self, sigma: float) -> float:
+        """Of the held-out images, denoised of noise that is always the same."""
+        x = self.held_out
+        noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(7))
+        with torch.no_grad():
+            error = (self.average(x + sigma * noise, sigma) - x).square().flatten(1).mean(1)
+        return float(-10 * error.log10().mean())
+
+
+def _augmented(x: Tensor, rng: torch.Generator) -> Tensor:
+    """A random quarter turn and flip of the batch, and a random contrast for some of its images."""
     turns = torch.randint(0, 4, (), generator=rng)
-    flip = torch.randint(0, 2, (), generator=rng)
+    is_flipped = torch.randint(0, 2, (), generator=rng)
     x = torch.rot90(x, int(turns), (-2, -1))
-    x = x.flip(-1) if flip else x
-    largest = torch.tensor([0.2, 0.5])[:, None, None, None, None]
+    x = x.flip(-1) if is_flipped else x
+    largest = torch.tensor([0.3, 0.5])[:, None, None, None, None]
     low, high = torch.rand(2, len(x), 1, 1, 1, generator=rng) * largest
-    unchanged = torch.rand(len(x), 1, 1, 1, generator=rng) < 0.5
+    unchanged = torch.rand(len(x), 1, 1, 1, generator=rng) < 0.6
     return torch.where(unchanged, x, low + (1 - low - high) * x)
 
 
-def _mean_psnr(model: nn.Module, images: Tensor, sigma: float) -> float:
-    """Of images (N, 1, H, W), denoised of noise that is always the same."""
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(7))
-    with torch.no_grad():
-        error = (model(images + sigma * noise, sigma) - images).square().flatten(1).mean(1)
-    return float(-10 * error.log10().mean())
-
-
-def _loss(model: nn.Module, x: Tensor, max_sigma: float, rng: torch.Generator) -> Tensor:
-    """The squared error of images of which each has its own noise level, divided by σ + 0.02, so
-    that small levels count too."""
-    sigma = torch.rand(len(x), generator=rng) * max_sigma
-    noisy = x + sigma[:, None, None, None] * torch.randn(x.shape, generator=rng)
-    error = (model(noisy, sigma) - x).square().flatten(1).mean(1)
-    return (error / (sigma + 0.02)).mean()
+def _loss(model: nn.Module, noisy: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
+    """The squared error of each image, divided by σ, so that small levels count too."""
+    error = (model(noisy, sigma) - clean).square().flatten(1).mean(1)
+    return (error / (sigma.square() + SMALLEST_SIGMA**2).sqrt()).mean()
 
 
 def pretrain(
     out: str | Path,
-    steps: int = 4000,
-    batch: int = 16,
-    size: int = 64,
-    images: int = 3000,
-    max_sigma: float = 0.15,
-    lr: float = 2e-3,
-    architecture: str = "conv",
+    steps: int = 20_000,
+    architecture: str = "unet",
     seed: int = 0,
-    say: Callable[[str], None] = print,
+    say: Say = print,
+    **settings: Any,
 ) -> dict[str, float]:
-    """Trains a denoiser on synthetic images with noise σ ~ U(0, ``max_sigma``), and writes
-    safetensors to ``out``.
+    """Trains a denoiser on synthetic images with noise, and writes safetensors to ``out``.
+
+    What was begun goes on from ``out`` with ``.checkpoint`` appended, which is written every 500
+    steps and deleted at the end; the result is the same, to the bit.
 
     Args:
+        out: the file.
+        steps: of the optimiser.
         architecture: "conv", "unet" or "proximal".
+        seed: of everything random.
+        say: is told how it goes.
+        settings: see :class:`Pretraining`.
 
     Returns:
-        The PSNR at three noise levels, on images of another seed.
+        The PSNR at some noise levels, on images of another seed.
+
+    Raises:
+        UserError: the checkpoint is damaged, or of other settings.
     """
-    torch.manual_seed(seed)
-    rng = torch.Generator().manual_seed(seed)
-    data = synthetic(images, size, seed)
-    held_out = synthetic(64, size, seed + 1)
-    model = make_denoiser({"architecture": architecture})
-    optimizer = torch.optim.Adam(model.parameters(), lr)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda k: min(1, (k + 1) / 100) * (0.5 + 0.5 * math.cos(math.pi * k / steps))
-    )
-    running = 0.0
-    for k in range(steps):
-        x = _augment(data[torch.randint(0, len(data), (batch,), generator=rng)], rng)
-        loss = _loss(model, x, max_sigma, rng)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        value = float(loss.detach())
-        running = value if k == 0 else 0.99 * running + 0.01 * value
-        if (k + 1) % 200 == 0 or k + 1 == steps:
-            score = _mean_psnr(model, held_out, 0.05)
-            say(f"step {k + 1}/{steps}  loss {running:.5f}  PSNR at sigma 0.05: {score:.2f} dB")
-    scores = {
-        f"psnr_sigma_{s}": round(_mean_psnr(model, held_out, s), 2) for s in (0.02, 0.05, 0.1)
-    }
-    command = f"equipoise pretrain --architecture {architecture} --steps {steps} --seed {seed}"
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = out.with_name(out.name + ".checkpoint")
+    say("making images")
+    training = Pretraining(architecture, steps, seed=seed, **settings)
+    if unfinished.exists():
+        training.restore(unfinished)
+        say(f"goes on after step {training.step}")
+    began, first, running = time.perf_counter(), training.step, math.nan
+    while training.step < steps:
+        loss = training.take_step()
+        running = loss if math.isnan(running) else 0.99 * running + 0.01 * loss
+        if training.step % EVERY == 0 or training.step == steps:
+            training.save(unfinished)
+            each = (time.perf_counter() - began) / (training.step - first)
+            left = each * (steps - training.step) / 60
+            score = training.scores()["psnr_sigma_0.05"]
+            say(
+                f"step {training.step}/{steps}  loss {running:.5f}  PSNR at sigma 0.05: "
+                f"{score:.2f} dB  {each:.3f} s a step, {left:.0f} min left"
+            )
+    scores = training.scores()
     about = {
-        "command": command,
-        "data": "synthetic: dead leaves and anatomical phantoms (equipoise.imaging.phantoms)",
+        "command": f"equipoise pretrain --architecture {architecture} --steps {steps} --seed "
+        f"{seed}",
+        "data": "synthetic: shapes and anatomical phantoms (equipoise.imaging.scenes)",
         "scores": str(scores),
         "torch": torch.__version__,
         "machine": platform.machine(),
     }
-    Path(out).parent.mkdir(parents=True, exist_ok=True)
-    save_denoiser(model, out, about)
+    save_denoiser(training.average, out, about)
+    unfinished.unlink()
     return scores
