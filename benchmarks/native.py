@@ -29,7 +29,7 @@ import equipoise as eq
 from equipoise.config import Config, parse
 from equipoise.run import load_data
 
-#: Goals of issue 20.
+#: Goals of a training step, at the sizes that the options have of themselves.
 MOST_YARDSTICKS, MOST_GIGABYTES = 50, 3 * 2**30 / 1e9
 
 

@@ -27,6 +27,8 @@ from equipoise.learning.search import Ladder
 FILE = Path(__file__).with_name("defaults.txt")
 #: Of a JSON schema; the rest explains, or says what there is to choose from, which may grow.
 NUMBERS = {"default", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minItems"}
+#: Named numbers that the machine's memory decides.
+OF_THE_MACHINE = {"data.formats.projections.BLOCK"}
 
 
 def numbers(schema: Any) -> Any:
@@ -73,8 +75,9 @@ def of_constants() -> Iterator[str]:
         where = found.name.removeprefix("equipoise.")
         own = set(re.findall(r"^([A-Z][A-Z0-9_]*)\b", Path(str(module.__file__)).read_text(), re.M))
         for name, value in vars(module).items():
-            if name in own and _is_plain(value):
-                yield f"{where}.{name} = {value!r}"
+            named = f"{where}.{name}"
+            if name in own and named not in OF_THE_MACHINE and _is_plain(value):
+                yield f"{named} = {value!r}"
 
 
 def _is_plain(value: Any) -> bool:

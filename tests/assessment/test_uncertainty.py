@@ -9,6 +9,7 @@ import warnings
 import deepinv
 import pytest
 import torch
+from support import bytes_of_tensors
 
 import equipoise as eq
 from equipoise.assessment.uncertainty import (
@@ -535,7 +536,7 @@ class TestMemory:
             held.close()
 
     def test_does_not_grow_with_the_samples(self, monkeypatch):
-        """What tracemalloc sees is little of torch's; the rows that are kept are counted."""
+        """What tracemalloc sees, which is none of torch's, and the tensors."""
         monkeypatch.setattr(kept, "SORTED", 1000)
         y = torch.rand(1, 1, 32, 32)
         physics = deepinv.physics.Denoising(gaussian(0.1))
@@ -547,14 +548,22 @@ class TestMemory:
             made.append(self.file is not None)
 
         monkeypatch.setattr(Kept, "__init__", counted)
-        peaks = []
+        peaks, tensors = [], []
         for samples in (50, 200):
+            seen = []
+
+            def model(y, physics, seen=seen):
+                seen.append(bytes_of_tensors())
+                return y.clone()
+
             tracemalloc.start()
-            eq.uncertainty(lambda y, physics: y, y, physics, None, samples)
+            eq.uncertainty(model, y, physics, None, samples)
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
+            tensors.append(max(seen))
         assert made == [True, True]
         assert peaks[1] < peaks[0] + 500_000
+        assert tensors[1] < tensors[0] + 50 * y.nbytes
 
 
 class TestEveryKind:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import equipoise as eq
-from equipoise.commands.causes import likely_cause
+from equipoise.commands.doctor.causes import likely_cause
 
 NOISE = 0.002
 STEP = 9.0

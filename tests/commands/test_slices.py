@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import quiet, tiny
+from support import bytes_of_tensors, quiet, tiny
 from typer.testing import CliRunner
 
 from equipoise.cli import app
@@ -147,17 +147,24 @@ def test_memory_does_not_grow_with_the_scan(tmp_path, monkeypatch):
     monkeypatch.setattr("equipoise.data.formats.projections.BLOCK", 2**16)
     monkeypatch.setattr(slices, "HANDED_BACK", 0)
     train_run(tiny(tmp_path / "run", data={"size": 48}), quiet)
-    run, peaks = load_run(tmp_path / "run"), []
+    run, peaks, tensors = load_run(tmp_path / "run"), [], []
     reconstruct(run, make_scan(tmp_path / "warm.h5", 16, 68), tmp_path / "warm", quiet)
     for rows in (50, 200):
         scan = make_scan(tmp_path / f"scan{rows}.h5", rows, 68)
+        seen = []
+
+        def look(step, seen=seen):
+            seen.append(bytes_of_tensors())
+
         tracemalloc.start()
-        solved = reconstruct(run, scan, tmp_path / f"out-{rows}", quiet, "hdf5")
+        solved = reconstruct(run, scan, tmp_path / f"out-{rows}", quiet, "hdf5", on_step=look)
+        tensors.append(max(seen))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert len(solved.residual) == rows
         assert solved.value.numel() == 0
     assert (peaks[1] - peaks[0]) / 150 < 6000
+    assert (tensors[1] - tensors[0]) / 150 < 1000
 
 
 def test_it_is_said_how_long_it_takes():

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-#: Scales cover this share of the pixels.
-BRIGHTEST = 0.995
+from .scales import ends
 
 
 @dataclass(frozen=True)
@@ -30,16 +29,16 @@ class Reading:
 
     def panels(self) -> list[dict[str, Any]]:
         """Bounds, deviation and parts for the viewer, each with its scale in its name."""
-        low, high = _ends(self.value)
+        low, high = ends(self.value)
         percent = f"{self.level:.0%} bound"
-        top = max(_ends(self.std)[1], 1e-12)
+        top = max(ends(self.std)[1], 1e-12)
         panels = [
             _panel(f"Lower {percent}", self.lower, low, high),
             _panel(f"Upper {percent}", self.upper, low, high),
             _panel(f"± deviation, white is {self._with_unit(top)}", self.std, 0.0, top),
         ]
         if self.measured is not None and self.invented is not None:
-            far = max(*np.abs(_ends(self.invented)), 1e-12)
+            far = max(*np.abs(ends(self.invented)), 1e-12)
             panels.append(_panel("What the data determine", self.measured, low, high))
             name = f"What the prior adds, −{self._with_unit(far)} … {self._with_unit(far)}"
             panels.append(_panel(name, self.invented, -far, far))
@@ -47,7 +46,7 @@ class Reading:
 
     def image_panel(self, name: str, score: str = "") -> dict[str, Any]:
         """The image itself, on the scale of its bounds."""
-        low, high = _ends(self.value)
+        low, high = ends(self.value)
         scale = f"{_short(low)} … {self._with_unit(high)}"
         return {**_panel(name, self.value, low, high), "score": score or scale, "extra": False}
 
@@ -70,14 +69,6 @@ def _short(value: float) -> str:
     """Three digits, without an exponent where it can be read without."""
     text = f"{value:.0f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"
     return text.replace("-", "−")
-
-
-def _ends(x: np.ndarray) -> tuple[float, float]:
-    finite = x[np.isfinite(x)]
-    if not finite.size:
-        return 0.0, 1.0
-    low, high = np.quantile(finite, [1 - BRIGHTEST, BRIGHTEST])
-    return float(low), float(max(high, low + 1e-12))
 
 
 def _panel(name: str, x: np.ndarray, low: float, high: float) -> dict[str, Any]:

@@ -156,7 +156,7 @@ class WholeScan:
                 self._write(part, solved, self.done)
                 self._save(last)
             self.done = last
-            parts.append(solved if kept else replace(solved, value=solved.value[:0]))
+            parts.append(solved if kept else _without_images(solved))
             on_step(Step(last, total, time.monotonic() - begun, last - first_here))
         return _joined(parts)
 
@@ -195,6 +195,11 @@ def account(dataset: Dataset, solved: Equilibrium) -> list[dict[str, Any]]:
         if item.units.name:
             row["unit"] = item.units.name
     return rows
+
+
+def _without_images(solved: Equilibrium) -> Equilibrium:
+    """A value of no images, in memory of its own: a view would hold on to all of them."""
+    return replace(solved, value=solved.value.new_empty((0, *solved.value.shape[1:])))
 
 
 def _joined(parts: list[Equilibrium]) -> Equilibrium | None:

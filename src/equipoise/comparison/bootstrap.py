@@ -25,6 +25,7 @@ from ..assessment.uncertainty import (
     uncertainty,
     unfinished_in_words,
 )
+from ..assessment.uncertainty.record import decibels
 from ..assessment.uncertainty.statistics import BY_IMAGE, BY_SAMPLE
 from ..data.dataset import Dataset
 from ..data.item import Item
@@ -254,7 +255,7 @@ def rows_of(u: Uncertainty) -> list[dict[str, Any]]:
             "samples": len(u.sample_rmse),
             "predicted_rmse": float(u.rmse[i]),
             "predicted_psnr": float(u.psnr[i]),
-            "predicted_psnr_lower": float(-20 * u.rmse_upper[i].clamp_min(1e-10).log10()),
+            "predicted_psnr_lower": float(decibels(u.rmse_upper[i])),
             "level": u.level,
             "unfinished_samples": int(unfinished[i]),
             "blind": bool(u.blind[i]),

@@ -11,6 +11,8 @@ from ..config import Config, changed
 from ..data.dataset import Dataset
 from ..data.scan import Scan
 from ..equilibrium import Equilibrium, Stop
+from ..learning.choice import SIGMAS as ALL_SIGMAS
+from ..learning.choice import STOP as TUNING_STOP
 from ..learning.search import Ladder, Setting, decades
 from ..learning.validation import solve_dataset
 from ..reconstruction.model import EquilibriumReconstructor
@@ -19,10 +21,7 @@ from .tuning import in_words
 
 #: λ as a multiple of what the noise asks for; also of steps that are unrolled.
 STRENGTHS = Ladder(decades((1, 3), -2, 3), first=(0.3, 10.0), default=1.0)
-#: Each twice the one before.
-SIGMAS = Ladder(tuple(0.0025 * 2**k for k in range(9)), first=(0.01, 0.08), default=0.02)
-#: Tuning needs no more: a setting's rank does not depend on the last digits.
-TUNING_STOP = Stop(1e-3, 60)
+SIGMAS = Ladder(ALL_SIGMAS, first=(0.01, 0.08), default=0.02)
 
 
 def strength_of(config: Config, noise: float, sigma: float, times: float) -> float:

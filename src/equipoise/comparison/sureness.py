@@ -22,6 +22,7 @@ from ..assessment.uncertainty import (
     calibrated_on_truths,
     reliability,
 )
+from ..assessment.uncertainty.record import decibels
 from ..assessment.uncertainty.statistics import BY_IMAGE, BY_SAMPLE
 from ..data.dataset import Dataset
 from ..run import Run
@@ -146,10 +147,6 @@ def _over_images(values: Tensor) -> Value:
     return Value(float(values.double().mean()), float(values.double().std(unbiased=False)))
 
 
-def _decibels(rmse: Tensor) -> Tensor:
-    return -20 * rmse.double().clamp_min(1e-10).log10()
-
-
 def _add(
     found: Sureness,
     key: str,
@@ -163,12 +160,12 @@ def _add(
     width = (u.upper - u.lower).flatten(1).double().mean(1)
     names = ("coverage", "true", "ratio", "correlation")
     cells: dict[str, Cell] = {name: Missing(NO_TRUTH) for name in names}
-    cells |= {"width": _over_images(width), "predicted": _over_images(_decibels(u.rmse))}
+    cells |= {"width": _over_images(width), "predicted": _over_images(decibels(u.rmse))}
     if truth is not None:
         r = reliability(u, truth, finer)
         found.found[key] = r
         cells["coverage"] = _over_images(r.covered[0])
-        cells["true"], cells["ratio"] = _over_images(_decibels(r.true)), Value(r.ratio)
+        cells["true"], cells["ratio"] = _over_images(decibels(r.true)), Value(r.ratio)
         few = Missing("a rank correlation needs three images")
         cells["correlation"] = Value(r.correlation) if len(truth) >= 3 else few
     found.table.rows.append(Row(key, title, cells, remark))

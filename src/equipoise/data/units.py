@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from ..errors import UserError
-from .item import HOUNSFIELD, Item, Units
+from .item import HOUNSFIELD, Item, Units, UnitsFrom
 
 #: The option ``data.units``; a number is the value that counts as 1.
 Asked = Literal["auto", "hounsfield", "magnitude"] | float
@@ -81,6 +81,16 @@ def recognised_note(name: str, values: Values) -> str:
     return (
         f"{name}: taken for Hounsfield units ({values}); if they are not, set data.units=magnitude"
     )
+
+
+def found_in(volume: np.ndarray, name: str) -> tuple[Units, UnitsFrom, tuple[str, ...]]:
+    """The units of a volume whose file does not say them, what they were found by, and what is to
+    be said of it."""
+    is_whole = volume.dtype.kind in "bui" or bool(np.isfinite(volume).all())
+    values = Values.of_arrays([volume if is_whole else volume[np.isfinite(volume)]])
+    if values.looks_like_hounsfield:
+        return HOUNSFIELD, "values", (recognised_note(name, values),)
+    return values.magnitude, "values" if values.looks_like_magnitude else "nothing", ()
 
 
 def settled(items: Sequence[Item], asked: Asked = "auto", override: bool = True) -> list[Item]:

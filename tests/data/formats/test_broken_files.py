@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,13 +20,6 @@ from equipoise.data.pick import acquisitions_of, images_of, measurements_of
 from equipoise.errors import UserError
 
 from .make import SUFFIX, arrays, complex_array, make_itk, make_valid
-
-pydicom = pytest.importorskip("pydicom")
-h5py = pytest.importorskip("h5py")
-nibabel = pytest.importorskip("nibabel")
-pytest.importorskip("SimpleITK")
-pytest.importorskip("mrcfile")
-tifffile = pytest.importorskip("tifffile")
 
 #: Seconds of the processor. A file takes some milliseconds; what takes this long, hangs.
 LONGEST = 5
@@ -44,6 +38,14 @@ def read_all(file: Path) -> list[np.ndarray]:
     return values
 
 
+def check_message(error: UserError, file: Path) -> None:
+    """One short paragraph that names the file, or the library that is not installed."""
+    message = str(error)
+    assert len(message) <= LONGEST_MESSAGE
+    assert "\n" not in message
+    assert file.stem in message or "install it with: pip install" in message
+
+
 def _read_or_complain(file: Path) -> list[np.ndarray]:
     try:
         items = open_path(file)
@@ -52,10 +54,7 @@ def _read_or_complain(file: Path) -> list[np.ndarray]:
             if item.counts is not None and item.counts.white is not None:
                 assert item.counts.white().shape == item.shape[-1:]
     except UserError as error:
-        message = str(error)
-        assert len(message) <= LONGEST_MESSAGE
-        assert "\n" not in message
-        assert file.stem in message
+        check_message(error, file)
         return []
     for item, value in zip(items, values, strict=True):
         assert value.shape == item.shape
@@ -91,8 +90,7 @@ def test_random_bytes_are_an_error_of_the_user(tmp_path, suffix, data, header):
     for read in reads:
         with pytest.raises(UserError) as error:
             arrays(read(open_path(file)))
-        assert str(file.stem) in str(error.value)
-        assert len(str(error.value)) <= LONGEST_MESSAGE
+        check_message(error.value, file)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
@@ -107,6 +105,7 @@ def test_files_that_are_cut_short(tmp_path, kind, share):
 
 
 def _dicom_rle(folder: Path) -> Path:
+    pydicom = pytest.importorskip("pydicom")
     file = make_valid(folder, "dicom")
     data = pydicom.dcmread(file)
     data.compress(pydicom.uid.RLELossless)
@@ -115,6 +114,7 @@ def _dicom_rle(folder: Path) -> Path:
 
 
 def _nifti_gz(folder: Path) -> Path:
+    nibabel = pytest.importorskip("nibabel")
     file = make_valid(folder, "nifti")
     nibabel.save(nibabel.load(file), file.with_suffix(".nii.gz"))
     return file.with_suffix(".nii.gz")
@@ -122,7 +122,7 @@ def _nifti_gz(folder: Path) -> Path:
 
 def _kspace_h5(folder: Path) -> Path:
     file = folder / "x.h5"
-    with h5py.File(file, "w") as stored:
+    with pytest.importorskip("h5py").File(file, "w") as stored:
         stored["kspace"] = complex_array(2, 3, 8, 8)
     return file
 
@@ -130,7 +130,9 @@ def _kspace_h5(folder: Path) -> Path:
 def _tiff_deflate(folder: Path) -> Path:
     file = folder / "x.tif"
     pixels = np.random.default_rng(0).integers(0, 255, (2, 24, 24)).astype(np.uint8)
-    tifffile.imwrite(file, pixels, photometric="minisblack", compression="zlib", byteorder=">")
+    pytest.importorskip("tifffile").imwrite(
+        file, pixels, photometric="minisblack", compression="zlib", byteorder=">"
+    )
     return file
 
 
@@ -143,7 +145,7 @@ def _matlab_struct(folder: Path) -> Path:
 
 def _matlab_7_3(folder: Path) -> Path:
     file = folder / "x.mat"
-    with h5py.File(file, "w", userblock_size=512) as stored:
+    with pytest.importorskip("h5py").File(file, "w", userblock_size=512) as stored:
         stored["x"] = np.random.default_rng(0).random((24, 20))
     with file.open("r+b") as raw:
         raw.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\x00\x02IM")
@@ -173,28 +175,21 @@ VARIANTS |= {
 }
 
 
-@pytest.fixture(scope="module")
-def originals(tmp_path_factory):
-    """A readable file of each variant, beside what belongs to it."""
-    files = {}
-    for name, make in VARIANTS.items():
-        folder = tmp_path_factory.mktemp(name.replace(", ", "_").replace(" ", "_"))
-        files[name] = make(folder)
-    return files
+@pytest.fixture(scope="module", params=VARIANTS)
+def original(request, tmp_path_factory):
+    """A readable file of each variant, beside what belongs to it; skipped without its library."""
+    name = request.param.replace(", ", "_").replace(" ", "_")
+    return VARIANTS[request.param](tmp_path_factory.mktemp(name))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
 @settings(max_examples=60, **CHECKS)
 @given(
     cut=st.one_of(st.just(1.0), st.floats(0, 1)),
     flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 7)), max_size=6),
     at_the_start=st.booleans(),
 )
-def test_bits_that_flip_and_ends_that_are_missing(
-    tmp_path, originals, variant, cut, flips, at_the_start
-):
+def test_bits_that_flip_and_ends_that_are_missing(tmp_path, original, cut, flips, at_the_start):
     """Where headers stand, at the start, as well as anywhere."""
-    original = originals[variant]
     for beside in original.parent.iterdir():
         shutil.copy(beside, tmp_path / beside.name)
     file = tmp_path / original.name
@@ -213,12 +208,11 @@ def test_bits_that_flip_and_ends_that_are_missing(
         read_all(file)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_files_of_another_kind(tmp_path, originals, variant):
+def test_files_of_another_kind(tmp_path, original):
     """Whatever the suffix says, the content counts; or it is an error."""
     for suffix in (*SUFFIX.values(), ".nii.gz", ".txt"):
         file = tmp_path / f"x{suffix}"
-        file.write_bytes(originals[variant].read_bytes())
+        file.write_bytes(original.read_bytes())
         read_all(file)
         file.unlink()
 
@@ -226,19 +220,23 @@ def test_files_of_another_kind(tmp_path, originals, variant):
 DTYPES = ["bool", "u1", "i2", ">i4", "u8", "f2", ">f8", "c8", "c16", "U3", "M8[s]", "O", "V4"]
 
 
-def _write(file: Path, values: np.ndarray) -> None:
+#: Suffix → the library that writes it.
+LIBRARIES = {".h5": "h5py", ".tif": "tifffile", ".nii": "nibabel"}
+
+
+def _write(file: Path, values: np.ndarray, library: Any) -> None:
     """By the library of the suffix, which may refuse."""
     if file.suffix == ".npy":
         np.save(file, values)
     elif file.suffix == ".npz":
         np.savez(file, values)
     elif file.suffix == ".h5":
-        with h5py.File(file, "w") as stored:
+        with library.File(file, "w") as stored:
             stored["kspace" if values.ndim == 4 else "hu"] = values
     elif file.suffix == ".tif":
-        tifffile.imwrite(file, values, photometric="minisblack")
+        library.imwrite(file, values, photometric="minisblack")
     else:
-        nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), file)
+        library.save(library.Nifti1Image(values, np.eye(4)), file)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".h5", ".tif", ".nii"])
@@ -248,10 +246,11 @@ def _write(file: Path, values: np.ndarray) -> None:
     dtype=st.sampled_from(DTYPES),
 )
 def test_other_shapes_and_types(tmp_path, suffix, shape, dtype):
+    library = pytest.importorskip(LIBRARIES.get(suffix, "numpy"))
     file = tmp_path / f"x{suffix}"
     values = np.ones(shape, dtype) if dtype[0] not in "UMOV" else np.zeros(shape, dtype)
     try:
-        _write(file, values)
+        _write(file, values, library)
     except Exception:
         return  # the library writes no such file
     read = read_all(file)

@@ -6,10 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from ..scales import ends
 from .canvas import Figure, panel_grid, plt
-
-#: Scales cover this share of all pixels.
-BRIGHTEST = 0.995
 
 
 def certainty(
@@ -53,7 +51,7 @@ def _draw(
     figure: Figure, axes: np.ndarray, images: list[np.ndarray], style: str, label: str
 ) -> None:
     """Panels on one scale, and its colour bar."""
-    low, high = _ends(np.stack(images))
+    low, high = ends(np.stack(images))
     if style != "gray":
         high = max(high, -low, 1e-12)
         low = 0.0 if style == "inferno" else -high
@@ -66,14 +64,6 @@ def _draw(
 def _flat(x: np.ndarray) -> np.ndarray:
     """(N, H, W), of sequences the frame in the middle."""
     return x[:, x.shape[1] // 2] if x.ndim == 4 else x
-
-
-def _ends(x: np.ndarray) -> tuple[float, float]:
-    finite = x[np.isfinite(x)]
-    if not finite.size:
-        return 0.0, 1.0
-    low, high = np.quantile(finite, [1 - BRIGHTEST, BRIGHTEST])
-    return float(low), float(max(high, low + 1e-12))
 
 
 def reliability(

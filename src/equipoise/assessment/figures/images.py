@@ -9,10 +9,8 @@ import torch
 from torch import Tensor
 
 from ..metrics import magnitude, psnr, ssim
+from ..scales import BRIGHTEST
 from .canvas import Axes, Figure, panel_grid
-
-#: The error maps' scale covers this share of all pixels, so that a few outliers do not darken it.
-BRIGHTEST = 0.995
 
 
 def grid(

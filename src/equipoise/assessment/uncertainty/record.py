@@ -11,6 +11,11 @@ from ...equilibrium import Equilibrium, Status
 from .parts import Parts
 
 
+def decibels(rmse: Tensor) -> Tensor:
+    """The peak signal-to-noise ratio that a root mean square error of images in [0, 1] is."""
+    return -20 * rmse.clamp_min(1e-10).log10()
+
+
 class UncertaintyWarning(UserWarning):
     """An estimate of the error that cannot be trusted as it is, and why."""
 
@@ -59,7 +64,7 @@ class Uncertainty:
     @property
     def psnr(self) -> Tensor:
         """(B,)  predicted peak signal-to-noise ratio in dB, of images in [0, 1]."""
-        return -20 * self.rmse.clamp_min(1e-10).log10()
+        return decibels(self.rmse)
 
     @property
     def parts(self) -> Parts | None:

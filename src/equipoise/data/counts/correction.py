@@ -45,7 +45,6 @@ def line_integrals(
     white: np.ndarray | float,
     dark: np.ndarray | float = 0.0,
     bin: int = 1,
-    alive: np.ndarray | None = None,
 ) -> LineIntegrals:
     """−log((counts − dark) / (white − dark)), with what measured nothing filled in.
 
@@ -56,15 +55,12 @@ def line_integrals(
         dark: of each detector without a beam.
         bin: as many detectors become one: their photons are added up, before the logarithm. What
             is left over at the ends is cut off alike on both sides.
-        alive: of each detector, False where others know that it is dead.
 
     Raises:
         BadCounts: there is no open beam, or hardly anything is above the dark current.
     """
     signal, beam = _above_dark(counts, white, dark)
     usable = _has_beam(beam)
-    if alive is not None:
-        usable &= np.broadcast_to(alive, usable.shape)
     signal = np.where(usable, signal, np.nan)
     missing = ~np.isfinite(signal)
     is_hot = _hot(signal, beam)

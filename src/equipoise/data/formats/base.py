@@ -211,6 +211,13 @@ def is_readable(file: Path) -> bool:
     return has_known_suffix(file) or any(knows(file) for knows in _KNOWN_CONTENTS)
 
 
+def text_of(value: Any) -> str:
+    """A string of an HDF5 file, however it is stored."""
+    if isinstance(value, np.ndarray):
+        value = value.ravel()[0] if value.size else ""
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+
+
 def is_hdf5(path: Path) -> bool:
     """Whether the file begins as HDF5 files do."""
     return first_bytes(path, len(HDF5_MARK)) == HDF5_MARK

@@ -8,6 +8,8 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from .base import text_of
+
 #: Limits that differ by less than this share of k-space on its two sides are padding, and no
 #: partial Fourier scan, which leaves out a sixteenth of one side at least.
 PADDING_DIFFERENCE = 0.05
@@ -57,7 +59,7 @@ class Encoding:
             KeyError: an element is missing.
             ParseError, ValueError: it is no such header.
         """
-        root = ElementTree.fromstring(_text(stored))
+        root = ElementTree.fromstring(text_of(stored))
         encoding = _child(root, "encoding")
         encoded = _child(encoding, "encodedSpace")
         recon = encoding.find("{*}reconSpace")
@@ -149,11 +151,6 @@ def _fields(
 def _calibration(encoding: ElementTree.Element) -> str:
     mode = encoding.findtext("{*}parallelImaging/{*}calibrationMode") or ""
     return mode.strip().lower()
-
-
-def _text(stored: Any) -> str:
-    text = np.asarray(stored, dtype=object).ravel()[0]
-    return text.decode("utf-8") if isinstance(text, bytes) else str(text)
 
 
 def _matrix(recon: ElementTree.Element | None) -> tuple[int, int] | None:

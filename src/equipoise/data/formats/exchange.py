@@ -14,8 +14,8 @@ import numpy as np
 from ...errors import need
 from ...imaging.tomography.scanner import ScannerGeometry
 from ..item import Item
-from .base import Format, check_promised_size, hdf5_has
-from .projections import Projections, axes_of, degrees_of, millimetres_of, sinograms_of, text_of
+from .base import Format, check_promised_size, hdf5_has, text_of
+from .projections import Projections, axes_of, degrees_of, millimetres_of, sinograms_of
 
 DATA, WHITE, DARK = "exchange/data", "exchange/data_white", "exchange/data_dark"
 #: Where angles are, if they are not where they should be.

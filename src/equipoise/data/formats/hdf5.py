@@ -11,7 +11,7 @@ import numpy as np
 
 from ...errors import UserError, need
 from ..item import HOUNSFIELD, Item, KspaceHeader, Units
-from .base import Format, check_promised_size, is_hdf5, listed, write_npy
+from .base import Format, check_promised_size, is_hdf5, listed, text_of, write_npy
 from .encoding import cropped_readout
 from .fastmri import About
 
@@ -146,10 +146,10 @@ class Hdf5(Format):
     def _patients(self, file: Path, key: str, stored: Any, count: int) -> list[str]:
         """Who each slice shows; the file's name, where it does not say."""
         if key == "kspace":
-            return [_text(stored.attrs.get("patient_id", file.stem))] * count
+            return [text_of(stored.attrs.get("patient_id", file.stem))] * count
         if "patient" not in stored:
             return [file.stem] * count
-        names = [_text(name) for name in np.atleast_1d(stored["patient"][()])]
+        names = [text_of(name) for name in np.atleast_1d(stored["patient"][()])]
         if len(names) != count:
             raise self.error(
                 file,
@@ -212,7 +212,3 @@ def _complex_fields(dtype: np.dtype) -> tuple[str, str] | None:
         if real in names and imaginary in names:
             return names[real], names[imaginary]
     return None
-
-
-def _text(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

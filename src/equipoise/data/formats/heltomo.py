@@ -8,9 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...imaging.tomography.scanner import ScannerGeometry
-
-MILLIMETRES = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 1e-3, "µm": 1e-3}
+from ...imaging.tomography.scanner import MILLIMETRES, ScannerGeometry
 
 
 class Described(NamedTuple):

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError, need
-from ..item import HOUNSFIELD, Item, Units, UnitsFrom
-from ..units import Values, recognised_note
+from ..item import Item
+from ..units import found_in
 from .base import Format, by_file, check_promised_size, first_bytes
 
 #: How a header names the file of the values, and what it says where they follow the header itself.
@@ -76,7 +76,7 @@ class _Itk(Format):
             header = _header(file)
             changed = file.stat().st_mtime
             volume = _volume(file, changed)
-        units, units_from, notes = _units(volume, file)
+        units, units_from, notes = found_in(volume, file.name)
         stem = file.name.rsplit(".", 1)[0]
         count = len(volume)
         thickness = header.spacing[2] if len(header.spacing) > 2 else 1.0
@@ -192,14 +192,6 @@ def _volume(file: Path, changed: float) -> np.ndarray:
     while values.ndim > 3 and len(values) == 1:
         values = values[0]
     return values[None] if values.ndim == 2 else values
-
-
-def _units(volume: np.ndarray, file: Path) -> tuple[Units, UnitsFrom, tuple[str, ...]]:
-    finite = volume if volume.dtype.kind in "bui" else volume[np.isfinite(volume)]
-    values = Values.of_arrays([finite])
-    if values.looks_like_hounsfield:
-        return HOUNSFIELD, "values", (recognised_note(file.name, values),)
-    return values.magnitude, "values" if values.looks_like_magnitude else "nothing", ()
 
 
 def _image(items: Sequence[Item], images: np.ndarray) -> Any:

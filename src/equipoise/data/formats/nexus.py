@@ -14,8 +14,8 @@ import numpy as np
 from ...errors import need
 from ...imaging.tomography.scanner import ScannerGeometry
 from ..item import Item
-from .base import Format, check_promised_size, hdf5_has
-from .projections import Projections, degrees_of, millimetres_of, sinograms_of, text_of
+from .base import Format, check_promised_size, hdf5_has, text_of
+from .projections import Projections, degrees_of, millimetres_of, sinograms_of
 
 #: What the numbers of ``image_key`` mean.
 PROJECTION, WHITE, DARK = 0, 1, 2

@@ -15,8 +15,8 @@ import numpy as np
 
 from ...errors import need
 from ..choice import Axis, Choice
-from ..item import HOUNSFIELD, Item, Units, UnitsFrom, check_numbers
-from ..units import Values, recognised_note
+from ..item import Item, check_numbers
+from ..units import found_in
 from .base import Format, by_file, check_promised_size, first_bytes
 
 #: The directions across each kind of slices, as nibabel calls them.
@@ -69,7 +69,7 @@ class Nifti(Format):
         changed = file.stat().st_mtime
         volume = self._volume(file, changed, choice.volume)
         stem = file.name.split(".")[0]
-        units, units_from, notes = _units(volume, file)
+        units, units_from, notes = found_in(volume, file.name)
         with self.reading(file):
             image = need("nibabel", "nifti").load(file)
             # Of a plane, the header gives no thickness.
@@ -152,13 +152,6 @@ def _subject(file: Path, stem: str) -> str:
     """The file's name; or ``sub-01`` of ``sub-01_ses-2_T1w.nii.gz``: so BIDS names subjects."""
     found = re.match(r"sub-[A-Za-z0-9]+(?=_)", file.name)
     return found.group() if found else stem
-
-
-def _units(volume: np.ndarray, file: Path) -> tuple[Units, UnitsFrom, tuple[str, ...]]:
-    values = Values.of_arrays([volume])
-    if values.looks_like_hounsfield:
-        return HOUNSFIELD, "values", (recognised_note(file.name, values),)
-    return values.magnitude, "values" if values.looks_like_magnitude else "nothing", ()
 
 
 @lru_cache(maxsize=2)

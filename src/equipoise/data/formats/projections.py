@@ -12,10 +12,10 @@ from typing import Any, Literal
 import numpy as np
 
 from ...errors import need
-from ...imaging.tomography.scanner import ScannerGeometry
+from ...imaging.tomography.scanner import MILLIMETRES, ScannerGeometry
 from ..item import Counts, Item
 from ..memory import block_size
-from .base import Format
+from .base import Format, text_of
 
 #: Bytes of a scan that are read and kept at once.
 BLOCK = block_size()
@@ -115,17 +115,6 @@ def degrees_of(values: np.ndarray, units: str) -> tuple[np.ndarray, str]:
             "them as physics.angles"
         )
     return angles, ""
-
-
-def text_of(value: Any) -> str:
-    """A string of an HDF5 file, however it is stored."""
-    if isinstance(value, np.ndarray):
-        value = value.ravel()[0] if value.size else ""
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
-
-
-MILLIMETRES = {"m": 1e3, "mm": 1.0, "cm": 10.0, "um": 1e-3, "µm": 1e-3, "μm": 1e-3, "nm": 1e-6}
-MILLIMETRES |= {"micron": 1e-3, "microns": 1e-3, "micrometer": 1e-3, "meter": 1e3}
 
 
 def millimetres_of(dataset: Any) -> float | None:

@@ -10,9 +10,6 @@ from typing import NamedTuple
 
 from .base import first_bytes
 
-#: What Microsoft's compound files, of which Zeiss' are some, begin with.
-COMPOUND = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
-
 
 class Family(NamedTuple):
     """A family of files that is known by name or content."""
@@ -42,10 +39,6 @@ def unread_in(files: Sequence[Path]) -> tuple[Path, str] | None:
 
 def _ends(*suffixes: str) -> Callable[[Path, bytes], bool]:
     return lambda path, start: path.name.lower().endswith(suffixes)
-
-
-def _is_named(*names: str) -> Callable[[Path, bytes], bool]:
-    return lambda path, start: path.name.lower() in names
 
 
 def _beside(path: Path, *names: str) -> bool:

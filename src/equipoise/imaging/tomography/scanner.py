@@ -13,6 +13,10 @@ from pydantic import ConfigDict, Field
 
 from ...settings import Settings
 
+#: In a unit of length, as files write it.
+MILLIMETRES = {"mm": 1.0, "cm": 10.0, "m": 1e3, "um": 1e-3, "µm": 1e-3, "μm": 1e-3, "nm": 1e-6}
+MILLIMETRES |= {"micron": 1e-3, "microns": 1e-3, "micrometer": 1e-3, "meter": 1e3}
+
 
 class ScannerGeometry(Settings):
     """Where the rays run, as a file has it: lengths in millimetres, angles in degrees; None where

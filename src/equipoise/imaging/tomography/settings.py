@@ -18,7 +18,7 @@ from ..sizes import Size, image_size
 from .beams import MOST_RAYS, FanBeam, ParallelBeam
 from .conventions import Convention
 from .scanner import ScannerGeometry
-from .setup import Setup, fan_setup, parallel_setup, scaled_words
+from .setup import IN_MILLIMETRES, Setup, fan_setup, parallel_setup, scaled_words
 from .views import unseen_views
 
 Views = Annotated[int, Field(ge=1)] | Annotated[list[float], Field(min_length=1)]
@@ -26,14 +26,6 @@ Chosen = (
     Annotated[int, Field(ge=1)]
     | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     | str
-)
-#: Options that say the same, in pixels or detectors and in millimetres.
-SAME = (
-    ("source_distance", "source_to_axis"),
-    ("detector_distance", "source_to_detector"),
-    ("pitch", "detector_pitch"),
-    ("pixel", "image_pixel"),
-    ("offset", "axis_offset"),
 )
 
 
@@ -110,7 +102,7 @@ class RaysSettings(SingleImage, PhysicsSettings):
     @classmethod
     def _one_unit_each(cls, tree: Any) -> Any:
         if isinstance(tree, dict):
-            for plain, millimetres in SAME:
+            for plain, millimetres in IN_MILLIMETRES.items():
                 if tree.get(plain) is not None and tree.get(millimetres) is not None:
                     raise ValueError(
                         f"{plain} and {millimetres} say the same; set one of them: the first is in "

@@ -19,6 +19,14 @@ from .views import chosen_views
 #: An image that shows less than this part of what every view sees, or more than that many times
 #: as much, is not what a file's own pixel was meant for.
 FIELD_OF_VIEW = (0.85, 1.3)
+#: Options in pixels or detectors → those that say the same in millimetres, as a file does.
+IN_MILLIMETRES = {
+    "source_distance": "source_to_axis",
+    "detector_distance": "source_to_detector",
+    "pitch": "detector_pitch",
+    "offset": "axis_offset",
+    "pixel": "image_pixel",
+}
 
 
 @dataclass(frozen=True)
@@ -260,23 +268,13 @@ def scaled_words(settings: Any) -> list[str]:
         if said is None or asked is None or math.isclose(said, asked, rel_tol=1e-6):
             continue
         words.append(f"physics.{name}={asked:g} {unit} stands above {said:g} {unit} in the file")
-    for name, other in _IN_PIXELS.items():
+    for name, other in IN_MILLIMETRES.items():
         asked, said = getattr(settings, name, None), getattr(read, other)
         if asked is not None and asked != "auto" and said is not None:
             words.append(f"physics.{name}={asked:g} stands above {other}={said:g} mm in the file")
     if settings.angles is not None and read.angles is not None:
         words += _angle_words(settings.angles, read.angles, settings.usual_period)
     return words
-
-
-#: Options in pixels or detectors, and what a file says of the same.
-_IN_PIXELS = {
-    "source_distance": "source_to_axis",
-    "detector_distance": "source_to_detector",
-    "pitch": "detector_pitch",
-    "offset": "axis_offset",
-    "pixel": "image_pixel",
-}
 
 
 def _angle_words(asked: int | Sequence[float], said: tuple[float, ...], period: float) -> list[str]:
