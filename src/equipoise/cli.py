@@ -553,12 +553,12 @@ def init(
 @app.command()
 def pretrain(
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("denoiser.safetensors"),
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 4000,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 20_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
-    architecture: Annotated[Architecture, typer.Option(help="Of the network.")] = Architecture.conv,
+    architecture: Annotated[Architecture, typer.Option(help="Of the network.")] = Architecture.unet,
 ) -> None:
-    """Train the denoiser that models start from, on synthetic images alone (dead leaves and
-    phantoms).
+    """Train the denoiser that models start from, on synthetic images alone (shapes and phantoms).
+    What was interrupted goes on when the command is given again.
 
     Example: equipoise pretrain --out denoiser.safetensors
     """

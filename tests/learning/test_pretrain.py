@@ -1,4 +1,4 @@
-"""The denoiser that models start from: it learns, goes on where it stopped, and says what made it."""
+"""The denoiser that models start from: it learns, goes on where it stopped, says what made it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,8 @@ def test_images_are_made_from_the_seed(make):
     """Each in [0, 1], none like the other, and the same whatever else is made."""
     images = make(4, 64, 3)
     assert images.shape == (4, 1, 64, 64)
-    assert 0 <= float(images.min()) and float(images.max()) <= 1
+    assert float(images.min()) >= 0
+    assert float(images.max()) <= 1
     assert torch.equal(make(2, 64, 3), images[:2])
     assert not torch.equal(make(1, 64, 4), images[:1])
     assert all(float((images[0] - image).abs().mean()) > 0.01 for image in images[1:])
