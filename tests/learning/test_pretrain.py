@@ -9,11 +9,12 @@ from support import quiet
 
 import equipoise as eq
 from equipoise.errors import UserError
-from equipoise.imaging.scenes import bodies, scenes
+from equipoise.imaging.scenes import heads, scenes
+from equipoise.imaging.torsos import torsos
 from equipoise.learning import pretrain as module
 from equipoise.learning.pretrain import Pretraining, pretrain
 
-SMALL = {"images": 6, "batch": 4, "patch": 24}
+SMALL = {"images": 8, "batch": 4, "patch": 24}
 
 
 def weights(path):
@@ -66,7 +67,7 @@ def test_the_average_follows_the_weights():
         assert torch.allclose(mean, start + 0.9 * (now - start), atol=1e-6)
 
 
-@pytest.mark.parametrize("make", [scenes, bodies])
+@pytest.mark.parametrize("make", [scenes, heads, torsos])
 def test_images_are_made_from_the_seed(make):
     """Each in [0, 1], none like the other, and the same whatever else is made."""
     images = make(4, 64, 3)

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .phantoms import KINDS, phantom
+from .grain import between, finished, grain
+from .phantoms import phantom
 
 Rng = np.random.Generator
 
@@ -25,20 +26,16 @@ def scenes(count: int, size: int = 128, seed: int = 0) -> Tensor:
     return torch.from_numpy(np.stack(images)).float()[:, None]
 
 
-def bodies(count: int, size: int = 256, seed: int = 0) -> Tensor:
-    """Anatomical phantoms with small things in them and grain, (count, 1, size, size) in [0, 1]."""
+def heads(count: int, size: int = 256, seed: int = 0) -> Tensor:
+    """Heads as computed tomography and as T1 show them, with small things in them and grain,
+    (count, 1, size, size) in [0, 1]."""
     images = []
     for i in range(count):
         rng = np.random.default_rng([seed, 6, i])
-        image = phantom(KINDS[i % len(KINDS)], size, rng)
+        image = phantom(("brain", "head")[i % 2], size, rng)
         _add_small_things(image, rng)
-        images.append(_finished(image, rng))
+        images.append(finished(image, rng))
     return torch.from_numpy(np.stack(images)).float()[:, None]
-
-
-def _between(low: float, high: float, rng: Rng) -> float:
-    """Log-uniform."""
-    return math.exp(rng.uniform(math.log(low), math.log(high)))
 
 
 # -------------------------------------------------------------------------------------- shapes
@@ -109,12 +106,12 @@ def _random_shape(size: int, radius: float, rng: Rng) -> _Shape:
 def _scene(size: int, rng: Rng) -> np.ndarray:
     is_contrasty = rng.uniform() < 0.4
     base = 0.0 if rng.uniform() < 0.25 else rng.uniform()
-    spread = 1.0 if is_contrasty else _between(0.04, 1, rng)
+    spread = 1.0 if is_contrasty else between(0.04, 1, rng)
     image = np.full((size, size), base)
     smallest, largest = rng.uniform(1, 3), size * rng.uniform(0.25, 0.6)
-    count = int(_between(60, 700, rng))
+    count = int(between(60, 700, rng))
     softness = rng.uniform(0.35, 1.6)
-    textures = [_grain(size, rng) for _ in range(2)]
+    textures = [grain(size, rng) for _ in range(2)]
     radii = rng.uniform(largest**-2, smallest**-2, count) ** -0.5
     if rng.uniform() < 0.5:
         radii = np.sort(radii)[::-1]  # small ones in front
@@ -125,7 +122,7 @@ def _scene(size: int, rng: Rng) -> np.ndarray:
         if rng.uniform() < 0.08:
             value = 0.0 if rng.uniform() < 0.6 else 1.0
         ramp = spread * rng.uniform(-0.5, 0.5) if rng.uniform() < 0.25 else 0.0
-        rough = _between(0.004, 0.06, rng) if rng.uniform() < 0.15 else 0.0
+        rough = between(0.004, 0.06, rng) if rng.uniform() < 0.15 else 0.0
         texture = textures[int(rng.integers(2))]
         opacity = rng.uniform(0.3, 1) if rng.uniform() < 0.2 else 1.0
         window = shape.window(size, 4 * soft + 1)
@@ -134,7 +131,7 @@ def _scene(size: int, rng: Rng) -> np.ndarray:
         u, v = shape.axes(window)
         fill = value + ramp * u / radius + rough * texture[window]
         _paint(image, window, opacity * _inside(shape.distance(u, v), soft), fill)
-    return _finished(image, rng)
+    return finished(image, rng)
 
 
 def _inside(distance: np.ndarray, softness: float) -> np.ndarray:
@@ -156,7 +153,7 @@ def _add_small_things(image: np.ndarray, rng: Rng) -> None:
     """Spots, vessels and gaps, a little brighter or darker than what they stand in."""
     size = len(image)
     for _ in range(int(rng.integers(0, 120))):
-        radius = _between(0.7, 5, rng)
+        radius = between(0.7, 5, rng)
         x, y = rng.uniform(0.1 * size, 0.9 * size, 2)
         shape = _Shape(x, y, rng.uniform(0, np.pi), radius * rng.uniform(1, 3), radius)
         step = 0.12 * rng.normal()
@@ -166,61 +163,3 @@ def _add_small_things(image: np.ndarray, rng: Rng) -> None:
             continue
         u, v = shape.axes(window)
         _paint(image, window, _inside(shape.distance(u, v), 1.5), float(np.clip(here + step, 0, 1)))
-
-
-# -------------------------------------------------------------------------- what scanners leave
-
-
-def _frequencies(size: int) -> np.ndarray:
-    """|k| in cycles a pixel, as rfft2 has them."""
-    out: np.ndarray = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
-    return out
-
-
-def _filtered_noise(size: int, response: np.ndarray, rng: Rng) -> np.ndarray:
-    """Gaussian noise, mean 0 and standard deviation 1."""
-    spectrum = np.fft.rfft2(rng.normal(size=(size, size))) * response
-    spectrum[0, 0] = 0
-    field = np.fft.irfft2(spectrum, (size, size))
-    out: np.ndarray = field / field.std()
-    return out
-
-
-def _grain(size: int, rng: Rng) -> np.ndarray:
-    """Noise of a random band: of a filtered back-projection, of tissue, or white."""
-    k = _frequencies(size)
-    kind = rng.uniform()
-    if kind < 0.6:
-        ramp = k ** rng.uniform(0.3, 1.2)
-        response = ramp * np.exp(-((k / rng.uniform(0.12, 0.45)) ** 2))
-    elif kind < 0.85:
-        response = 1 / np.maximum(k * size, 1) ** rng.uniform(0.3, 1.6)
-    else:
-        response = np.ones_like(k)
-    return _filtered_noise(size, response, rng)
-
-
-def _finished(image: np.ndarray, rng: Rng) -> np.ndarray:
-    """Blurred, shaded and grainy, each with some probability; in [0, 1]."""
-    size = len(image)
-    k = _frequencies(size)
-    if rng.uniform() < 0.3:
-        blur = np.exp(-2 * (np.pi * rng.uniform(0.3, 1.0) * k) ** 2)
-        image = np.fft.irfft2(np.fft.rfft2(image) * blur, image.shape)
-    if rng.uniform() < 0.3:
-        smooth = _filtered_noise(size, 1 / np.maximum(k * size, 1) ** 2.5, rng)
-        image = image * (1 + rng.uniform(0, 0.15) * smooth)
-    if rng.uniform() < 0.75:
-        strength = _between(0.0015, 0.025, rng)
-        image = image + strength * _unevenness(size, rng) * _grain(size, rng)
-    out: np.ndarray = np.clip(image, 0, 1)
-    return out
-
-
-def _unevenness(size: int, rng: Rng) -> float | np.ndarray:
-    """How much stronger grain is in the middle of something."""
-    if rng.uniform() > 0.3:
-        return 1.0
-    y, x = np.mgrid[:size, :size] / size - rng.uniform(0, 1, (2, 1, 1))
-    out: np.ndarray = 0.5 + np.exp(-(x**2 + y**2) * rng.uniform(0.5, 4))
-    return out

@@ -14,17 +14,18 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..imaging.scenes import bodies, scenes
+from ..imaging.scenes import heads, scenes
+from ..imaging.torsos import torsos
 from ..reconstruction.denoisers import make_denoiser, save_denoiser
 from . import checkpoint
 
 Say = Callable[[str], None]
 
 #: Bounds of the noise level, which is log-uniform.
-SIGMAS = (0.004, 0.2)
-#: Below this, an error counts no more than at it.
-SMALLEST_SIGMA = 0.01
-#: Pixels of scenes, and of what is cut out of bodies.
+SIGMAS = (0.005, 0.15)
+#: Squared errors are divided by σ and this, so that small levels count too.
+SMALLEST_SIGMA = 0.02
+#: Pixels of scenes, and of what is cut out of slices of bodies.
 SIZE = 128
 #: Of the average of the weights over steps, which is what is saved.
 AVERAGE = 0.998
@@ -32,15 +33,21 @@ AVERAGE = 0.998
 SCORED = (0.01, 0.02, 0.05, 0.1)
 #: Steps from one checkpoint to the next.
 EVERY = 500
-#: The fraction of scenes in a batch; the others are bodies.
-SCENES = 0.6
+#: How often each kind of images is drawn: torsos, heads, scenes.
+SHARES = (0.55, 0.2, 0.25)
 
 
-def synthetic(count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Scenes (count, 1, 128, 128), and quarters of bodies (0.7 count, …), in [0, 1]."""
-    whole = bodies(max(1, round(0.175 * count)), 2 * SIZE, seed)
-    rows = torch.cat(whole.chunk(2, -2))
-    return scenes(count, SIZE, seed), torch.cat(rows.chunk(2, -1))
+def synthetic(count: int, seed: int) -> tuple[Tensor, ...]:
+    """Torsos, heads and scenes, each (N, 1, 128, 128) in [0, 1], N about as they are drawn; of
+    bodies, which have twice as many pixels each way, the quarters."""
+    quarters = [max(1, round(count * share / 4)) for share in SHARES[:2]]
+    torso = torsos(quarters[0], 2 * SIZE, seed)
+    head = heads(quarters[1], 2 * SIZE, seed)
+    return _quarters(torso), _quarters(head), scenes(max(1, round(count * SHARES[2])), SIZE, seed)
+
+
+def _quarters(images: Tensor) -> Tensor:
+    return torch.cat(torch.cat(images.chunk(2, -2)).chunk(2, -1))
 
 
 class Pretraining:
@@ -49,7 +56,7 @@ class Pretraining:
     Args:
         architecture: of the network, by its name.
         steps: of the optimiser.
-        images: how many scenes; they are made anew from the seed whenever it begins or goes on.
+        images: how many; they are made anew from the seed whenever it begins or goes on.
         batch: images a step.
         patch: their sides.
         lr: the largest learning rate; it rises over 100 steps, and falls as a cosine.
@@ -81,8 +88,8 @@ class Pretraining:
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr)
         self.rng = torch.Generator().manual_seed(seed)
         self.step = 0
-        self.scenes, self.bodies = synthetic(images, seed)
-        self.held_out = torch.cat(synthetic(32, seed + 1))
+        self.images = synthetic(images, seed)
+        self.held_out = torch.cat(synthetic(40, seed + 1))
 
     def take_step(self) -> float:
         """One step of the optimiser; the loss."""
@@ -142,10 +149,11 @@ class Pretraining:
     def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """Noisy and clean patches (batch, 1, patch, patch), and the noise levels (batch,)."""
         count, patch = self.settings["batch"], self.settings["patch"]
-        few = int((torch.rand(count, generator=self.rng) < SCENES).sum())
+        kinds = torch.multinomial(torch.tensor(SHARES), count, True, generator=self.rng).tolist()
         parts = []
-        for images, number in ((self.scenes, few), (self.bodies, count - few)):
-            parts.append(images[torch.randint(0, len(images), (number,), generator=self.rng)])
+        for kind in kinds:
+            images = self.images[kind]
+            parts.append(images[torch.randint(0, len(images), (1,), generator=self.rng)])
         top, left = torch.randint(0, SIZE - patch + 1, (2,), generator=self.rng).tolist()
         x = torch.cat(parts)[..., top : top + patch, left : left + patch]
         x = _augmented(x, self.rng)
@@ -178,7 +186,7 @@ def _augmented(x: Tensor, rng: torch.Generator) -> Tensor:
 def _loss(model: nn.Module, noisy: Tensor, clean: Tensor, sigma: Tensor) -> Tensor:
     """The squared error of each image, divided by σ, so that small levels count too."""
     error = (model(noisy, sigma) - clean).square().flatten(1).mean(1)
-    return (error / (sigma.square() + SMALLEST_SIGMA**2).sqrt()).mean()
+    return (error / (sigma + SMALLEST_SIGMA)).mean()
 
 
 def pretrain(
@@ -233,7 +241,7 @@ def pretrain(
     about = {
         "command": f"equipoise pretrain --architecture {architecture} --steps {steps} --seed "
         f"{seed}",
-        "data": "synthetic: shapes and anatomical phantoms (equipoise.imaging.scenes)",
+        "data": "synthetic: torsos, heads and shapes (equipoise.imaging.torsos, scenes)",
         "scores": str(scores),
         "torch": torch.__version__,
         "machine": platform.machine(),
