@@ -207,6 +207,9 @@ class TestWindows:
     def test_progress_is_left_alone(self):
         assert not any(self.plain([0.9**k for k in range(60)]))
 
+    def test_what_gains_just_what_is_asked_is_left_alone(self):
+        assert not any(self.plain([1.0, *[0.9] * 9, 0.5]))
+
     def test_a_window_without_progress_brings_five_plain_ones(self):
         slow = [0.99**k for k in range(75)]
         plain = self.plain(slow)
