@@ -173,7 +173,8 @@ class ModelSettings(Settings):
     )
     denoiser: DenoiserChoice = Field(
         default_factory=lambda: ShippedSettings(),
-        description='"shipped", "unet", "random", or a file made by `equipoise pretrain`',
+        description='"shipped", "unet", "random", or a file made by `equipoise pretrain`; drunet '
+        "or deepinv_unet: deepinv's, with weights from path",
     )
     invariant: Literal["none", "quarter_turns", "reflections"] = Field(
         "none", description="average the denoiser over this group"

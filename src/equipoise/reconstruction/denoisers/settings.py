@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,6 +13,7 @@ from safetensors import SafetensorError
 from ...errors import UserError
 from ...settings import Settings
 from ..kinds import named_or
+from .borrowed import deepinv_unet_of, drunet_of
 from .weights import load_denoiser, make_denoiser
 
 
@@ -70,15 +72,67 @@ class DenoiserFileSettings(Settings):
             ) from error
 
 
+class BorrowedSettings(Settings):
+    """A network of deepinv's, with weights from a file."""
+
+    path: Path = Field(description="weights for grey images: .pth, .pt or .safetensors")
+
+    def _network(self) -> Any:
+        raise NotImplementedError
+
+    def make(self, seed: int = 0) -> Any:
+        """
+        Raises:
+            UserError: the file is not there, or holds the weights of another network.
+        """
+        try:
+            return self._network()
+        except ValueError as error:
+            raise UserError(f"model.denoiser: {error}") from error
+        except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
+            raise UserError(
+                f"model.denoiser: {self.path}: cannot be read as the weights of a network "
+                f"({type(error).__name__}: {str(error)[:200]}); save them with torch.save or "
+                "safetensors"
+            ) from error
+
+
+class DRUNetSettings(BorrowedSettings):
+    """deepinv's DRUNet, with weights from a file."""
+
+    kind: Literal["drunet"] = "drunet"
+
+    def _network(self) -> Any:
+        return drunet_of(self.path)
+
+
+class DeepinvUNetSettings(BorrowedSettings):
+    """deepinv's U-Net, with weights from a file."""
+
+    kind: Literal["deepinv_unet"] = "deepinv_unet"
+
+    def _network(self) -> Any:
+        return deepinv_unet_of(self.path)
+
+
+#: What a word may mean beside a file's path.
+KINDS = ("shipped", "unet", "random", "drunet", "deepinv_unet")
+
+
 def _kind_or_path(value: Any) -> Any:
     """A word that is no kind is a file's path."""
-    if isinstance(value, str) and value not in ("shipped", "unet", "random"):
+    if isinstance(value, str) and value not in KINDS:
         return {"kind": "file", "path": value}
     return named_or("shipped")(value)
 
 
 DenoiserChoice = Annotated[
-    ShippedSettings | UNetSettings | RandomSettings | DenoiserFileSettings,
+    ShippedSettings
+    | UNetSettings
+    | RandomSettings
+    | DenoiserFileSettings
+    | DRUNetSettings
+    | DeepinvUNetSettings,
     Field(discriminator="kind"),
     BeforeValidator(_kind_or_path),
 ]

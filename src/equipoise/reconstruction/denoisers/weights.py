@@ -7,10 +7,17 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from .borrowed import DeepinvUNet, DRUNet
 from .networks import ConvDenoiser, UNet
 from .proximal import ProximalNetwork
 
-ARCHITECTURES: dict[str, Any] = {"conv": ConvDenoiser, "unet": UNet, "proximal": ProximalNetwork}
+ARCHITECTURES: dict[str, Any] = {
+    "conv": ConvDenoiser,
+    "unet": UNet,
+    "proximal": ProximalNetwork,
+    "drunet": DRUNet,
+    "deepinv_unet": DeepinvUNet,
+}
 SHIPPED = {"shipped": "denoiser", "unet": "unet"}  #: names of what comes with the package
 
 
