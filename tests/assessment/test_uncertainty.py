@@ -740,3 +740,7 @@ class TestCalibration:
         b = torch.tensor([2.0, 1.0, 4.0, 3.0])
         assert rank_correlation(a, b) == pytest.approx(1 - 6 * 4 / (4 * 15))
         assert math.isnan(rank_correlation(a[:2], a[:2]))
+        assert math.isnan(rank_correlation(a, torch.ones(4)))
+        # Equal values share their rank: of 1, 2.5, 2.5, 4 and 1, 2, 3, 4.
+        tied = torch.tensor([1.0, 2.0, 2.0, 3.0])
+        assert rank_correlation(tied, a) == pytest.approx(4.5 / (4.5 * 5) ** 0.5)

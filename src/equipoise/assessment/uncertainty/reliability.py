@@ -3,11 +3,13 @@ known."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor
 
 from .record import Uncertainty
@@ -76,17 +78,7 @@ def reliability(u: Uncertainty, truth: Tensor, levels: Sequence[float] = ()) -> 
 
 
 def rank_correlation(a: Tensor, b: Tensor) -> float:
-    """Spearman's rank correlation; equal values share their rank."""
-    if len(a) < 3:
-        return float("nan")
-    x, y = _ranks(a), _ranks(b)
-    x, y = x - x.mean(), y - y.mean()
-    size = x.norm() * y.norm()
-    return float((x * y).sum() / size) if float(size) > 0 else float("nan")
-
-
-def _ranks(a: Tensor) -> Tensor:
-    a = a.double()
-    below = (a[None] < a[:, None]).double().sum(1)
-    equal = (a[None] == a[:, None]).double().sum(1)
-    return below + (equal - 1) / 2
+    """Spearman's; NaN of fewer than three values, or of values that are all the same."""
+    if len(a) < 3 or bool((a == a[0]).all()) or bool((b == b[0]).all()):
+        return math.nan
+    return float(spearmanr(a.double().numpy(), b.double().numpy()).statistic)
