@@ -81,4 +81,4 @@ def rank_correlation(a: Tensor, b: Tensor) -> float:
     """Spearman's; NaN of fewer than three values, or of values that are all the same."""
     if len(a) < 3 or bool((a == a[0]).all()) or bool((b == b[0]).all()):
         return math.nan
-    return float(spearmanr(a.double().numpy(), b.double().numpy()).statistic)
+    return float(spearmanr(a.double().cpu().numpy(), b.double().cpu().numpy()).statistic)
