@@ -2,8 +2,9 @@
 
     python benchmarks/mutate.py --seed 0 --count 30        # results/mutations.md has the outcome
 
-A change is a sign, a factor, a bound, an index, a comparison, or a deleted line. The rooms take
-turns, so that each is tried about as often. All tests are run, the likeliest first: the file that
+A change is a sign, a factor, a bound, an index, a comparison, or a deleted line. Comparisons become
+their opposites: what differs at equality alone is no change where real numbers are compared, and
+whole numbers have their bounds changed. The rooms take turns, so that each is tried about as often. All tests are run, the likeliest first: the file that
 mirrors the changed one, the room's, the others; up to the first that fails. The checkout is copied,
 and stays as it is; before the first change the tests of the copy must pass (`--trusting` skips it).
 """
@@ -45,10 +46,10 @@ SWAPPED = {
     ast.Sub: "+",
     ast.Mult: "/",
     ast.Div: "*",
-    ast.Lt: "<=",
-    ast.LtE: "<",
-    ast.Gt: ">=",
-    ast.GtE: ">",
+    ast.Lt: ">=",
+    ast.LtE: ">",
+    ast.Gt: "<=",
+    ast.GtE: "<",
     ast.Eq: "!=",
     ast.NotEq: "==",
 }
