@@ -27,7 +27,7 @@ TOLD = {
     "interleaved": {"parallel 180", "parallel 360", "fan full", "fan limited"},
     "neighbours swapped": {"parallel 180", "parallel 360", "fan full", "fan limited"},
     "counts": {"parallel 180", "parallel 360", "fan full", "fan limited"},
-    "magnification": {"fan full"},
+    "magnification": {"fan full", "fan limited"},
 }
 #: The name that the doctor has for it.
 NAMES = {
@@ -120,7 +120,7 @@ def test_none_on_the_right_set_up(set_up):
 
 
 @pytest.mark.parametrize("fault", TOLD)
-@pytest.mark.parametrize("set_up", ["parallel 180", "fan full"])
+@pytest.mark.parametrize("set_up", SIMULATED)
 def test_a_simulated_set_up(set_up, fault):
     if fault == "magnification" and "fan" not in set_up:
         return
