@@ -25,6 +25,8 @@ from .tuning import in_words
 
 #: Physics whose measurements are rays: filtered backprojection is made for them.
 RAYS = ("parallel_beam", "fan_beam")
+#: Of total variation.
+WEIGHTS = Ladder(decades((1, 3), -7, 0), first=(3e-5, 3e-3), default=1e-4)
 
 
 class Classical(Method):
@@ -121,7 +123,7 @@ class TotalVariation(Classical):
     label = "Total variation"
 
     def ladders(self, scan: Scan) -> dict[str, Ladder]:
-        return {"weight": Ladder(decades((1, 3), -7, 0), first=(3e-5, 3e-3), default=1e-4)}
+        return {"weight": WEIGHTS}
 
     def reconstruct(self, y: Tensor, physics: Any, setting: Setting) -> Tensor:
         return total_variation(y, physics, float(setting["weight"]))

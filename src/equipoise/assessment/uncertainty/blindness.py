@@ -15,6 +15,9 @@ from .moves import Move, seed_for
 LEAST_SHARE = 0.02
 #: Moves that are tried: some elements of a group, such as the identity, show nothing new.
 MOVES = 4
+#: To which residual what A sees of an image is sought, and in how many iterations at most.
+SEEN_TO = 1e-4
+SEEN_IN = 100
 
 
 class Blindness(NamedTuple):
@@ -40,7 +43,7 @@ def blindness(physics: Any, group: Any, x: Tensor, seed: int = 0) -> Blindness:
     """
 
     def unseen_share(v: Tensor) -> float:
-        seen = least_squares(physics.A, physics.A_adjoint, physics.A(v), 1e-4, 100).value
+        seen = least_squares(physics.A, physics.A_adjoint, physics.A(v), SEEN_TO, SEEN_IN).value
         return float((v - seen).norm() / v.norm().clamp_min(torch.finfo(v.dtype).tiny))
 
     rng = torch.Generator().manual_seed(seed)
