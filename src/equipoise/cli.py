@@ -553,7 +553,7 @@ def init(
 @app.command()
 def pretrain(
     out: Annotated[Path, typer.Option(help="File to write.")] = Path("denoiser.safetensors"),
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 20_000,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 14_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     architecture: Annotated[Architecture, typer.Option(help="Of the network.")] = Architecture.unet,
 ) -> None:

@@ -294,6 +294,7 @@ class TestReleases:
         tree |= {"adjoint_max_steps": 40, "test_max_steps": 100}
         new = ModelSettings.model_validate(model_section_of_release_0_1(tree))
         assert new == ModelSettings(
+            denoiser="shipped",
             sigma=0.02,
             step={"kind": "proximal", "strength": None},
             gradient={"kind": "implicit", "longest": None},

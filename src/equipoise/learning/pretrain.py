@@ -66,7 +66,7 @@ class Pretraining:
     def __init__(
         self,
         architecture: str = "unet",
-        steps: int = 20_000,
+        steps: int = 14_000,
         images: int = 4000,
         batch: int = 10,
         patch: int = 96,
@@ -191,7 +191,7 @@ def _loss(model: nn.Module, noisy: Tensor, clean: Tensor, sigma: Tensor) -> Tens
 
 def pretrain(
     out: str | Path,
-    steps: int = 20_000,
+    steps: int = 14_000,
     architecture: str = "unet",
     seed: int = 0,
     say: Say = print,

@@ -26,7 +26,7 @@ from ..errors import UserError
 from ..imaging.groups import Group, Reflections, Rotations
 from ..settings import Settings
 from .denoisers import ComplexDenoiser, Invariant, backbone, make_denoiser
-from .denoisers.settings import DenoiserChoice, ShippedSettings
+from .denoisers.settings import DenoiserChoice, UNetSettings
 from .earlier import model_section_of_release_0_1
 from .solving import (
     AndersonSettings,
@@ -172,8 +172,8 @@ class ModelSettings(Settings):
         "left out",
     )
     denoiser: DenoiserChoice = Field(
-        default_factory=lambda: ShippedSettings(),
-        description='"shipped", "unet", "random", or a file made by `equipoise pretrain`; drunet '
+        default_factory=lambda: UNetSettings(),
+        description='"unet", "shipped", "random", or a file made by `equipoise pretrain`; drunet '
         "or deepinv_unet: deepinv's, with weights from path",
     )
     invariant: Literal["none", "quarter_turns", "reflections"] = Field(

@@ -18,7 +18,7 @@ from .weights import load_denoiser, make_denoiser
 
 
 class ShippedSettings(Settings):
-    """The network that comes with the package."""
+    """The chain of convolutions that comes with the package."""
 
     kind: Literal["shipped"] = "shipped"
 
@@ -123,7 +123,7 @@ def _kind_or_path(value: Any) -> Any:
     """A word that is no kind is a file's path."""
     if isinstance(value, str) and value not in KINDS:
         return {"kind": "file", "path": value}
-    return named_or("shipped")(value)
+    return named_or("unet")(value)
 
 
 DenoiserChoice = Annotated[
