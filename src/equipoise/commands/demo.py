@@ -19,7 +19,7 @@ DEMOS: dict[str, dict[str, Any]] = {
         "name": "demo-ct",
         "data": {"size": 64, "count": 240},
         "physics": {"kind": "parallel_beam", "angles": 12, "noise": 0.001},
-        "model": {"sigma": 0.015},
+        "model": {"sigma": 0.02},
         "learning": {"steps": 80, "batch": 8, "warmup": 10},
     },
     "mri": {
