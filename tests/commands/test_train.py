@@ -381,7 +381,7 @@ class TestProcesses:
         tree = {
             "data": {"size": 24, "count": 5},
             "physics": {"angles": 12},
-            "model": {"precision": "64"},
+            "model": {"precision": "64", "denoiser": "shipped"},
             "objective": {"splitting": {"parts": 2}},
             "learning": {"steps": 3, "batch": 5, "checkpoint_every": 2, "warmup": 50},
         }
