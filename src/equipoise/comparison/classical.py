@@ -25,6 +25,8 @@ from .tuning import in_words
 
 #: Physics whose measurements are rays: filtered backprojection is made for them.
 RAYS = ("parallel_beam", "fan_beam")
+#: Of conjugate gradients.
+ITERATIONS = Ladder(tuple(int(n) for n in decades((1, 2, 5), 0, 3)), first=(10, 100), default=20)
 #: Of total variation.
 WEIGHTS = Ladder(decades((1, 3), -7, 0), first=(3e-5, 3e-3), default=1e-4)
 
@@ -106,8 +108,7 @@ class LeastSquares(Classical):
     label = "Least squares"
 
     def ladders(self, scan: Scan) -> dict[str, Ladder]:
-        steps = tuple(int(n) for n in decades((1, 2, 5), 0, 3))
-        return {"iterations": Ladder(steps, first=(10, 100), default=20)}
+        return {"iterations": ITERATIONS}
 
     def reconstruct(self, y: Tensor, physics: Any, setting: Setting) -> Tensor:
         return truncated_least_squares(y, physics, int(setting["iterations"]))
