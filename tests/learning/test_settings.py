@@ -21,7 +21,11 @@ from equipoise.learning.losses import (
     Weighted,
 )
 from equipoise.learning.objective import accuracy_for
-from equipoise.learning.settings import LearningSettings, ObjectiveSettings
+from equipoise.learning.settings import (
+    EquivarianceSettings,
+    LearningSettings,
+    ObjectiveSettings,
+)
 
 from .examples import ct, dataset_of, images, mri
 
@@ -155,3 +159,11 @@ def test_what_does_not_fit_is_an_error():
     ):
         with pytest.raises(ValidationError, match=where):
             ObjectiveSettings.model_validate(tree)
+
+
+@pytest.mark.parametrize("size", [(16, 24), (24, 16)])
+def test_quarter_turns_need_square_images(size):
+    settings = EquivarianceSettings.model_validate({"group": "quarter_turns"})
+    assert settings.make(AS_THE_MODEL, (16, 16)).weight == 0.2
+    with pytest.raises(UserError, match="quarter_turns need square images"):
+        settings.make(AS_THE_MODEL, size)
