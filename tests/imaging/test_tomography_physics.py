@@ -407,3 +407,16 @@ class TestMatrices:
         assert matrix.nbytes - before == made
         matrix.on(False, torch.float64, torch.device("cpu"))
         assert matrix.nbytes > before + made
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_strength_of_each_sample_is_that_sample_s(count):
+    """In closed form and by iteration, of one image as of several."""
+    physics = eq.ParallelBeam(8, 6, normalize=True)
+    x = torch.rand(count, 1, 8, 8, dtype=torch.float64)
+    y = physics.A(x)
+    gamma = torch.linspace(2.0, 5.0, count, dtype=torch.float64)
+    together = physics.prox_l2(x / 2, y, gamma)
+    for i in range(count):
+        alone = physics.prox_l2(x[i : i + 1] / 2, y[i : i + 1], float(gamma[i]))
+        assert torch.allclose(together[i : i + 1], alone, atol=1e-6)
