@@ -59,6 +59,10 @@ def test_sizes_that_need_padding(tmp_path):
         both = D(torch.cat([x, x]), torch.tensor([0.1, 0.02]))
         assert both.shape == (2, 1, *shape)
         assert torch.allclose(both[:1], D(x, 0.1), atol=1e-6)
+        wanted = [max(32, side + -side % 8) for side in shape]
+        missing = (0, wanted[1] - shape[1], 0, wanted[0] - shape[0])
+        padded = D(torch.nn.functional.pad(x, missing, mode="replicate"), 0.1)
+        assert torch.equal(D(x, 0.1), padded[..., : shape[0], : shape[1]])
     assert not torch.allclose(both[0], both[1])
 
 

@@ -135,7 +135,9 @@ class Pretraining:
                 "go on with the same options, delete it, or name another file with --out"
             )
         for name, network in (("model.", self.model), ("average.", self.average)):
-            state = {k.removeprefix(name): v for k, v in saved.tensors.items() if k[:6] == name[:6]}
+            state = {
+                k.removeprefix(name): v for k, v in saved.tensors.items() if k.startswith(name)
+            }
             network.load_state_dict(state)
         checkpoint.restore_optimizer(self.optimizer, saved.tensors)
         self.rng.set_state(saved.tensors["rng"])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from equipoise.data.formats import open_path, write_beside, write_images
+from equipoise.data.item import HOUNSFIELD, Frame, Item
 
 HU = np.stack([np.full((8, 8), v, dtype=np.float32) for v in (-1000.0, 40.0)])
 
@@ -60,3 +64,16 @@ def test_names_and_values(kind, tmp_path):
     for path in paths:
         values = np.concatenate([np.asarray(item.array()).ravel() for item in open_path(path)])
         assert np.allclose(values, 0.25)  # no offset, and no rounding to whole Hounsfield units
+
+
+def test_around_the_part_that_was_reconstructed_nothing_deviates():
+    """An image of Hounsfield units has air there."""
+    item = Item("x", Path("x.npy"), (6, 8), lambda: np.zeros((6, 8)), units=HOUNSFIELD)
+    item = replace(item, frame=Frame(1, 2, 4, 4))
+    part = np.full((4, 4), 7.0)
+    image = item.restored(part)
+    spread = item.showing("standard deviation", is_difference=True).restored(part)
+    assert image.shape == spread.shape == (6, 8)
+    assert (image[0] == HOUNSFIELD.offset).all()
+    assert (spread[0] == 0).all()
+    assert (spread[1:5, 2:6] == 7).all()
