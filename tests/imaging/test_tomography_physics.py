@@ -409,14 +409,15 @@ class TestMatrices:
         assert matrix.nbytes > before + made
 
 
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1, 1, 1)])
 @pytest.mark.parametrize("count", [1, 3])
-def test_a_strength_of_each_sample_is_that_sample_s(count):
+def test_a_strength_of_each_sample_is_that_sample_s(count, shape):
     """In closed form and by iteration, of one image as of several."""
     physics = eq.ParallelBeam(8, 6, normalize=True)
     x = torch.rand(count, 1, 8, 8, dtype=torch.float64)
     y = physics.A(x)
     gamma = torch.linspace(2.0, 5.0, count, dtype=torch.float64)
-    together = physics.prox_l2(x / 2, y, gamma)
+    together = physics.prox_l2(x / 2, y, gamma.reshape(shape))
     for i in range(count):
         alone = physics.prox_l2(x[i : i + 1] / 2, y[i : i + 1], float(gamma[i]))
         assert torch.allclose(together[i : i + 1], alone, atol=1e-6)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import deepinv
 import torch
 
-from equipoise.learning.processes import on_device
+from equipoise.learning.processes import any_of, from_first, on_device, share_gradient
+
+from .examples import in_processes
 
 
 def test_an_operator_is_taken_to_the_device_as_a_copy():
@@ -16,3 +18,26 @@ def test_an_operator_is_taken_to_the_device_as_a_copy():
     assert moved is not physics
     assert moved.mask.device.type == "meta"
     assert physics.mask.device.type == "cpu"
+
+
+def test_all_have_what_the_first_has():
+    answers = in_processes(3, lambda one: from_first(one, torch.tensor([1.0 + one.global_rank])))
+    assert [float(answer) for answer in answers] == [1.0, 1.0, 1.0]
+
+
+def test_gradients_are_summed_and_none_counts_as_nothing():
+    def run(one):
+        weights = [torch.zeros(2, 3), torch.zeros(4)]
+        weights[one.global_rank].grad = torch.full_like(weights[one.global_rank], 2.0)
+        weights[0].grad = torch.ones(2, 3) * (1 + one.global_rank)
+        share_gradient(one, weights)
+        return [w.grad for w in weights]
+
+    for first, second in in_processes(2, run):
+        assert torch.equal(first, torch.full((2, 3), 3.0))
+        assert torch.equal(second, torch.full((4,), 2.0))
+
+
+def test_one_of_them_is_enough():
+    assert in_processes(2, lambda one: any_of(one, one.global_rank == 1)) == [True, True]
+    assert in_processes(2, lambda one: any_of(one, False)) == [False, False]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import pytest
 import torch
@@ -16,40 +14,7 @@ from equipoise.learning.losses.base import LossValue
 from equipoise.learning.tally import Tally
 from equipoise.learning.validation import Validator, solve_dataset
 
-from .examples import ct_dataset, small_model
-
-
-@dataclass
-class OneOf:
-    """A process among several, which add up what they know when all have said it."""
-
-    global_rank: int
-    world_size: int
-    said: list
-    barrier: threading.Barrier
-    device: str = "cpu"
-
-    def all_reduce(self, values, reduce_op):
-        self.said[self.global_rank] = values.clone()
-        self.barrier.wait(timeout=60)
-        stack = torch.stack(self.said)
-        self.barrier.wait(timeout=60)
-        return stack.sum(0) if reduce_op == "sum" else stack.amax(0)
-
-
-def in_processes(world: int, run: Any) -> list[Any]:
-    """What ``run`` answers in each of ``world`` processes."""
-    said, barrier, answers = [None] * world, threading.Barrier(world), [None] * world
-
-    def one(rank):
-        answers[rank] = run(OneOf(rank, world, said, barrier))
-
-    threads = [threading.Thread(target=one, args=(rank,)) for rank in range(world)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(timeout=120)
-    return answers
+from .examples import ct_dataset, in_processes, small_model
 
 
 class Counting(eq.EquilibriumReconstructor):

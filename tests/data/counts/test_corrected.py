@@ -284,6 +284,23 @@ class TestDeadInLineIntegrals:
         right[:, :, 5] = 0
         assert np.allclose(native(dataset), right, atol=1e-4)
 
+    def test_a_bin_counts_as_measured_from_half_of_its_detectors_on(self, tmp_path):
+        """Line integrals: what is missing in a bin does not pull its mean to zero."""
+        values = INTEGRALS[0].copy()
+        values[:, 20] = np.nan  # one of bin 10
+        values[:, 30:32] = np.nan  # both of bin 15
+        path = saved(tmp_path / "lines.npy", values)
+        tree = {"path": str(path), "size": 30, "kind": "measurements", "dead": "mask"}
+        physics = {"angles": VIEWS, "detectors": DETECTORS, "bin": 2}
+        config = parse({"data": tree, "physics": physics}, "test")
+        dataset = load_data(config, Scan.planned(config.physics, 30))
+        seen = dataset.scan.physics.seen
+        assert [int(i) for i in (seen.sum(0) == 0).nonzero()] == [15]
+        right = INTEGRALS[0].reshape(VIEWS, 30, 2).mean(-1)
+        found = native(dataset)[0]
+        assert np.abs(found[:, 10] - right[:, 10]).max() < 0.05
+        assert not found[:, 15].any()
+
     def test_refused(self, tmp_path):
         path = saved(tmp_path / "lines.npy", self.values())
         with pytest.raises(UserError, match=r"data\.dead=refuse"):
