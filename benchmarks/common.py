@@ -14,6 +14,7 @@ from equipoise.config import Config
 from equipoise.data.dataset import Dataset
 from equipoise.data.scan import Scan
 from equipoise.learning.trainer import Trainer
+from equipoise.machine import keep_freed_memory
 
 ROOT = Path(__file__).parents[1]
 #: Real data, beside the repository: not everybody has them.
@@ -32,6 +33,7 @@ def arguments(parser: argparse.ArgumentParser, **quick: Any) -> argparse.Namespa
     text = "the smallest form that runs, in a minute; its figures mean nothing"
     parser.add_argument("--quick", action="store_true", help=text)
     given = parser.parse_args()
+    keep_freed_memory()  # as the command line does
     if given.quick:
         vars(given).update(quick)
     return given

@@ -18,6 +18,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 FLOORS = [
     "version",
     "errors",
+    "machine",
     "settings",
     "equilibrium",
     "imaging",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from enum import Enum
 from pathlib import Path
@@ -12,13 +11,12 @@ import typer
 from typer.core import TyperCommand
 
 from .errors import TrainingGaveUp, UserError
+from .machine import keep_freed_memory, wait_without_spinning
 
 if TYPE_CHECKING:
     from .assessment.table import Table
 
-# Threads that wait for each other by spinning take the machine from its other processes: a step
-# beside one busy process took ten times as long. libgomp reads this once, when torch is loaded.
-os.environ.setdefault("GOMP_SPINCOUNT", "0")
+wait_without_spinning()  # before torch is loaded
 
 app = typer.Typer(
     name="equipoise",
@@ -574,6 +572,7 @@ def pretrain(
 
 def main() -> None:
     """Entry point: errors that are the user's to mend are one paragraph, exit code 2."""
+    keep_freed_memory()
     try:
         app()
     except (UserError, OSError) as error:  # OSError: a path that is a file, a full disk, no rights

@@ -129,11 +129,13 @@ class TestChoices:
 class TestMake:
     def test_strength_by_default(self):
         """(noise / sigma)², but no less than each step can bear."""
-        for step, smallest in (("proximal", 1e-4), ("admm", 1e-4), ("red", 0.05)):
+        for step, smallest in (("proximal", 1e-3), ("admm", 1e-3), ("red", 0.05)):
             made = settings(step=step, sigma=0.02).make(channels=1, noise=0.01).step
             assert float(made.strength()) == pytest.approx(0.25)
             made = settings(step=step).make(channels=1, noise=0.0).step
             assert float(made.strength()) == pytest.approx(smallest)
+        as_release_0_1 = settings(step={"kind": "proximal", "strength": None}).make(1, noise=0.0)
+        assert float(as_release_0_1.step.strength()) == pytest.approx(1e-4)
 
     def test_precision(self):
         double = settings(precision=64).make(1, 0.01)

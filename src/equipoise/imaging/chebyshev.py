@@ -19,7 +19,7 @@ from .spectrum import Interval
 
 #: What is left of an error within the interval, if nobody says how many steps. A step of a learned
 #: prior gains little from more: the prior moves its target in the next one.
-REMAINING = 0.2
+REMAINING = 0.5
 
 
 #: d ← α d + β P r: numbers, or (S, 1, …) where samples differ.

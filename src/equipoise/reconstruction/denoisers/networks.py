@@ -71,6 +71,21 @@ class ConvDenoiser(Denoiser):
         return x - h
 
 
+class Merging(nn.Conv2d):
+    """The convolution of the channels of two images, one after the other, as a sum of two.
+
+    The gradient of channels that were laid side by side is a part of a tensor, which torch is slow
+    to go on with: a vector–Jacobian product of the U-Net takes two thirds of the time this way.
+    """
+
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+        weight = self.weight  # computed anew at each look, where it is parametrised
+        count = first.shape[1]
+        of_first = self._conv_forward(first, weight[:, :count], self.bias)
+        of_second = self._conv_forward(second, weight[:, count:], None)
+        return of_first + of_second
+
+
 class UNet(Denoiser):
     """D(x, σ) = x − R(x, σ), R a small U-Net.
 
@@ -97,15 +112,17 @@ class UNet(Denoiser):
         }
         widths = [channels * 2**k for k in range(scales)]
         self.down = nn.ModuleList(self._block(a, b) for a, b in pairwise([in_channels, *widths]))
-        self.up = nn.ModuleList(self._block(a + b, b) for b, a in pairwise(widths))
+        self.up = nn.ModuleList(self._block(a + b, b, Merging) for b, a in pairwise(widths))
         self.last = nn.Conv2d(channels, in_channels, 3, padding=1)
         self.noise = nn.ParameterList(torch.zeros(width) for width in widths)
         with torch.no_grad():
             self.last.weight.mul_(0.1)
 
     @staticmethod
-    def _block(inputs: int, outputs: int) -> nn.ModuleList:
-        first = nn.Conv2d(inputs, outputs, 3, padding=1)
+    def _block(
+        inputs: int, outputs: int, convolution: type[nn.Conv2d] = nn.Conv2d
+    ) -> nn.ModuleList:
+        first = convolution(inputs, outputs, 3, padding=1)
         second = nn.Conv2d(outputs, outputs, 3, padding=1)
         return nn.ModuleList([first, second])
 
@@ -128,6 +145,6 @@ class UNet(Denoiser):
         for i in range(len(self.up) - 1, -1, -1):
             h = nn.functional.interpolate(h, scale_factor=2, mode="bilinear", align_corners=False)
             block = self.up[i]
-            h = silu(block[0](torch.cat([h, scales[i]], 1)))
+            h = silu(block[0](h, scales[i]))
             h = silu(block[1](h))
         return x - self.last(h)[..., :rows, :columns]
