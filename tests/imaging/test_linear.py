@@ -11,6 +11,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from equipoise.imaging.linear import (
     InexactSolveWarning,
     conjugate_gradients,
+    inverse_form,
     per_sample,
     proximal_l2,
     solve_spd,
@@ -162,6 +163,56 @@ class TestSolve:
             for seed in range(3):
                 solve_spd(lambda v: v @ M, randn(2, 60, seed=seed), tol=1e-8, max_iter=6)
         assert len(shown) == 1
+
+
+class TestInverseForm:
+    """⟨b, M⁻¹ b⟩, for M = G Gᵀ + λ."""
+
+    @staticmethod
+    def form(b, G, strength, tol=1e-14):
+        return inverse_form(lambda v: v @ G @ G.T + strength * v, b, tol)
+
+    def test_value_and_derivatives(self):
+        b, G = randn(2, 4), randn(4, 4, seed=1)
+        strength = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+
+        def dense(b, G, strength):
+            M = G @ G.T + strength * torch.eye(4).double()
+            return (b * torch.linalg.solve(M, b.T).T).sum(1)
+
+        assert torch.allclose(self.form(b, G, strength), dense(b, G, strength), rtol=1e-10)
+        assert gradcheck(self.form, (b, G, strength), check_forward_ad=True)
+        assert gradgradcheck(self.form, (b, G, strength))
+        found = []
+        for f in (self.form, dense):
+            first = torch.autograd.grad(f(b, G, strength).sum(), (b, G, strength))
+            found.append(first)
+        assert all(torch.allclose(a, e, rtol=1e-9) for a, e in zip(*found))
+
+    def test_complex(self):
+        b = torch.complex(randn(2, 4), randn(2, 4, seed=2)).detach().requires_grad_()
+        scale = torch.linspace(1, 2, 4, dtype=torch.float64)
+        value = inverse_form(lambda v: scale * v, b, 1e-14)
+        assert torch.allclose(value, (b.abs().square() / scale).sum(1))
+        (g,) = torch.autograd.grad(value.sum(), b)
+        assert torch.allclose(g, 2 * b / scale)
+
+    def test_an_error_counts_by_its_square(self):
+        M = torch.diag(torch.logspace(-2, 0, 60, dtype=torch.float64))
+        b = randn(2, 60, grad=False)
+        exact = (b * (b / M.diagonal())).sum(1)
+        rough = inverse_form(lambda v: v @ M, b, 1e-2)
+        left_out = (b * conjugate_gradients(lambda v: v @ M, b, 1e-2, 200).value).sum(1)
+        assert ((rough - exact).abs() / exact).max() < 1e-3
+        assert (rough - exact).abs().max() <= (left_out - exact).abs().max() * 1.01
+
+    def test_the_first_derivative_costs_no_solve(self):
+        G = randn(30, 30, seed=1)
+        M = Counted(lambda v: v @ G @ G.T + v)
+        value = inverse_form(M, randn(2, 30))
+        before = M.count
+        value.sum().backward()
+        assert M.count == before
 
 
 class TestProximal:

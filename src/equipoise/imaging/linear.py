@@ -68,8 +68,9 @@ def per_sample(value: Tensor | float, x: Tensor) -> Tensor | float:
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """(B, 1, …) the inner products of the samples."""
-    products = torch.linalg.vecdot(a.flatten(1), b.flatten(1))
+    """(B, 1, …) the inner products of the samples: real, also of complex numbers, as between
+    vectors of conjugate gradients they are."""
+    products = torch.linalg.vecdot(a.flatten(1), b.flatten(1)).real
     return products.reshape(-1, *[1] * (a.ndim - 1))
 
 
@@ -156,9 +157,12 @@ class _Inverse(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         _, ctx.solve, _, ctx.known_back = inputs
+        ctx.set_materialize_grads(False)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, g: Tensor | None) -> tuple[Any, ...]:
+        if g is None:
+            return None, None, None, None
         return _Inverse.apply(g, ctx.solve, ctx.known_back, _nothing), None, None, None
 
     @staticmethod
@@ -233,6 +237,43 @@ def solve_spd(
         x1 = x0 + _Inverse.apply(b - Mx0, solve, torch.zeros_like, back.of_the_first)
         x2: Tensor = x1 + _Inverse.apply(b - M(x1), solve, torch.zeros_like, back.of_the_second)
         return x2
+
+
+def inverse_form(
+    M: Operator, b: Tensor, tol: float = 1e-6, max_iter: int = 200
+) -> Tensor:
+    """⟨b, M⁻¹ b⟩ (B,) for symmetric positive definite M and b (B, N).
+
+    It is the maximum over w of 2 ⟨w, b⟩ − ⟨w, M w⟩. So an error of w counts by its square, and the
+    first derivatives need none of w: they cost no solve. Second derivatives do, and have it.
+
+    Warns:
+        InexactSolveWarning: as :func:`solve_spd`.
+    """
+    w: Tensor = _AtTheMaximum.apply(solve_spd(M, b, tol, max_iter))
+    with full_precision(b):
+        value: Tensor = torch.linalg.vecdot(w, 2 * b - M(w)).real
+    return value
+
+
+class _AtTheMaximum(torch.autograd.Function):
+    """w, at which what comes back vanishes, as long as it is not differentiated again."""
+
+    @staticmethod
+    def forward(w: Tensor) -> Tensor:
+        return w.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> Tensor | None:
+        return g if torch.is_grad_enabled() else None
+
+    @staticmethod
+    def jvp(ctx: Any, dw: Tensor) -> Tensor:
+        return dw.clone()
 
 
 def _has_derivative(x: Tensor) -> bool:

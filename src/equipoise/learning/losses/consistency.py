@@ -9,7 +9,7 @@ from deepinv.loss import Loss
 from deepinv.utils import TensorList
 from torch import Tensor
 
-from ...imaging.linear import solve_spd
+from ...imaging.linear import inverse_form
 from .base import Example, LossValue, RecordedLoss, mean_square
 
 #: Of the conjugate gradients that count the misfit in the image. Where the iterations do not
@@ -69,8 +69,7 @@ class MeasurementConsistency(RecordedLoss):
             w = _apart(v, shapes, measured)
             return _side_by_side(physics.A(physics.A_adjoint(w))) + self.floor * variance * v
 
-        w = solve_spd(M, r, tol=TOLERANCE, max_iter=MOST_ITERATIONS)
-        return torch.linalg.vecdot(r, w).real / x[0].numel()
+        return inverse_form(M, r, TOLERANCE, MOST_ITERATIONS) / x[0].numel()
 
     def _variance(self, y: Tensor) -> Tensor | float:
         """v of measurements (B, N), without a gradient."""

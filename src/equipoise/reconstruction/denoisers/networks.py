@@ -78,7 +78,7 @@ class Merging(nn.Conv2d):
     to go on with: a vector–Jacobian product of the U-Net takes two thirds of the time this way.
     """
 
-    def forward(self, first: Tensor, second: Tensor) -> Tensor:
+    def forward(self, first: Tensor, second: Tensor) -> Tensor:  # type: ignore[override]
         weight = self.weight  # computed anew at each look, where it is parametrised
         count = first.shape[1]
         of_first = self._conv_forward(first, weight[:, :count], self.bias)
