@@ -1,6 +1,6 @@
 """A training step at native size, in yardsticks: what it costs, and where the time goes.
 
-    python benchmarks/native.py [--size 256] [--views 60] [--batch 4] [--rounds 3]
+    python benchmarks/native.py [--size 256] [--views 60] [--batch 4] [--rounds 3] [--data FILE]
 
 The yardstick is a forward pass of a six-layer, 32-channel network on the same batch: float32,
 channels last, no gradient, two threads, the median of seven. First the parts: an evaluation of the
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -34,8 +35,9 @@ MOST_YARDSTICKS, MOST_GIGABYTES = 50, 3 * 2**30 / 1e9
 
 
 def configuration(a: argparse.Namespace, inner: str | int, exact: bool) -> Config:
+    data = {"count": a.batch} if a.data is None else {"path": str(a.data), "kind": "images"}
     tree = {
-        "data": {"size": a.size, "count": a.batch},
+        "data": {"size": a.size, **data},
         "physics": {"kind": "parallel_beam", "angles": a.views, "noise": 0.001},
         "model": {"step": {"kind": "proximal", "inner": inner}},
         "objective": {"exact": exact},
@@ -65,9 +67,9 @@ def report_parts(a: argparse.Namespace) -> None:
     solves = {}
     for inner in ("exact", "auto"):
         config = configuration(a, inner, True)
-        scan = planned_scan(config)
-        y, physics, _ = load_data(config, scan).batch(torch.arange(a.batch))
-        model = start_model(config, scan)
+        dataset = load_data(config, planned_scan(config))
+        y, physics, _ = dataset.batch(torch.arange(a.batch))
+        model = start_model(config, dataset.scan)  # which knows the noise
         f = model.step.bind(y, physics)
         x = model.step.start(y, physics).requires_grad_()
         works[inner] = evaluation_and_product(f, x)
@@ -138,6 +140,7 @@ def report_steps(a: argparse.Namespace) -> None:
             *(sys.executable, __file__, "--size", str(a.size), "--views", str(a.views)),
             *("--batch", str(a.batch), "--rounds", str(a.rounds), "--threads", str(a.threads)),
             *("--one", inner, str(int(exact))),
+            *(() if a.data is None else ("--data", str(a.data))),
         ]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         last = done.stdout.strip().splitlines()[-1]
@@ -153,6 +156,8 @@ def main() -> None:
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--threads", type=int, default=2)
     text = "also the steps with the inner problem solved exactly, as it was: minutes each"
+    text = "images to measure, such as ct/train.h5; none: phantoms, whose solves are shorter"
+    p.add_argument("--data", type=Path, help=text)
     p.add_argument("--before", action="store_true", help=text)
     p.add_argument("--one", nargs=2, metavar=("INNER", "EXACT"), help=argparse.SUPPRESS)
     a = arguments(p, size=16, views=6, batch=2, rounds=1, threads=1)

@@ -17,6 +17,8 @@ MOVED = {
     "stop_gradient": (("equivariance", "stop_gradient"),),
     "bound": (("contraction", "bound"),),
 }
+#: The penalty on the Jacobian of runs that do not say where it looks.
+PENALTY_OF_THEN = {"weight": 0.1, "bound": 0.9, "along": "memory"}
 #: Options of the data that were written out with these values where they did not apply.
 UNUSED = {"path": None, "count": 200, "peak": 1.0}
 
@@ -34,9 +36,22 @@ def without_replaced(tree: dict[str, Any], path: list[str]) -> dict[str, Any]:
 def as_it_ran(tree: dict[str, Any]) -> dict[str, Any]:
     """The configuration of a run, with the ways of then where it does not say which."""
     section = tree.get("model") or {}
+    if isinstance(section, dict):
+        tree = {**tree, "model": with_inner_of_then(section)}
+    return _with_penalty_of_then(tree)
+
+
+def _with_penalty_of_then(tree: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a run, with the penalty along one remembered direction where it does not
+    say along which."""
+    section = tree.get("objective") or {}
     if not isinstance(section, dict):
         return tree
-    return {**tree, "model": with_inner_of_then(section)}
+    penalty = section.get("contraction", {})
+    if not isinstance(penalty, dict):
+        penalty = {"weight": penalty}
+    objective = {**section, "contraction": {**PENALTY_OF_THEN, **penalty}}
+    return {**tree, "objective": objective}
 
 
 def objective_upgraded(tree: dict[str, Any]) -> dict[str, Any]:
@@ -61,7 +76,8 @@ def upgraded(tree: dict[str, Any], is_saved: bool = False) -> dict[str, Any]:
         out["data"] = _data(tree["data"], is_saved)
     if isinstance(tree.get("model"), dict):
         out["model"] = model_section_of_release_0_1(tree["model"], lenient=is_saved)
-    return objective_upgraded(out)
+    out = objective_upgraded(out)
+    return _with_penalty_of_then(out) if is_saved else out
 
 
 def _data(section: dict[str, Any], is_saved: bool) -> dict[str, Any]:

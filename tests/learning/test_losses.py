@@ -189,7 +189,7 @@ class TestPenalty:
         with torch.no_grad():
             denoiser.convolutions[-1].weight.mul_(-25)
         model = eq.EquilibriumReconstructor(eq.GradientStep(denoiser), on_failure="ignore")
-        penalty = JacobianPenalty(weight=1.0, bound=0.5)
+        penalty = JacobianPenalty(weight=1.0, bound=0.5, along="memory")
         x = torch.rand(3, 1, 12, 12, dtype=torch.float64)
         lost = penalty.evaluate(Example(x * torch.nan, y, physics, model))
         assert not lost.gain.isfinite().any()
@@ -210,6 +210,36 @@ class TestPenalty:
             penalty(x_net=x, y=y, physics=physics, model=model).backward()
             optimizer.step()
         assert float(penalty(x_net=x, y=y, physics=physics, model=model)) < 0.2 * before
+
+    @pytest.mark.parametrize("solver", [eq.Picard(), eq.Anderson()])
+    @pytest.mark.parametrize(("slow", "scale"), [(0.97, 1.0), (0.93, 1e-3), (0.8, 1.0)])
+    def test_what_is_left_of_a_solve_tells_where_it_is_slow(self, slow, scale, solver):
+        """In one call: f(x) = T (x − y) + y, slow in one direction, which is not known."""
+        n = 16
+        direction = torch.randn(n * n, dtype=torch.float64)
+        direction /= direction.norm()
+
+        class Slow(eq.GradientStep):
+            def forward(self, x, y, A):
+                e = (x - y).flatten(1)
+                along = (e @ direction)[:, None] * direction
+                return (0.3 * e + (slow - 0.3) * along).reshape(x.shape) + y
+
+        y = scale * torch.randn(2, 1, n, n, dtype=torch.float64)
+        physics = deepinv.physics.Denoising()
+        model = eq.EquilibriumReconstructor(Slow(small_model().step.denoiser), solver=solver)
+        model.stop = eq.Stop(1e-7, 2000)
+        x = model.equilibrium(y, physics, x0=y + scale * torch.randn_like(y)).value.detach()
+        found = JacobianPenalty(1.0, 0.9).evaluate(Example(x, y, physics, model))
+        assert found.gain.tolist() == pytest.approx([slow, slow], rel=0.02)
+        assert float(found.value) == pytest.approx(max(0, slow - 0.9) ** 2, abs=2e-3)
+        assert found.direction is None
+        there = JacobianPenalty().evaluate(Example(y, y, physics, model))
+        assert there.gain.isfinite().all(), "at the equilibrium itself nothing is left"
+
+    def test_where_it_looks_is_one_of_two(self):
+        with pytest.raises(ValueError, match="along must be"):
+            JacobianPenalty(along="nowhere")
 
 
 class TestContract:

@@ -96,7 +96,7 @@ def every_loss():
     return {
         "splitting": Splitting(parts=2),
         "equivariance": Equivariance(eq.Rotations()),
-        "contraction": JacobianPenalty(bound=0.1),
+        "contraction": JacobianPenalty(bound=0.1, along="memory"),
     }
 
 

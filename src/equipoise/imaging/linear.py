@@ -239,9 +239,7 @@ def solve_spd(
         return x2
 
 
-def inverse_form(
-    M: Operator, b: Tensor, tol: float = 1e-6, max_iter: int = 200
-) -> Tensor:
+def inverse_form(M: Operator, b: Tensor, tol: float = 1e-6, max_iter: int = 200) -> Tensor:
     """⟨b, M⁻¹ b⟩ (B,) for symmetric positive definite M and b (B, N).
 
     It is the maximum over w of 2 ⟨w, b⟩ − ⟨w, M w⟩. So an error of w counts by its square, and the

@@ -266,11 +266,16 @@ class SupervisedSettings(Settings):
 class ContractionSettings(Settings):
     """The penalty on the Jacobian at the equilibrium."""
 
-    weight: float = Field(0.1, ge=0, description="weight of the Jacobian penalty")
-    bound: float = Field(0.9, gt=0, lt=1, description="gain of the adjoint Jacobian that is free")
+    weight: float = Field(0.01, ge=0, description="weight of the Jacobian penalty")
+    bound: float = Field(0.97, gt=0, lt=1, description="gain of the adjoint Jacobian that is free")
+    along: Literal["residual", "memory"] = Field(
+        "residual",
+        description="where the gain is looked at: along what is left of each sample's solve, or in "
+        "one direction for all that is remembered from step to step, as release 0.1 did",
+    )
 
     def make(self) -> JacobianPenalty:
-        return JacobianPenalty(self.weight, self.bound)
+        return JacobianPenalty(self.weight, self.bound, self.along)
 
 
 class ObjectiveSettings(Settings):
