@@ -27,13 +27,16 @@ def parser(text: str | None) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=text, formatter_class=raw)
 
 
-def arguments(parser: argparse.ArgumentParser, **quick: Any) -> argparse.Namespace:
+def arguments(
+    parser: argparse.ArgumentParser, keep_memory: bool = True, **quick: Any
+) -> argparse.Namespace:
     """The options that were given; ``quick`` are those of ``--quick``, which asks whether the
-    script runs at all."""
+    script runs at all. Memory that was freed is kept, as the command line does."""
     text = "the smallest form that runs, in a minute; its figures mean nothing"
     parser.add_argument("--quick", action="store_true", help=text)
     given = parser.parse_args()
-    keep_freed_memory()  # as the command line does
+    if keep_memory:
+        keep_freed_memory()
     if given.quick:
         vars(given).update(quick)
     return given
