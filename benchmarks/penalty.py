@@ -1,12 +1,13 @@
-"""The contraction penalty: does a remembered direction find the gain, and what does it cost?
+"""The contraction penalty: does it find where f gains most, and what does it cost?
 
     python benchmarks/penalty.py [--steps 40]
 
 64² CT, 20 views, batch 4, trained without the penalty at a high rate, so that gains grow. Each row:
-the gain ‖Jᵀv‖ at the equilibrium (mean of the batch) for v remembered from the step before, from
-one other image (one product, as JacobianPenalty does it); for v random after 0 and after 3 power
-iterations (1 and 4 products); and after 30, for comparison. Then the time of a training step with
-the penalty and without, in turns.
+the gain ‖Jᵀv‖ at the equilibrium (mean of the batch) for v along what was left of each solve, after
+one power iteration (two products, as JacobianPenalty does it); for v remembered from the step
+before, from one other image (one product, ``along="memory"``); for v random after 0 and after 3
+power iterations (1 and 4 products); and after 30, for comparison. Then the time of a training step
+with the penalty and without, in turns.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from equipoise.run import load_data
 def trainer_with(weight: float, rate: float, size: int) -> Trainer:
     tree = {
         "data": {"size": size, "count": 24},
-        "objective": {"contraction": weight},
+        "objective": {"contraction": {"weight": weight}},
         "learning": {"batch": 4, "steps": 200, "lr": rate, "warmup": 5},
     }
     config = parse(tree, "benchmark")
@@ -49,7 +50,7 @@ def gains(product: Callable[[Tensor], Tensor], v: Tensor, after: tuple[int, ...]
 
 
 def products_of(trainer: Trainer) -> tuple[Callable[[Tensor], Tensor], Tensor]:
-    """v ↦ Jᵀv at the equilibria of the next step's batch, and these."""
+    """v ↦ Jᵀv at the equilibria of the next step's batch, and what is left there of the solves."""
     (part,) = trainer.batches.of_step(trainer.step)
     model = trainer.model
     with torch.no_grad():
@@ -60,23 +61,25 @@ def products_of(trainer: Trainer) -> tuple[Callable[[Tensor], Tensor], Tensor]:
     def product(v: Tensor) -> Tensor:
         return torch.autograd.grad(out, x, v.expand_as(x), retain_graph=True)[0]
 
-    return product, x
+    return product, (out - x).detach()
 
 
 def compare_directions(steps: int, size: int) -> None:
     trainer = trainer_with(0, 1e-3, size)
     start = torch.Generator().manual_seed(0)
     direction = torch.randn(1, 1, size, size, generator=start)
-    print("step   remembered   random   3 its   30 its")
+    print("step   residual   remembered   random   3 its   30 its")
     for step in range(steps + 1):
-        product, x = products_of(trainer)
+        product, left = products_of(trainer)
         v = product(direction / direction.norm())
         if step % 10 == 0:
-            random = torch.randn(x.shape, generator=torch.Generator().manual_seed(step))
+            random = torch.randn(left.shape, generator=torch.Generator().manual_seed(step))
             plain, three, thirty = gains(product, random, (0, 3, 30))
+            (residual,) = gains(product, left, (1,))
             remembered = float(lengths(v).mean())
             print(
-                f"{step:>4}{remembered:>13.2f}{plain:>9.2f}{three:>8.2f}{thirty:>9.2f}", flush=True
+                f"{step:>4}{residual:>11.2f}{remembered:>13.2f}{plain:>9.2f}{three:>8.2f}{thirty:>9.2f}",
+                flush=True,
             )
         direction = v[:1]
         trainer.advance()
@@ -84,7 +87,7 @@ def compare_directions(steps: int, size: int) -> None:
 
 def compare_times(rounds: int, size: int) -> None:
     trainers = {
-        "with": trainer_with(0.1, 2e-4, size),
+        "with": trainer_with(0.01, 2e-4, size),
         "without": trainer_with(0, 2e-4, size),
     }
     times: dict[str, list[float]] = {name: [] for name in trainers}

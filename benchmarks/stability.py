@@ -139,7 +139,7 @@ def main() -> None:
     if not is_there(DATA):
         return
     a.out.mkdir(parents=True, exist_ok=True)
-    jobs = [Job(problem, seed, 0.1) for seed in range(a.seeds) for problem in a.problems]
+    jobs = [Job(problem, seed, 0.01) for seed in range(a.seeds) for problem in a.problems]
     jobs += [Job(problem, 0, 0.0) for problem in a.problems]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(lambda job: train(job, a), jobs))
