@@ -43,7 +43,7 @@ class LearningSettings(Settings):
         description="processes that read ahead, for data.stream (needs an operating system that "
         "forks)",
     )
-    lr: float = Field(5e-4, gt=0, description="learning rate of Adam")
+    lr: float = Field(2e-4, gt=0, description="learning rate of Adam")
     schedule: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="of the learning rate, down to a tenth of it"
     )
