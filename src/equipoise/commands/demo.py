@@ -20,7 +20,7 @@ DEMOS: dict[str, dict[str, Any]] = {
         "data": {"size": 64, "count": 240},
         "physics": {"kind": "parallel_beam", "angles": 12, "noise": 0.001},
         "model": {"sigma": 0.02},
-        "learning": {"steps": 80, "batch": 8, "warmup": 10},
+        "learning": {"steps": 80, "batch": 8, "warmup": 10, "lr": 5e-4},
     },
     "mri": {
         "name": "demo-mri",
