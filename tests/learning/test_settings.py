@@ -63,7 +63,9 @@ def test_defaults():
         True,
     )
     assert isinstance(equivariance.group, Rotations)
-    assert (losses["contraction"].weight, losses["contraction"].bound) == (0.1, 0.9)
+    contraction = losses["contraction"]
+    assert (contraction.weight, contraction.bound) == (0.01, 0.97)
+    assert contraction.along == "residual"
 
 
 def test_how_accurately_the_second_solves_are_made():
