@@ -155,9 +155,9 @@ def main() -> None:
     p.add_argument("--batch", type=int, default=4)
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--threads", type=int, default=2)
-    text = "also the steps with the inner problem solved exactly, as it was: minutes each"
     text = "images to measure, such as ct/train.h5; none: phantoms, whose solves are shorter"
     p.add_argument("--data", type=Path, help=text)
+    text = "also the steps with the inner problem solved exactly, as it was: minutes each"
     p.add_argument("--before", action="store_true", help=text)
     p.add_argument("--one", nargs=2, metavar=("INNER", "EXACT"), help=argparse.SUPPRESS)
     a = arguments(p, size=16, views=6, batch=2, rounds=1, threads=1)
