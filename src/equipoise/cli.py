@@ -15,6 +15,7 @@ from .machine import keep_freed_memory, wait_without_spinning
 
 if TYPE_CHECKING:
     from .assessment.table import Table
+    from .comparison.evaluated import Evaluation
 
 wait_without_spinning()  # before torch is loaded
 
@@ -277,6 +278,7 @@ def evaluate(
 
     Example: equipoise evaluate runs/ct64 ../shared/data/ct/val.h5
     """
+    from .commands.terminal import is_first_process
     from .comparison.evaluation import evaluate as run_evaluate
     from .run import load_run
 
@@ -288,6 +290,13 @@ def evaluate(
     finally:
         if progress is not None:
             progress.close()
+    if is_first_process():
+        _say_evaluation(evaluation)
+    _exit_if_failed(evaluation.table)
+
+
+def _say_evaluation(evaluation: Evaluation) -> None:
+    """Its tables, and where they were saved."""
     typer.echo(evaluation.per_image().terminal())
     typer.echo("")
     typer.echo(evaluation.table.terminal())
@@ -299,7 +308,6 @@ def evaluate(
             typer.echo(f"caution: {note}")
     typer.echo(f"\n{evaluation.problem['contraction']['words']}")
     typer.echo(f"saved: {evaluation.folder}/results.json, grid.png, report.html")
-    _exit_if_failed(evaluation.table)
 
 
 @app.command()

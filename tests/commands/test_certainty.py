@@ -209,6 +209,20 @@ class TestReconstruct:
             a, b = np.load(tmp_path / "one" / name), np.load(tmp_path / "two" / name)
             assert np.array_equal(a, b), name
 
+    @pytest.mark.slow
+    def test_two_processes_evaluate_alike(self, folder, tmp_path):
+        """The table, the readings and the notes; one report, said once."""
+        found = {}
+        for count in (1, 2):
+            process = torchrun(count, "evaluate", folder, "--samples", 10, cwd=tmp_path)
+            said = process.communicate(timeout=300)[0]
+            assert process.returncode == 0, said
+            assert said.count("saved: ") == 1, said
+            results = json.loads((folder / "evaluation-phantoms" / "results.json").read_text())
+            found[count] = results
+            (folder / "evaluation-phantoms" / "results.json").unlink()
+        assert found[1] == found[2]
+
     def test_processes_share_the_images(self, folder, sinograms, monkeypatch):
         """What two of them find, zero where the other looks, adds up to what one finds."""
         run = load_run(folder)

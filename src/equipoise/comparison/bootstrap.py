@@ -25,6 +25,8 @@ from ..assessment.uncertainty import (
     uncertainty,
     unfinished_in_words,
 )
+from ..assessment.uncertainty.cautions import cautions
+from ..assessment.uncertainty.noise import with_noise
 from ..assessment.uncertainty.record import decibels
 from ..assessment.uncertainty.statistics import BY_IMAGE, BY_SAMPLE
 from ..data.dataset import Dataset
@@ -156,7 +158,12 @@ def bootstrap(
         found = found.scaled(asked.factor)
     if fabric is None or world == 1:
         return found
-    return _shared(found, share if rank < len(dataset) else share[:0], len(dataset), fabric)
+    found = _shared(found, share if rank < len(dataset) else share[:0], len(dataset), fabric)
+    # What is said of all images is not the sum of what each process would say of its own.
+    y, physics, _ = dataset.batch(torch.arange(len(dataset)))
+    y, physics = y.to(value.dtype), with_noise(physics)
+    found.notes[:] = cautions(found, y, physics, asked.group_of(run), value, asked.seed)
+    return found
 
 
 def _shared(found: Uncertainty, share: Tensor, count: int, fabric: Fabric) -> Uncertainty:

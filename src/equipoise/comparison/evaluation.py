@@ -30,6 +30,7 @@ from ..data.dataset import Dataset
 from ..equilibrium import Equilibrium
 from ..errors import UserError
 from ..learning.log import read_log
+from ..learning.processes import processes, together
 from ..learning.validation import solve_dataset
 from ..run import Run, load_training_data, unseen
 from .bootstrap import Bootstrap
@@ -57,6 +58,9 @@ def evaluate(
     """Scores a run, its start and the classical methods on the same measurements, and writes
     results.json, grid.png and report.html.
 
+    Several processes (``torchrun``) share the run's own solves and its samples; each knows the
+    whole outcome, and the first one writes it.
+
     Args:
         run: that is scored.
         data: images (measured here) or measurements. None: the configuration's ``data.validation``
@@ -74,6 +78,8 @@ def evaluate(
     """
     if score not in (None, "fastmri"):
         raise UserError(f"score={score}: the only other convention that is known is fastmri")
+    fabric = processes()
+    is_first = not fabric.global_rank
     dataset, what = unseen(run.config, run.scan, data, count)
     if score == "fastmri":
         check_scorable(dataset)
@@ -92,7 +98,8 @@ def evaluate(
     before = solve_dataset(start, dataset)
     denoiser = f"denoiser: {run.config.model.denoiser.kind}"
     evaluation.add("untrained", BEFORE, before.value, f"{denoiser}; {_solve(run, before)}")
-    solved = run.solve(dataset)
+    # One by one, an image is the same to the bit in whichever process, and so are its samples.
+    solved = run.solve(dataset, batch=16 if asked is None else 1, fabric=fabric)
     evaluation.add("equipoise", "Equipoise", solved.value, _solve(run, solved))
     evaluation.solved = solved
     evaluation.problem["contraction"] = _contraction(run, dataset, solved)
@@ -102,9 +109,12 @@ def evaluate(
         evaluation.fastmri = fastmri_table(dataset, evaluation.images, titles)
         evaluation.words += in_words(evaluation.fastmri)
     if asked is not None:
-        evaluation.sure = sureness(run, dataset, solved.value, asked, progress, say)
+        tell = say if is_first else _silent
+        evaluation.sure = sureness(run, dataset, solved.value, asked, progress, tell, fabric)
         evaluation.words[-1:-1] = evaluation.sure.words()
-    _write(evaluation, run, what)
+    if is_first:
+        _write(evaluation, run, what)
+    together(fabric, torch.zeros(1))  # all wait for the first
     return evaluation
 
 

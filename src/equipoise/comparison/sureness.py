@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -35,6 +35,9 @@ from .bootstrap import (
     readings_of,
     seconds_a_solve,
 )
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 #: Of the reliability curve, as far as the samples resolve them.
 LEVELS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -110,16 +113,19 @@ def sureness(
     asked: Bootstrap,
     progress: Callable[[int, int], None] | None = None,
     say: Callable[[str], None] = print,
+    fabric: Fabric | None = None,
 ) -> Sureness:
     """The bootstrap of a run's reconstructions ``value`` (N, C, …, H, W), beside the truth; what it
-    costs is said before it begins.
+    costs is said before it begins. The processes of ``fabric`` share the samples.
 
     Raises:
         UserError: the group does not fit the images, or there are too few samples.
     """
     say(asked.cost_in_words(len(dataset), seconds_a_solve(run, dataset)))
     finer = [p for p in LEVELS if p != asked.level and asked.samples * (1 - p) >= 1 - 1e-9]
-    u = bootstrap(run, dataset, value, asked, levels=tuple(finer), progress=progress)
+    u = bootstrap(
+        run, dataset, value, asked, levels=tuple(finer), progress=progress, fabric=fabric
+    )
     shown = in_native_units(u, value, dataset.items, dataset.scan.physics)
     readings = readings_of(u, shown, dataset.items)
     table = Table("bounds", _columns(asked.level), remarks="learnt from")
