@@ -1,15 +1,17 @@
 """Is the equivariant bootstrap true? Coverage of its 90 % bounds, and predicted against true error,
 on held-out CT slices, beside the parametric bootstrap (no moves) and after calibration.
 
-    python benchmarks/coverage.py [--size 64] [--views 20] [--images 8] [--samples 30] [--run RUN]
+    python benchmarks/coverage.py [--size 64] [--views 20] [--images 8] [--samples 30]
+    python benchmarks/coverage.py --run RUN --run RUN …      # seeds of one configuration
 
-With --others, beside: total variation under the same bootstrap, deepinv's unadjusted Langevin
-sampler (ULA) with the same denoiser, and an ensemble of the runs that are named (--run A --run B …:
-seeds of one configuration).
+Runs are looked at one by one, each on what its configuration holds out (data.validation,
+data.holdout); the last lines are the means over all, with intervals by patient and run. Without
+--run, the model is the shipped denoiser in the proximal step, before any training. Factors are
+learnt on the first half of the images, or on measurements that were left out, and coverage is that
+of the second half.
 
-Without --run, the model is the shipped denoiser in the proximal step, before any training. Factors
-are learnt on the first half of the patients, or on measurements that were left out, and coverage is
-that of the second half.
+With --others, beside the first: total variation under the same bootstrap, deepinv's unadjusted
+Langevin sampler (ULA) with the same denoiser, and an ensemble of the runs that are named.
 """
 
 from __future__ import annotations
@@ -27,31 +29,32 @@ from equipoise.assessment.baselines import total_variation
 from equipoise.assessment.diagnose import range_and_null
 from equipoise.assessment.metrics import magnitude
 from equipoise.assessment.uncertainty import (
+    Reliability,
     Uncertainty,
     calibrated_on_measurements,
     calibrated_on_truths,
     reliability,
     uncertainty,
 )
+from equipoise.comparison.statistics import bootstrap
 from equipoise.config import Config, parse
 from equipoise.data.dataset import Dataset
 from equipoise.data.scan import Scan
 from equipoise.imaging.groups import named_group
-from equipoise.run import load_data, load_run
+from equipoise.imaging.sizes import shown_size
+from equipoise.run import load_data, load_run, unseen
 
 #: The 90 % quantile of |v|, v standard normal.
 NORMAL_90 = 1.6449
 #: What the denoiser is told in Langevin sampling.
 LANGEVIN_SIGMA = 0.02
-GROUPS = {"equivariant (rotations)": "rotations", "parametric (no moves)": None}
 
 
-def problem(a: Any) -> tuple[Any, Dataset]:
-    """The model, and slices of held-out patients."""
-    if a.run:
-        run = load_run(a.run[0])
-        dataset = load_data(run.config, run.scan, a.data, a.seed)
-        return run.model, dataset.spread(a.images)
+def problem(a: Any, folder: Path | None) -> tuple[Any, Dataset]:
+    """The model, and slices of patients that it has not seen."""
+    if folder is not None:
+        run = load_run(folder)
+        return run.model, unseen(run.config, run.scan)[0].spread(a.images)
     config: Config = parse(
         {
             "data": {"kind": "images", "path": str(a.data), "size": a.size},
@@ -172,6 +175,81 @@ def error_parts(physics: Any, x: torch.Tensor, u: Uncertainty, truth: torch.Tens
     )
 
 
+def equivariant(a: Any, model: Any, dataset: Dataset, found: Found) -> None:
+    """The bootstrap with moves, corrected and calibrated; and beside it, for the first model alone,
+    the parametric one and the methods of others."""
+    y, physics, truth = dataset.batch(torch.arange(len(dataset)))
+    assert truth is not None
+    shown = magnitude(truth)
+    half = len(dataset) // 2
+    first, second = torch.arange(half), torch.arange(half, len(dataset))
+    group = named_group("rotations")
+    start = time.perf_counter()
+    keep = truth.shape[1] == 1
+    u = bounds(a, model, y, physics, group, keep)
+    found.add("equivariant (rotations)", u, shown, dataset, seconds_since(start), unfinished(u))
+    found.add("  bias corrected", u.corrected(), shown, dataset)
+    on_truths = calibrated_on_truths(part(u, first), shown[first])
+    scaled = part(u, second).scaled(on_truths.factor)
+    rest = dataset.some(second)
+    name = "  calibrated on truths (other half)"
+    found.add(name, scaled, shown[second], rest, on_truths.words)
+    few, few_physics, _ = dataset.batch(first[:2])
+    on_y = calibrated_on_measurements(model, few, few_physics, group, samples=10)
+    name = "  calibrated on measurements"
+    found.add(name, u.scaled(on_y.factor), shown, dataset, on_y.words)
+    if keep:
+        print("  " + error_parts(physics, u.value, u, shown))
+    if found.models == 1:
+        if a.others:
+            beside_others(a, model, dataset, u, shown)
+        start = time.perf_counter()
+        u = bounds(a, model, y, physics, None, False)
+        name = "parametric (no moves)"
+        found.add(name, u, shown, dataset, seconds_since(start), unfinished(u))
+
+
+def bounds(a: Any, model: Any, y: Any, physics: Any, group: Any, keep: bool) -> Uncertainty:
+    keys = range(len(y))
+    return uncertainty(
+        model, y, physics, group, a.samples, seed=a.seed, keep=keep, quantity=magnitude, keys=keys
+    )
+
+
+def unfinished(u: Uncertainty) -> str:
+    return f"{int(u.unfinished.sum())} unfinished"
+
+
+class Found:
+    """What the bounds held, row by row, over the models."""
+
+    def __init__(self) -> None:
+        self.models = 0
+        self.rows: dict[str, list[Reliability]] = {}
+        self.patients: dict[str, list[str]] = {}
+
+    def add(
+        self, name: str, u: Uncertainty, truth: torch.Tensor, dataset: Dataset, *words: str
+    ) -> None:
+        """Prints a row, and keeps it."""
+        print(line(name, u, truth), *words, flush=True)
+        self.rows.setdefault(name, []).append(reliability(u, truth))
+        self.patients[name] = dataset.patients
+
+    def summary(self) -> None:
+        """Over all models: means, with intervals of 95 % by patient and model."""
+        print(f"\n{self.models} models; 95 % intervals by patient and model")
+        for name, rows in self.rows.items():
+            covered = torch.stack([row.covered[0].double() for row in rows])
+            held = bootstrap(covered, self.patients[name])
+            ratio = sum(row.ratio for row in rows) / len(rows)
+            ranks = ", ".join(f"{row.correlation:.2f}" for row in rows)
+            print(
+                f"{name:<42} {held.mean:7.1%} [{held.low:.1%}, {held.high:.1%}]   "
+                f"predicted / true {ratio:.2f}   rank {ranks}"
+            )
+
+
 def main() -> None:
     p = parser(__doc__)
     p.add_argument("--size", type=int, default=64)
@@ -190,45 +268,19 @@ def main() -> None:
     if not is_there(a.data):
         return
     warnings.simplefilter("ignore")
-    model, dataset = problem(a)
-    y, physics, truth = dataset.batch(torch.arange(len(dataset)))
-    assert truth is not None
-    truth = magnitude(truth)
-    print(f"{len(dataset)} images of {a.size}², {a.kind}, {a.samples} samples, seed {a.seed}")
-    print(
-        "bounds at 90 %                              covered   per image          "
-        " pred/true   rank   width"
-    )
-    half = len(dataset) // 2
-    first, second = torch.arange(half), torch.arange(half, len(dataset))
-    for name, kind in GROUPS.items():
-        group = None if kind is None else named_group(kind)
-        start = time.perf_counter()
-        u = uncertainty(
-            model,
-            y,
-            physics,
-            group,
-            a.samples,
-            seed=a.seed,
-            keep=truth.shape[1] == y.shape[1],
-            quantity=magnitude,
-            keys=range(len(y)),
+    found = Found()
+    for run in a.run or [None]:
+        model, dataset = problem(a, run)
+        found.models += 1
+        size = shown_size(dataset.scan.image_shape[-2:])
+        kind = "before training" if run is None else run
+        print(f"{kind}: {len(dataset)} images of {size}, {a.samples} samples, seed {a.seed}")
+        print(
+            "bounds at 90 %                              covered   per image          "
+            " pred/true   rank   width"
         )
-        print(line(name, u, truth), seconds_since(start), f"{int(u.unfinished.sum())} unfinished")
-        if kind is None:
-            continue
-        print(line("  bias corrected", u.corrected(), truth))
-        on_truths = calibrated_on_truths(part(u, first), truth[first])
-        scaled = part(u, second).scaled(on_truths.factor)
-        print(line("  calibrated on truths (other half)", scaled, truth[second]), on_truths.words)
-        few, few_physics, _ = dataset.batch(first[:2])
-        on_y = calibrated_on_measurements(model, few, few_physics, group, samples=10)
-        print(line("  calibrated on measurements", u.scaled(on_y.factor), truth), on_y.words)
-        if u.samples is not None:
-            print("  " + error_parts(physics, u.value, u, truth))
-        if a.others:
-            beside_others(a, model, dataset, u, truth)
+        equivariant(a, model, dataset, found)
+    found.summary()
 
 
 if __name__ == "__main__":
