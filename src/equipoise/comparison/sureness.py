@@ -123,9 +123,7 @@ def sureness(
     """
     say(asked.cost_in_words(len(dataset), seconds_a_solve(run, dataset)))
     finer = [p for p in LEVELS if p != asked.level and asked.samples * (1 - p) >= 1 - 1e-9]
-    u = bootstrap(
-        run, dataset, value, asked, levels=tuple(finer), progress=progress, fabric=fabric
-    )
+    u = bootstrap(run, dataset, value, asked, levels=tuple(finer), progress=progress, fabric=fabric)
     shown = in_native_units(u, value, dataset.items, dataset.scan.physics)
     readings = readings_of(u, shown, dataset.items)
     table = Table("bounds", _columns(asked.level), remarks="learnt from")
