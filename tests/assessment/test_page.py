@@ -15,6 +15,7 @@ import equipoise as eq
 from equipoise.assessment.figures import grid, save_png
 from equipoise.assessment.page import page, pictures
 from equipoise.assessment.table import Column, Missing, Row, Table, Value
+from equipoise.data.item import Units
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -46,7 +47,7 @@ def page_file(tmp_path_factory):
         table=table,
         conventions="range 1",
         config="seed: 0",
-        viewer=pictures(images, truth, ["a", "b"]),
+        viewer=pictures(images, truth, ["a", "b"], units=[Units(2000.0, -1000.0, name="HU")] * 2),
     )
     return path
 
@@ -93,7 +94,47 @@ def test_the_table_sorts_by_number(opened):
     assert opened.locator("#scores th:nth-child(2)").get_attribute("aria-sort") == "ascending"
 
 
+def test_two_panels_use_the_whole_width(opened):
+    left, right = opened.locator("#canvas"), opened.locator("#second")
+    assert np.abs(pixels(left) - pixels(right)).mean() > 1
+    assert not opened.locator("#split").is_visible()
+    opened.set_viewport_size({"width": 1000, "height": 2000})
+    opened.wait_for_function("document.getElementById('canvas').clientWidth < 500")
+    widths = [each.bounding_box()["width"] for each in (left, right)]
+    assert widths[0] == widths[1]
+    assert 0.85 * 1000 < sum(widths) < 1000
+
+
+@pytest.mark.parametrize("place", ["#canvas", "#second"])
+def test_values_of_both_and_of_the_truth_in_units_of_the_file(opened, place):
+    truth = eq.phantoms(2, 32)
+    opened.locator(place).scroll_into_view_if_needed()
+    box = opened.locator(place).bounding_box()
+    row, column = 14, 20
+    opened.mouse.move(
+        box["x"] + box["width"] * (column + 0.5) / 32, box["y"] + box["height"] * (row + 0.5) / 32
+    )
+    said = opened.locator("#reads").inner_text().replace("−", "-")
+    exact = float(truth[0, 0, row, column])
+    assert said.startswith(f"row {row}, column {column}: FBP ")
+    assert f"Equipoise {2000 * 0.9 * exact - 1000:.0f} HU" in said
+    assert f"truth {2000 * exact - 1000:.0f} HU" in said
+
+
+def test_the_divider_follows_the_pointer(opened):
+    opened.locator("#layout").select_option("divider")
+    opened.locator("#canvas").scroll_into_view_if_needed()
+    box = opened.locator("#canvas").bounding_box()
+    opened.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    opened.mouse.down()
+    opened.mouse.move(box["x"] + box["width"] / 4, box["y"] + box["height"] / 2)
+    opened.mouse.up()
+    assert float(opened.locator("#split").input_value()) == pytest.approx(25, abs=4)
+
+
 def test_the_slider_divides_two_images(opened):
+    opened.locator("#layout").select_option("divider")
+    opened.locator("#zoom").fill("12")
     canvas = opened.locator("#canvas")
     opened.locator("#split").fill("100")
     left = pixels(canvas)

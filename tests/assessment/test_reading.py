@@ -101,10 +101,10 @@ def test_reads_value_and_deviation_in_native_units(browser, tmp_path):
     names = tab.locator("#right option").all_text_contents()
     assert names[0] == "Reconstruction"
     assert any(name.startswith("± deviation, white is") and "HU" in name for name in names)
-    before = np.array(Image.open(io.BytesIO(tab.locator("#canvas").screenshot())))
+    before = np.array(Image.open(io.BytesIO(tab.locator("#second").screenshot())))
     tab.select_option("#right", str(names.index("Upper 90% bound")))
     tab.wait_for_function("document.getElementById('says').textContent.includes('Upper')")
-    after = np.array(Image.open(io.BytesIO(tab.locator("#canvas").screenshot())))
+    after = np.array(Image.open(io.BytesIO(tab.locator("#second").screenshot())))
     assert (before != after).any()
     assert not tab.locator("#show").is_visible()  # no truth, no error map
     tab.close()

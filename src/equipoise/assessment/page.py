@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..data.item import Units
 from .metrics import magnitude, psnr, ssim
 from .reading import Reading
 from .table import Table
@@ -19,6 +21,9 @@ from .table import Table
 PAGE = jinja2.Environment(
     autoescape=True, loader=jinja2.PackageLoader("equipoise", "assessment")
 ).get_template("page.html")
+
+#: Of all panels of all pictures: some 12 MB of page.
+MOST_PIXELS = 6_000_000
 
 #: What the viewer shows of one sample: its name, a panel for each method, and the truth.
 Picture = dict[str, Any]
@@ -102,8 +107,10 @@ def pictures(
     names: list[str],
     count: int = 8,
     readings: list[Reading] | None = None,
+    units: list[Units] | None = None,
 ) -> list[Picture]:
     """What the page's viewer shows: each method's image of the first samples, with its scores.
+    There are fewer pictures where they are large, so that a browser opens the page at once.
 
     Args:
         images: title → (N, C, …, H, W) of each method.
@@ -111,9 +118,14 @@ def pictures(
         names: of the N samples.
         count: at most so many samples are shown.
         readings: of the samples: the uncertainty of the last method, with panels of its own.
+        units: of the samples, in which values are read under the pointer; None: the model's.
     """
-    shown = min([count, *(len(x) for x in images.values())])
+    pixels = sum(math.prod(x.shape[-2:]) for x in images.values())
+    affordable = max(1, MOST_PIXELS // max(1, pixels))
+    shown = min([count, affordable, *(len(x) for x in images.values())])
     made = [_picture(images, truth, i, names[i]) for i in range(shown)]
+    for i, picture in enumerate(made):
+        picture["units"] = _units(Units() if units is None else units[i])
     for picture, reading in zip(made, readings or (), strict=False):
         picture["panels"] += reading.panels()
         picture["reading"] = reading.as_json()
@@ -141,20 +153,29 @@ def _picture(images: dict[str, Tensor], truth: Tensor | None, i: int, name: str)
             decibels = float(psnr(x[i : i + 1], truth[i : i + 1]))
             similarity = float(ssim(x[i : i + 1], truth[i : i + 1]))
             score = f"{decibels:.2f} dB, SSIM {similarity:.3f}"
-        panels.append({"name": title, "png": _png(x[i]), "score": score})
+        panels.append({"name": title, "png": _coded(x[i]), "coded": True, "score": score})
     if truth is None:
         return {"name": name, "panels": panels, "truth": None}
-    panels.append({"name": "Truth", "png": _png(truth[i]), "score": ""})
+    panels.append({"name": "Truth", "png": _coded(truth[i]), "coded": True, "score": ""})
     return {"name": name, "panels": panels, "truth": panels[-1]["png"]}
 
 
-def _png(x: Tensor) -> str:
-    """An image (C, H, W), or the frame in the middle of (C, T, H, W): 8 bits of [0, 1], in
-    base64."""
+def _units(units: Units) -> dict[str, Any]:
+    """How the viewer turns values of the model into those of the file, and with how many decimals:
+    a thousandth of what counts as 1."""
+    digits = max(0, 3 - math.floor(math.log10(abs(units.scale) or 1.0)))
+    word = units.word
+    return {"scale": units.scale, "offset": units.offset, "name": word, "digits": digits}
+
+
+def _coded(x: Tensor) -> str:
+    """An image (C, H, W), or the frame in the middle of (C, T, H, W), as a PNG in base64: 16 bits a
+    value in red and green, from −0.5 to 1.5."""
     values = magnitude(x[None])[0, 0]
     if values.ndim == 3:
         values = values[len(values) // 2]
-    gray = (values.nan_to_num(0).clamp(0, 1) * 255).round().to(torch.uint8)
+    number = ((values.double().nan_to_num(0).clamp(-0.5, 1.5) + 0.5) * 32767.5).round().int()
+    bytes_ = torch.stack([number // 256, number % 256, torch.zeros_like(number)], -1)
     buffer = io.BytesIO()
-    Image.fromarray(gray.numpy()).save(buffer, format="png")
+    Image.fromarray(bytes_.to(torch.uint8).numpy()).save(buffer, format="png", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()

@@ -14,7 +14,7 @@ from ..assessment import figures
 from ..assessment.page import page, reading_pictures
 from ..assessment.uncertainty import Uncertainty
 from ..assessment.words import command_line
-from ..comparison.bootstrap import in_native_units, notes_of, readings_of, unit_of
+from ..comparison.bootstrap import in_native_units, notes_of, readings_of
 from ..data.dataset import Dataset
 from ..data.formats import write_beside
 from ..run import Run
@@ -61,7 +61,7 @@ def write_certainty(
     if shown.measured is not None and shown.invented is not None:
         panels["measured"] = shown.measured
         signed["invented"] = shown.invented
-    unit = unit_of(items[0])
+    unit = items[0].units.word
     # Images of different sizes do not fit beside each other: then the first is drawn.
     count = len(items) if isinstance(shown.value, np.ndarray) else 1
 

@@ -228,13 +228,6 @@ def _without_offset(images: Tensor, items: list[Item], physics: Any) -> Any:
     return native_images(images, plain, physics)
 
 
-def unit_of(item: Item) -> str:
-    """What a value is called that stands beside its unit; nothing where files do not say."""
-    if item.units.name:
-        return item.units.name
-    return "HU" if (item.units.scale, item.units.offset) == (2000.0, -1000.0) else ""
-
-
 def readings_of(u: Uncertainty, shown: Shown, items: list[Item], count: int = 8) -> list[Reading]:
     """What the page reads out of the first images; of sequences, of the frame in the middle."""
 
@@ -248,7 +241,7 @@ def readings_of(u: Uncertainty, shown: Shown, items: list[Item], count: int = 8)
     readings = []
     for i, item in enumerate(items[:count]):
         arrays = {name: plane(getattr(shown, name), i) for name in names}
-        readings.append(Reading(level=u.level, unit=unit_of(item), **arrays))
+        readings.append(Reading(level=u.level, unit=item.units.word, **arrays))
     return readings
 
 

@@ -287,7 +287,13 @@ def _write(evaluation: Evaluation, run: Run, what: str) -> None:
         conventions=evaluation.conventions,
         more_tables=[("How sure? Bounds beside the truth", sure.table)] if sure else None,
         config=dump(run.config),
-        viewer=pictures(images, truth, dataset.names, readings=sure.readings if sure else None),
+        viewer=pictures(
+            images,
+            truth,
+            dataset.names,
+            readings=sure.readings if sure else None,
+            units=[item.units for item in dataset.items],
+        ),
     )
 
 

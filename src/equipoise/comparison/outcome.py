@@ -97,6 +97,7 @@ class Outcome:
         (out / "table.md").write_text(self.markdown())
         images = load_images(self.comparison)
         truth, names = self.dataset.require_truth()[:SHOWN], self.dataset.names
+        units = [item.units for item in self.dataset.items]
         page(
             out / "report.html",
             f"Comparison: {self.comparison.config.name}",
@@ -105,7 +106,7 @@ class Outcome:
             table=self.table,
             conventions=CONVENTIONS,
             config=self.comparison.text(),
-            viewer=pictures(images, truth, names, SHOWN) if images else None,
+            viewer=pictures(images, truth, names, SHOWN, units=units) if images else None,
         )
 
     def _figures(self) -> list[tuple[bytes, str]]:

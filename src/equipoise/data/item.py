@@ -55,6 +55,13 @@ class Units:
         return cls(scale=1000 * peak / water, offset=-1000.0, peak=peak, name="HU")
 
     @property
+    def word(self) -> str:
+        """What a value is called that stands beside its unit; empty where files do not say."""
+        if self.name:
+            return self.name
+        return "HU" if (self.scale, self.offset) == (2000.0, -1000.0) else ""
+
+    @property
     def counts_as_one(self) -> float:
         """Of a measurement: the value of x that counts as 1."""
         return self.scale if self.peak is None else self.peak
