@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from equipoise.data.choice import Choice
 from equipoise.data.formats import FORMATS, open_path, write_images
 from equipoise.data.item import HOUNSFIELD, Frame
 from equipoise.errors import UserError
@@ -87,6 +88,38 @@ def test_of_a_part_of_the_image_it_lies_where_that_part_did(tmp_path, suffix):
     assert written.TransformContinuousIndexToPhysicalPoint((-0.5, -0.5, 0.0)) == pytest.approx(
         corner
     )
+
+
+@pytest.mark.parametrize(
+    ("asked", "axis"),
+    # DIRECTION: the file's x runs along posterior, its y along left.
+    [(0, 0), ("y", 1), (-1, 2), ("sagittal", 1), ("coronal", 0), ("axial", 2)],
+)
+def test_any_axis_and_back(tmp_path, asked, axis):
+    """Cut across any axis, all but the first slice are written where they were."""
+    path = make_volume(tmp_path / "x.nrrd", volume())
+    items = open_path(path, choice=Choice(axis=asked))
+    slices = np.stack([item.array() for item in items])
+    assert np.array_equal(slices, np.moveaxis(volume(), 2 - axis, 0))
+    columns, rows = np.delete(SPACING, axis)
+    assert items[0].spacing == (rows, columns)
+    assert items[1].position == SPACING[axis]
+    (out,) = write_images(items[1:], slices[1:].astype(float), tmp_path / "out")
+    written, original = sitk.ReadImage(str(out)), sitk.ReadImage(str(path))
+    assert np.allclose(sitk.GetArrayFromImage(written), np.delete(volume(), 0, 2 - axis))
+    corner = [float(k == axis) for k in range(3)]
+    assert written.GetOrigin() == pytest.approx(
+        original.TransformContinuousIndexToPhysicalPoint(corner)
+    )
+
+
+def test_an_axis_that_is_not_there(tmp_path):
+    path = make_volume(tmp_path / "x.mha", volume())
+    with pytest.raises(UserError, match=r"data\.axis=3: a volume has the axes 0, 1 and 2"):
+        open_path(path, choice=Choice(axis=3))
+    plane = make_volume(tmp_path / "p.mha", volume((24, 20)))
+    with pytest.raises(UserError, match="one plane"):
+        open_path(plane, choice=Choice(axis=0))
 
 
 def test_planes(tmp_path):

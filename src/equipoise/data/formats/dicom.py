@@ -7,15 +7,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ...errors import need
+from ..choice import Axis, Choice
 from ..item import HOUNSFIELD, Item, Units, UnitsFrom
 from .base import Format, all_files, first_bytes, listed
 from .dicom_header import MODALITIES, Slice, read_slices
+from .dicom_volume import Volume
 from .dicom_writer import write_slices
 
 #: Files of these names are no images.
@@ -26,7 +29,7 @@ GAP = 1.5
 
 class Dicom(Format):
     """Slices sorted by patient, series and position along their normal; of a folder and of all
-    folders in it.
+    folders in it. Each series may be cut across another axis.
 
     What is no slice of a scan (localizers, maps, phases, reports) is left out, and noted. CT is in
     Hounsfield units; of MR, the brightest 0.1 % of each series count as 1.
@@ -36,6 +39,7 @@ class Dicom(Format):
     suffixes = (".dcm", ".ima")
     needs = "A DICOM file holds grey slices of CT or MR, with the size, position and rescaling."
     any_suffix = True
+    chooses = ("axis",)
 
     def sniff(self, path: Path) -> bool:
         return path.name not in NO_IMAGES and first_bytes(path, 132)[128:] == b"DICM"
@@ -46,6 +50,9 @@ class Dicom(Format):
         return "the file is damaged: repair it or take it out of the folder"
 
     def open(self, path: Path) -> list[Item]:
+        return self.open_chosen(path, Choice())
+
+    def open_chosen(self, path: Path, choice: Choice) -> list[Item]:
         slices: list[Slice] = []
         left_out: list[str] = []
         for file in self.files(path):
@@ -60,9 +67,12 @@ class Dicom(Format):
         if not slices and left_out:
             raise self.error(path, f"holds no slice of a scan: {listed(left_out, 3)}; leave it out")
         slices.sort(key=lambda one: (one.patient, one.series, one.position or 0.0, one.name))
-        items = [self._item(one) for one in slices]
-        for i, note in _missing_slices(slices):
-            items[i] = replace(items[i], notes=(*items[i].notes, note))
+        if choice.axis is None:
+            items = [self._item(one) for one in slices]
+            for i, note in _missing_slices(slices):
+                items[i] = replace(items[i], notes=(*items[i].notes, note))
+        else:
+            items = self._cut(slices, choice.axis)
         if left_out:
             note = f"{len(left_out)} DICOM images are left out, as no slices of a scan: "
             items[0] = replace(items[0], notes=(note + listed(left_out, 3), *items[0].notes))
@@ -110,6 +120,45 @@ class Dicom(Format):
             units_from=units_from,
             format=self.name,
         )
+
+    def _cut(self, slices: list[Slice], asked: Axis) -> list[Item]:
+        """The slices of each series as a volume that is cut across the axis that is asked for."""
+        items: list[Item] = []
+        for _, members in groupby(slices, key=lambda one: (one.patient, one.series)):
+            series = list(members)
+            volume = Volume(series, self._read)
+            try:
+                axis = volume.axis(asked)
+                if axis == 2:
+                    items += [self._item(one) for one in series]
+                    continue
+                across = volume.distance()
+            except ValueError as error:
+                raise self.error(series[0].file, str(error)) from error
+            items += self._items_across(volume, axis, across)
+        return items
+
+    def _items_across(self, volume: Volume, axis: int, across: float) -> list[Item]:
+        first = volume.slices[0]
+        if first.spacing is None or not first.axes:
+            raise self.error(first.file, "data.axis: it does not say how its slices lie")
+        rows, columns = first.spacing
+        step, kept = (columns, rows) if axis == 0 else (rows, columns)
+        count, width = (first.columns, first.rows) if axis == 0 else (first.rows, first.columns)
+        return [
+            replace(
+                self._item(first),
+                name=f"{first.file.stem}_{'xyz'[axis]}{k:03d}",
+                shape=(len(volume.slices), width),
+                read=partial(volume.cut, axis, k),
+                volume="",
+                position=k * step,
+                index=k,
+                spacing=(across, kept),
+                axis=axis,
+            )
+            for k in range(count)
+        ]
 
     def _read(self, one: Slice) -> np.ndarray:
         """(rows, columns) in Hounsfield units, of which padding is air; or of MR, padding is 0."""

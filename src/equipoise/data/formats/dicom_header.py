@@ -7,6 +7,7 @@ what others say at the top (DICOM PS3.3, C.7.6.16).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,7 @@ class Slice:
     position: float | None  #: along the slices' normal, in millimetres
     spacing: tuple[float, float] | None
     description: str = ""  #: of its series
+    axes: tuple[float, ...] = ()  #: directions along a row and along a column, where it says them
 
     @property
     def is_slice(self) -> bool:
@@ -142,7 +144,7 @@ def _slice(data: Any, file: Path, frame: int | None) -> Slice:
     study = str(data.get("StudyInstanceUID", ""))
     series = str(data.get("SeriesInstanceUID", ""))
     reference = str(data.get("FrameOfReferenceUID", ""))
-    normal = _normal(axes)
+    normal = normal_of(axes)
     found = Slice(
         name=file.name if frame is None else f"{file.stem}_{frame:03d}",
         file=file,
@@ -163,6 +165,7 @@ def _slice(data: Any, file: Path, frame: int | None) -> Slice:
         description=" ".join(
             str(data.get(key, "") or "") for key in ("SeriesDescription", "ProtocolName")
         ).strip(),
+        axes=tuple(axes) if len(axes) == 6 else (),
     )
     _check_numbers(found)
     return found
@@ -193,11 +196,11 @@ def _numbers(field: Any) -> list[float]:
     return [float(value) for value in _values(field)]
 
 
-def _normal(axes: list[float]) -> np.ndarray:
+def normal_of(axes: Sequence[float]) -> np.ndarray:
     """The direction across the slices; the same for axes that are flipped."""
     if len(axes) != 6:
         return np.array([0.0, 0.0, 1.0])
-    normal = np.cross(axes[:3], axes[3:])
+    normal: np.ndarray = np.cross(axes[:3], axes[3:])
     largest = normal[np.abs(normal).argmax()]
     return normal if largest >= 0 else -normal
 

@@ -11,6 +11,7 @@ import numpy as np
 from ...errors import need
 from ..item import HOUNSFIELD, Item, Placement
 from .dicom_header import header_value
+from .dicom_volume import first_frame, set_place
 
 #: Fields that would be wrong beside new pixels, or that belong to several frames.
 OUTDATED = (
@@ -47,8 +48,11 @@ def write_slices(
     paths = []
     for item, image in zip(items, images, strict=True):
         data = pydicom.dcmread(item.file, force=True)
-        if "SharedFunctionalGroupsSequence" in data or item.index is not None:
-            _make_single(data, item.index or 0)
+        is_cut = item.axis is not None
+        if "SharedFunctionalGroupsSequence" in data or (item.index is not None and not is_cut):
+            _make_single(data, first_frame(item) if is_cut else item.index or 0)
+        if is_cut:
+            set_place(data, item)
         placed = item.placement(image.shape)
         _set_pixels(data, image, _slope_of(image) if item.is_difference else slopes[item.series])
         if placed.pixel != (1.0, 1.0) or placed.start != (0.0, 0.0):

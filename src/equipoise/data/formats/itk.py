@@ -1,4 +1,5 @@
-"""MetaImage and NRRD, through SimpleITK: volumes with spacing, origin and orientation."""
+"""MetaImage and NRRD, through SimpleITK: volumes with spacing, origin and orientation, cut into
+slices across their last axis, or another that is asked for."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError, need
+from ..choice import Axis, Choice
 from ..item import Item
 from ..units import found_in
 from .base import Format, by_file, check_promised_size, first_bytes
@@ -20,6 +22,8 @@ from .base import Format, by_file, check_promised_size, first_bytes
 #: How a header names the file of the values, and what it says where they follow the header itself.
 DATA_FILE = re.compile(rb"^\s*(?:ElementDataFile|data ?file)\s*[=:]\s*(.+?)\s*$", re.I | re.M)
 IN_ITSELF = (b"local",)
+#: Which of ITK's directions (left, posterior, superior) each kind of slices lies across.
+PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
 #: A header is no longer than this.
 LONGEST_HEADER = 65536
 
@@ -52,18 +56,22 @@ class Header:
 
 
 class _Itk(Format):
-    """One item a slice along the last axis, (rows, columns) = (y, x).
+    """One item a slice across the last axis, (rows, columns) = (y, x), or across another.
 
     Neither family says what its values are: what looks like Hounsfield units is taken for them,
     which is noted; in all others, the brightest 0.1 % count as 1.
     """
 
     may_hold_either = True
+    chooses = ("axis",)
 
     def open(self, path: Path) -> list[Item]:
+        return self.open_chosen(path, Choice())
+
+    def open_chosen(self, path: Path, choice: Choice) -> list[Item]:
         items: list[Item] = []
         for file in self.files(path):
-            items += self._slices(file)
+            items += self._slices(file, choice.axis)
         return items
 
     def remedy(self, error: Exception) -> str:
@@ -71,39 +79,58 @@ class _Itk(Format):
             return "copy it again, with the file of values that its header names beside it"
         return super().remedy(error)
 
-    def _slices(self, file: Path) -> list[Item]:
+    def _slices(self, file: Path, asked: Axis | None) -> list[Item]:
         with self.reading(file):
             header = _header(file)
             changed = file.stat().st_mtime
             volume = _volume(file, changed)
+        axis = 2 if asked is None else self._axis(file, asked)
         units, units_from, notes = found_in(volume, file.name)
         stem = file.name.rsplit(".", 1)[0]
-        count = len(volume)
-        thickness = header.spacing[2] if len(header.spacing) > 2 else 1.0
+        sides, spacing = volume.shape[::-1], (*header.spacing, 1.0)[:3]
+        columns, rows = [other for other in range(3) if other != axis]
+        count = sides[axis]
         return [
             Item(
                 name=f"{stem}_{k:03d}" if count > 1 else stem,
                 file=file,
-                shape=volume.shape[1:],
-                read=partial(self._slice, file, changed, k),
+                shape=(sides[rows], sides[columns]),
+                read=partial(self._slice, file, changed, axis, k),
                 holds="image",
                 complex=header.is_complex,
                 patient=stem,
                 series=str(file),
-                position=k * thickness,
+                position=k * spacing[axis],
                 index=k,
-                spacing=(header.spacing[1], header.spacing[0]),
+                spacing=(spacing[rows], spacing[columns]),
                 units=units,
                 units_from=units_from,
                 format=self.name,
                 notes=notes,
+                axis=axis,
             )
             for k in range(count)
         ]
 
-    def _slice(self, file: Path, changed: float, k: int) -> np.ndarray:
+    def _axis(self, file: Path, asked: Axis) -> int:
+        """The axis (x, y, z) of the file that is meant by its number, its letter, or the plane
+        across it."""
         with self.reading(file):
-            plane: np.ndarray = _volume(file, changed)[k]
+            direction = np.array(reader_of(file).GetDirection())
+        axes = round(len(direction) ** 0.5)
+        if axes < 3:
+            raise self.error(file, f"data.axis={asked}: it holds one plane, which is not cut")
+        if isinstance(asked, str) and asked in PLANES:
+            across = np.abs(direction.reshape(axes, axes)[PLANES[asked], :3])
+            return int(across.argmax())
+        axis = "xyz".index(asked) if isinstance(asked, str) else asked
+        if not -3 <= axis < 3:
+            raise self.error(file, f"data.axis={asked}: a volume has the axes 0, 1 and 2")
+        return axis % 3
+
+    def _slice(self, file: Path, changed: float, axis: int, k: int) -> np.ndarray:
+        with self.reading(file):
+            plane: np.ndarray = _volume(file, changed).take(k, 2 - axis)
         return plane
 
     def write(
@@ -197,12 +224,15 @@ def _volume(file: Path, changed: float) -> np.ndarray:
 def _image(items: Sequence[Item], images: np.ndarray) -> Any:
     """Slices of one file as an image of ITK's, in the place of the original."""
     original = reader_of(items[0].file)
+    across = 2 if items[0].axis is None else items[0].axis
+    columns, rows = [other for other in range(3) if other != across]
     places = [item.index or 0 for item in items]
     first, count = min(places), max(places) - min(places) + 1
     empty = 0.0 if items[0].is_difference else items[0].units.offset
     volume = np.full((count, *images.shape[1:]), empty, dtype=np.float32)
     for place, image in zip(places, images, strict=True):
         volume[place - first] = image
+    volume = np.moveaxis(volume, 0, 2 - across)
     axes = len(original.GetSize())
     if axes == 2:
         volume = volume[0]
@@ -215,11 +245,11 @@ def _image(items: Sequence[Item], images: np.ndarray) -> Any:
     direction = np.array(original.GetDirection()).reshape(axes, axes)
     placed = items[0].placement(images.shape[-2:])
     moved, factor = np.zeros(axes), np.ones(axes)
-    for axis, start, size in zip((1, 0), placed.start, placed.pixel, strict=True):  # y, x
+    for axis, start, size in zip((rows, columns), placed.start, placed.pixel, strict=True):
         # The outer corner of the part that was reconstructed stays where it is.
         moved[axis], factor[axis] = start + (size - 1) / 2, size
     if axes == 3:
-        moved[2] = first
+        moved[across] = first
     shift = moved * spacing
     image.SetSpacing((spacing * factor).tolist())
     image.SetOrigin((np.array(original.GetOrigin()) + direction @ shift).tolist())

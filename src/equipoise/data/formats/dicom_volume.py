@@ -1,0 +1,109 @@
+"""A series of DICOM slices as a volume, cut across another axis than its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ..choice import Axis
+from ..item import Item
+from .dicom_header import Slice, normal_of, read_slices
+
+#: Which of DICOM's directions (left, posterior, head) each kind of slices lies across.
+PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
+#: By how much of their usual distance slices may be out of step.
+UNEVEN = 0.05
+
+
+@dataclass(frozen=True, eq=False)  # known by identity, so that what was read can be kept
+class Volume:
+    """The slices of one series, in the order of their positions; the axes are x (along a row), y
+    (along a column) and z (across the slices)."""
+
+    slices: Sequence[Slice]
+    read: Callable[[Slice], np.ndarray]
+
+    def axis(self, asked: Axis) -> int:
+        """The axis that is meant by its number, its letter, or the plane across it.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if isinstance(asked, str) and asked in PLANES:
+            axes = self.slices[0].axes
+            if len(axes) != 6:
+                raise ValueError(f"data.axis={asked}: it does not say how its slices lie")
+            directions = np.array([axes[:3], axes[3:], normal_of(axes)])
+            return int(np.abs(directions[:, PLANES[asked]]).argmax())
+        axis = "xyz".index(asked) if isinstance(asked, str) else asked
+        if not -3 <= axis < 3:
+            raise ValueError(f"data.axis={asked}: a volume has the axes 0, 1 and 2")
+        return axis % 3
+
+    def distance(self) -> float:
+        """Between slices, in millimetres.
+
+        Raises:
+            ValueError: there are not several slices of one size at even distances.
+        """
+        first = self.slices[0]
+        kinds = {(one.rows, one.columns, one.spacing) for one in self.slices}
+        places = [one.position for one in self.slices if one.position is not None]
+        if len(self.slices) < 2 or len(kinds) > 1 or len(places) < len(self.slices):
+            raise ValueError(
+                f"data.axis: to be cut across another axis, series {first.series or first.name} "
+                f"needs two or more slices of one size with positions, and has {len(self.slices)} "
+                f"of {len(kinds)} size(s), {len(places)} with a position"
+            )
+        gaps = np.diff(places)
+        usual = float(np.median(gaps))
+        if usual <= 0 or np.abs(gaps - usual).max() > UNEVEN * usual:
+            raise ValueError(
+                f"data.axis: to be cut across another axis, slices must lie at even distances; "
+                f"those of series {first.series or first.name} are {gaps.min():g} to "
+                f"{gaps.max():g} mm from each other"
+            )
+        return usual
+
+    def cut(self, axis: int, k: int) -> np.ndarray:
+        """(slices, rows) across x, or (slices, columns) across y."""
+        plane: np.ndarray = _values(self).take(k, 2 - axis)
+        return plane
+
+
+@lru_cache(maxsize=2)
+def _values(volume: Volume) -> np.ndarray:
+    """(slices, rows, columns)."""
+    return np.stack([volume.read(one) for one in volume.slices])
+
+
+def set_place(data: Any, item: Item) -> None:
+    """The geometry of a slice that was cut across x or y, in the header of the first slice of its
+    series: rows run across the slices of the scan."""
+    corner = np.array(data.ImagePositionPatient, dtype=float)
+    axes = [float(value) for value in data.ImageOrientationPatient]
+    rows, columns = (float(value) for value in data.PixelSpacing)
+    assert item.spacing is not None
+    assert item.index is not None
+    along, step = (axes[:3], columns) if item.axis == 0 else (axes[3:], rows)
+    corner = corner + item.index * step * np.array(along)
+    others = axes[3:] if item.axis == 0 else axes[:3]
+    data.ImagePositionPatient = [f"{value:.10g}"[:16] for value in corner]
+    data.ImageOrientationPatient = [*others, *normal_of(axes).tolist()]
+    data.PixelSpacing = list(item.spacing)
+    data.SliceThickness = step
+    data.InstanceNumber = item.index + 1
+    for key in ("SliceLocation", "SpacingBetweenSlices"):
+        if key in data:
+            delattr(data, key)
+
+
+def first_frame(item: Item) -> int:
+    """The frame of the first slice, in the file of a volume that was cut."""
+    slices = read_slices(item.file)
+    lowest = min(slices, key=lambda one: one.position or 0.0)
+    return lowest.frame or 0
