@@ -8,9 +8,9 @@ import torch
 
 from equipoise.assessment.fastmri import center_crop, uniform_ssim, volume_scores
 from equipoise.comparison.fastmri import fastmri_table
-from equipoise.data.formats import open_path
+from equipoise.data.formats import open_path, write_beside, write_images
 from equipoise.data.load import load_dataset
-from equipoise.data.scan import Scan
+from equipoise.data.scan import Scan, native_images
 from equipoise.data.settings import AutoSettings
 from equipoise.errors import UserError
 from equipoise.imaging.settings import MRISettings
@@ -90,6 +90,26 @@ def test_the_truth_is_the_reconstruction_in_the_files_own_units(tmp_path, coils)
     assert row.cells["nmse"].mean < (1e-10 if coils == 1 else 3e-3)
     assert row.cells["psnr"].mean > (90 if coils == 1 else 30)
     assert np.allclose(dataset.items[1].kspace.target(), rss[1], rtol=1e-5)
+
+
+def test_what_is_written_is_what_the_challenge_wants(tmp_path):
+    """Of the truth: a file for each volume, whose ``reconstruction`` is the target."""
+    (tmp_path / "in").mkdir()
+    for name, columns in (("a", 44), ("b", 48)):
+        make_fastmri(tmp_path / "in" / f"{name}.h5", coils=1, columns=columns)
+    dataset = load(tmp_path / "in")
+    images = native_images(dataset.truth, dataset.items, dataset.scan.physics)
+    paths = write_images(dataset.items, images, tmp_path / "out")
+    assert [path.name for path in paths] == ["a.h5", "b.h5"]
+    paths += write_beside(dataset.items, images, tmp_path / "out", "std", "deviation")
+    assert [path.name for path in paths[2:]] == ["a_std.h5", "b_std.h5"]
+    for path in paths:
+        original = tmp_path / "in" / path.name.replace("_std", "")
+        with h5py.File(path) as made, h5py.File(original) as given:
+            target = given["reconstruction_esc"][()]
+            assert made["reconstruction"].dtype == np.float32
+            assert made["reconstruction"].shape == target.shape
+            assert np.abs(made["reconstruction"][()] - target).max() < 1e-5 * target.max()
 
 
 def test_without_a_target_all_lines_are_the_target(tmp_path):

@@ -22,6 +22,7 @@ from .kspace import acquisition
 from .mend import unreadable
 from .noise import noise
 from .prior import prior
+from .scale import scale
 from .tellable import not_tellable
 
 #: Measurements that are looked at closely.
@@ -54,6 +55,7 @@ def examine(config: Config, say: Say = lambda text: None) -> Iterator[Finding]:
     estimate = least_squares(physics.A, physics.A_adjoint, y, 1e-3, 50).value
     yield fit(config, sample, estimate, say)
     yield _range(sample, estimate, getattr(config.data, "peak", 1.0))
+    yield from scale(sample, estimate)
     yield from prior(config, sample)
     if sample.truth is None:
         yield noise(config, sample)

@@ -184,8 +184,10 @@ def _angles(geometry: Geometry) -> Iterator[Trial]:
     if isinstance(geometry, FanGeometry):
         yield turned(
             "sense",
-            "the scanner turns the other way (or the views are stored in the opposite order)",
-            "negate physics.angles",
+            "the scanner turns the other way (or the views are stored in the opposite order, or "
+            "the detectors are counted from the other end, as ASTRA counts them)",
+            "negate physics.angles, or, if ASTRA made the sinograms, set physics.convention=astra: "
+            "the images are each other's mirror image, which no measurement tells apart",
             lambda angles: -angles,
         )
 

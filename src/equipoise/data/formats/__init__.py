@@ -215,7 +215,8 @@ def write_images(
     format that they were read from: sequences frame by frame, unless that is ``.npy``. Those of
     different sizes are a list.
 
-    What was made of measurements is written as ``.npy``.
+    What was made of measurements is written as ``.npy``; of fastMRI's k-space, as its challenge
+    wants it.
 
     Raises:
         UserError: ``out`` exists and is not empty; nothing is overwritten.
@@ -224,6 +225,8 @@ def write_images(
     folder.mkdir(parents=True, exist_ok=True)
     format = FORMATS[items[0].format]
     written: Any = images
+    if items[0].holds == "kspace" and format.writes_of_kspace:
+        return format.write(items, written, folder)
     if items[0].holds != "image" or isinstance(format, (Npy, Npz)):
         return write_npy(items, written, folder)
     if images[0].ndim == 3:

@@ -56,6 +56,8 @@ class Format(ABC):
     may_hold_either: bool = False
     #: Whether its files are known by their content in a folder, whatever their suffix.
     any_suffix: bool = False
+    #: Whether :meth:`write` has a form of its own for what was reconstructed of its k-space.
+    writes_of_kspace: bool = False
     #: The options of :class:`Choice` that :meth:`open_chosen` knows.
     chooses: tuple[str, ...] = ()
 

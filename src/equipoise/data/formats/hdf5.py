@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError, need
-from ..item import HOUNSFIELD, Item, KspaceHeader, Units
-from .base import Format, check_promised_size, is_hdf5, listed, text_of, write_npy
+from ..item import HOUNSFIELD, Frame, Item, KspaceHeader, Units
+from .base import Format, by_file, check_promised_size, is_hdf5, listed, text_of, write_npy
 from .encoding import cropped_readout
 from .fastmri import About
 
@@ -29,6 +29,7 @@ class Hdf5(Format):
 
     name = "hdf5"
     suffixes = (".h5", ".hdf5")
+    writes_of_kspace = True
     needs = (
         "An HDF5 file holds 'hu' (Hounsfield units, slices × rows × columns), 'kspace' (fastMRI), "
         "or ISMRMRD's 'dataset'."
@@ -186,7 +187,10 @@ class Hdf5(Format):
     def write(
         self, items: Sequence[Item], images: Sequence[np.ndarray], folder: Path
     ) -> list[Path]:
-        """One file with ``hu`` in int16 and ``patient``, which this format reads."""
+        """One file with ``hu`` in int16 and ``patient``, which this format reads; of k-space, a
+        file for each volume as fastMRI's challenge wants it."""
+        if items[0].holds == "kspace":
+            return _write_volumes(items, images, folder, self.suffixes)
         if items[0].units != HOUNSFIELD or len({image.shape for image in images}) > 1:
             return write_npy(items, images, folder)
         files = {item.file for item in items}
@@ -201,6 +205,34 @@ class Hdf5(Format):
                 stored.attrs["meaning"] = items[0].meaning
             stored["patient"] = [item.patient.encode() for item in items]
         return [path]
+
+
+def _write_volumes(
+    items: Sequence[Item], images: Sequence[np.ndarray], folder: Path, suffixes: tuple[str, ...]
+) -> list[Path]:
+    """For each file of k-space one of its name with ``reconstruction`` (slices, rows, columns),
+    float32: the root sum of squares of the coils in the file's units, cropped to the image that its
+    header wants."""
+    paths = []
+    for members, planes, path in by_file(items, images, folder, suffixes, ".h5"):
+        volume = [_root_sum_of_squares(*pair) for pair in zip(members, planes, strict=True)]
+        with need("h5py", "hdf5").File(path, "w") as stored:
+            stored["reconstruction"] = np.stack(volume).astype(np.float32)
+            if members[0].meaning:
+                stored.attrs["meaning"] = members[0].meaning
+            stored.attrs["patient_id"] = members[0].patient
+        paths.append(path)
+    return paths
+
+
+def _root_sum_of_squares(item: Item, image: np.ndarray) -> np.ndarray:
+    """(rows, columns) of the magnitude that the model reconstructed."""
+    weight, recon = item.kspace.weight, item.kspace.recon
+    whole = image if weight is None else image * weight
+    if recon is None:
+        return whole
+    rows, columns = (min(a, b) for a, b in zip(recon, whole.shape, strict=True))
+    return Frame.in_the_middle((whole.shape[0], whole.shape[1]), rows, columns).cut(whole)
 
 
 def _complex_fields(dtype: np.dtype) -> tuple[str, str] | None:
