@@ -68,6 +68,7 @@ LOSSES = {
     "equivariance": lambda: Equivariance(eq.Rotations()),
     "equivariance_through_the_target": lambda: Equivariance(eq.Rotations(), stop_gradient=False),
     "splitting": lambda: Splitting(parts=5, floor=1e-3),
+    "equivariant_splitting": lambda: Splitting(parts=5, floor=1e-3, group=eq.Rotations()),
 }
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import deepinv.physics
 from deepinv.loss import Loss, SureGaussianLoss, SurePoissonLoss, TVLoss
-from pydantic import BeforeValidator, Field, PositiveFloat
+from pydantic import BeforeValidator, Field, PositiveFloat, field_validator
 from torch import Tensor
 
 from ..errors import UserError
@@ -121,6 +121,19 @@ FLOOR = Field(
 RENOISE = Field(True, description="add noise to the second measurement")
 
 
+def check_square(key: str, group: Any, size: tuple[int, int]) -> None:
+    """
+    Raises:
+        UserError: the group does not act on images of this size.
+    """
+    if group.kind == "quarter_turns" and size[0] != size[1]:
+        raise UserError(
+            f"{key}: quarter_turns need square images, and data.size is [{size[0]}, {size[1]}]; "
+            "choose reflections, shifts or rotations (what leaves the image comes in on the other "
+            "side), or a square data.size"
+        )
+
+
 class ConsistencySettings(Settings):
     """|A x̂ − y|²."""
 
@@ -137,21 +150,34 @@ class SplittingSettings(Settings):
     weight: float = Field(1.0, ge=0, description="weight of the measurement-splitting term")
     parts: int = Field(5, ge=2, description="into how many parts; one is left out and predicted")
     floor: float = FLOOR
+    group: GroupChoice | None = Field(
+        None,
+        description="equivariant splitting: the group by which each image lies otherwise for the "
+        "denoiser; none: plain splitting",
+    )
+
+    @field_validator("group", mode="before")
+    @classmethod
+    def _none_in_words(cls, value: Any) -> Any:
+        return None if value == "none" else value
 
     def make(
         self, scan: Scan, y: Tensor, accuracy: Accuracy, attenuation: float | None = None
     ) -> Splitting:
         """
         Raises:
-            UserError: the measurements cannot be split.
+            UserError: the measurements cannot be split, or the group does not act on such images.
         """
+        if self.group is not None:
+            check_square("objective.splitting.group", self.group, scan.size)
         try:
             split(scan.physics, y[:1], self.parts, 0)
         except (ValueError, TypeError) as error:
             raise UserError(
                 f"objective.splitting.parts={self.parts}: {error}, or set objective.splitting=0"
             ) from error
-        return Splitting(self.parts, self.weight, self.floor, accuracy, attenuation)
+        group = None if self.group is None else self.group.make()
+        return Splitting(self.parts, self.weight, self.floor, accuracy, attenuation, group)
 
 
 class EquivarianceSettings(Settings):
@@ -178,12 +204,7 @@ class EquivarianceSettings(Settings):
         Raises:
             UserError: the group does not act on images of this size.
         """
-        if self.group.kind == "quarter_turns" and size[0] != size[1]:
-            raise UserError(
-                f"objective.equivariance.group: quarter_turns need square images, and data.size is "
-                f"[{size[0]}, {size[1]}]; choose reflections, shifts or rotations (what leaves the "
-                "image comes in on the other side), or a square data.size"
-            )
+        check_square("objective.equivariance.group", self.group, size)
         return Equivariance(
             self.group.make(self.draws),
             self.weight,

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from deepinv.models import Reconstructor
@@ -24,8 +24,9 @@ from ..equilibrium.result import OnFailure
 from ..equilibrium.solvers import Solver
 from ..errors import UserError
 from ..imaging.groups import Group, Reflections, Rotations
+from ..imaging.linear import variant
 from ..settings import Settings
-from .denoisers import ComplexDenoiser, Invariant, backbone, make_denoiser
+from .denoisers import ComplexDenoiser, Invariant, Moved, backbone, make_denoiser
 from .denoisers.settings import DenoiserChoice, UNetSettings
 from .earlier import model_section_of_release_0_1
 from .solving import (
@@ -115,6 +116,18 @@ class EquilibriumReconstructor(Reconstructor):
         )
         return replace(result, value=self.step.image(result.value, y, physics))
 
+    def moved(self, group: Group, moves: dict[str, Tensor]) -> Self:
+        """The model that makes T_g R(y, A T_g) of y and A, where this one makes R(y, A): as it
+        would reconstruct an image that lies otherwise.
+
+        Args:
+            group: orthogonal: ``Rotations``, ``Reflections``, ``Shifts``, or their product.
+            moves: the parameters of one g for each measurement, (B,) each.
+        """
+        model: Self = variant(self)
+        model.step = _moved_step(self.step, group, moves)
+        return model
+
     def explain(self, y: Tensor, physics: Any) -> str:
         """How the step solves its inner problem for these measurements, and why so: a line of
         words; empty where it has none.
@@ -136,6 +149,11 @@ class UntiedReconstructor(EquilibriumReconstructor):
         super().__init__(steps[-1], gradient=Unrolled(len(steps)), on_failure=on_failure)
         self.before = nn.ModuleList(steps[:-1])
 
+    def moved(self, group: Group, moves: dict[str, Tensor]) -> Self:
+        model = super().moved(group, moves)
+        model.before = nn.ModuleList(_moved_step(step, group, moves) for step in self.before)
+        return model
+
     def equilibrium(self, y: Tensor, physics: Any, x0: Tensor | None = None) -> Equilibrium:
         """What the last step makes; the residual is how far it moved the image."""
         trace: list[Tensor] = []
@@ -154,6 +172,10 @@ class UntiedReconstructor(EquilibriumReconstructor):
         status = torch.where(converged, int(Status.CONVERGED), int(Status.MAX_STEPS))
         steps = torch.full_like(status, len(trace))
         return Equilibrium(x, trace[-1], steps, status, torch.stack(trace))
+
+
+def _moved_step(step: Any, group: Group, moves: dict[str, Tensor]) -> Any:
+    return step.with_denoiser(Moved(step.denoiser, group, moves))
 
 
 #: The noise level that the denoiser is told, where nobody chose one.

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from ...imaging.draws import shared
+from ...imaging.groups import Group
 from ...imaging.splitting import split
+from ...reconstruction.model import EquilibriumReconstructor
 from .base import Example, LossValue
 from .consistency import MeasurementConsistency
 from .second_solve import DEFAULT_ACCURACY, Accuracy, SecondSolveLoss, reconstruct_again
@@ -24,8 +26,14 @@ class Splitting(SecondSolveLoss):
     cannot see. The solve starts from the rest alone, not at x̂, which has seen what is to be
     predicted.
 
+    With a ``group``, *equivariant splitting* (Sechaud et al., arXiv 2510.00929): each sample draws
+    a move g, the rest is reconstructed as if it were measured by A T_g, and moved back: T_g R(y,
+    A T_g). That is the same solve with the denoiser T_g D(T_g⁻¹ x), so it is exact for every
+    orthogonal T_g, any angle included, needs no operator of its own, and each sample has its own g.
+
     Args:
         parts: how many; one is left out, in turn at random.
+        group: of the moves; None: none.
         weight: as for :class:`MeasurementConsistency`, and so are ``floor`` and ``attenuation``.
         accuracy: of the equilibrium that predicts.
     """
@@ -37,12 +45,14 @@ class Splitting(SecondSolveLoss):
         floor: float = 0.0,
         accuracy: Accuracy = DEFAULT_ACCURACY,
         attenuation: float | None = None,
+        group: Group | None = None,
     ):
         super().__init__(accuracy)
         if parts < 2:
             raise ValueError(f"parts must be at least 2, got {parts}")
         self.parts = parts
         self.weight = weight
+        self.group = group
         self.misfit = MeasurementConsistency(weight, floor, attenuation)
 
     def forward(self, x_net: Tensor, y: Any, physics: Any, model: Any, **kwargs: Any) -> Tensor:
@@ -51,6 +61,23 @@ class Splitting(SecondSolveLoss):
     def evaluate(self, example: Example) -> LossValue:
         part = int(shared(lambda: torch.randint(self.parts, ())))
         rest, y_rest, left_out, y_left_out = split(example.physics, example.y, self.parts, part)
-        x, solves = reconstruct_again(example.model, y_rest, rest, self.accuracy)
+        model = example.model
+        if self.group is not None:
+            model = _moved(model, self.group, example.x_net)
+        x, solves = reconstruct_again(model, y_rest, rest, self.accuracy)
         misfit = self.misfit(x_net=x, y=y_left_out, physics=left_out)
         return LossValue(misfit, solves)
+
+
+def _moved(model: Any, group: Group, x: Tensor) -> EquilibriumReconstructor:
+    """The model as it reconstructs with A T_g, one draw of the group for each image of x.
+
+    Raises:
+        TypeError: it is another one than ours.
+    """
+    if not isinstance(model, EquilibriumReconstructor):
+        raise TypeError(
+            f"Splitting with a group needs an EquilibriumReconstructor, got "
+            f"{type(model).__name__}; deepinv.loss.EquivariantSplittingLoss takes any model"
+        )
+    return model.moved(group, group.get_params(x.flatten(1, -3)))

@@ -10,7 +10,7 @@ from .weights import (
     save_denoiser,
     shipped_path,
 )
-from .wrappers import ComplexDenoiser, Invariant, backbone
+from .wrappers import ComplexDenoiser, Invariant, Moved, backbone
 
 __all__ = [
     "ARCHITECTURES",
@@ -18,6 +18,7 @@ __all__ = [
     "ComplexDenoiser",
     "ConvDenoiser",
     "Invariant",
+    "Moved",
     "ProximalNetwork",
     "UNet",
     "backbone",

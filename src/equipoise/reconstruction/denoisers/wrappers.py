@@ -1,4 +1,5 @@
-"""What turns a denoiser into one for complex images, or into one that commutes with a group."""
+"""What turns a denoiser into one for complex images, into one that commutes with a group, or into
+one that works on moved images."""
 
 from __future__ import annotations
 
@@ -42,6 +43,36 @@ class Invariant(Denoiser):
         return total / len(self.moves)
 
 
+class Moved(Denoiser):
+    """T_g D(T_g⁻¹ x), with a move g for each image: D as it works on images that lie otherwise.
+
+    A reconstructor R with such a denoiser makes T_g R(y, A T_g) of y and A, exactly: T_g is
+    orthogonal, so all that a step does besides (proximal maps and gradients of the misfit, sums)
+    is the same for A T_g on T_g⁻¹ x as for A on x.
+
+    Args:
+        denoiser: D.
+        group: that moves.
+        moves: its parameters (B,), as ``group.get_params`` draws them.
+    """
+
+    def __init__(self, denoiser: nn.Module, group: Group, moves: dict[str, Tensor]):
+        super().__init__()
+        self.denoiser = denoiser
+        self.group = group
+        self.moves = moves
+
+    def forward(self, x: Tensor, sigma: float | Tensor = 0.05) -> Tensor:
+        """x (B, C, H, W), or sequences (B, C, T, H, W)."""
+        inside = self.denoiser(self.group.inverse(x, True, **self.moves), sigma)
+        return self.group.transform(inside, **self.moves)
+
+    def restricted(self, index: Tensor) -> Moved:
+        """The same for the images ``index`` (int64) alone."""
+        moves = {name: values[index.to(values.device)] for name, values in self.moves.items()}
+        return Moved(self.denoiser, self.group, moves)
+
+
 class ComplexDenoiser(Denoiser):
     """A real denoiser applied to the real and the imaginary part of (B, 2, H, W).
 
@@ -65,6 +96,6 @@ class ComplexDenoiser(Denoiser):
 def backbone(denoiser: nn.Module) -> Any:
     """The network inside wrappers."""
     network: Any = denoiser
-    while isinstance(network, (ComplexDenoiser, Invariant)):
+    while isinstance(network, (ComplexDenoiser, Invariant, Moved)):
         network = network.denoiser
     return network

@@ -8,16 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from deepinv.physics import LinearPhysics, Physics
 from torch import Tensor, nn
 
 from ...equilibrium.result import State
-from ...imaging.linear import least_squares
+from ...imaging.linear import least_squares, variant
 from ...imaging.operators import select, selectable
-from ..denoisers import channels_last
+from ..denoisers import Moved, channels_last
 
 
 class Positive(nn.Module):
@@ -57,7 +57,7 @@ class BoundStep:
 
     def _restricted(self, index: Tensor) -> BoundStep:
         physics = select(self.physics, index, len(self.y), self.y)
-        return BoundStep(self.step, self.y[index], physics)
+        return BoundStep(self.step.restricted(index), self.y[index], physics)
 
 
 class Step(nn.Module):
@@ -103,6 +103,18 @@ class Step(nn.Module):
     def bind(self, y: Tensor, physics: Physics) -> BoundStep:
         """f(z) for these measurements."""
         return BoundStep(self, y, physics)
+
+    def with_denoiser(self, denoiser: nn.Module) -> Self:
+        """The same step with another denoiser; all else is shared."""
+        step: Self = variant(self)
+        step.denoiser = denoiser
+        return step
+
+    def restricted(self, index: Tensor) -> Self:
+        """The step for the samples ``index`` (int64) alone, where its denoiser knows each."""
+        if not isinstance(self.denoiser, Moved):
+            return self
+        return self.with_denoiser(self.denoiser.restricted(index))
 
     def start(self, y: Tensor, physics: Any) -> Tensor:
         """The image from which a solve begins if nobody says.

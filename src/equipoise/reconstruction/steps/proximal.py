@@ -31,7 +31,8 @@ class BoundProximal(BoundStep):
 
     def _restricted(self, index: Tensor) -> BoundProximal:
         physics = select(self.physics, index, len(self.y), self.y)
-        return BoundProximal(self.step, self.y[index], physics, self.inner.select(index))
+        step = self.step.restricted(index)
+        return BoundProximal(step, self.y[index], physics, self.inner.select(index))
 
 
 class _InnerStep(Step):
