@@ -23,6 +23,7 @@ def how_it_was_trained(objective: Any, model: Any) -> str:
         for name, loss in objective
         if name not in ("supervised", "contraction") and getattr(loss, "weight", 0) > 0
     ]
+    others += list(getattr(objective, "deepinv", {}))
     if supervised and others:
         words = (
             "Trained on the true images as well as on measurements: the objective has a supervised "

@@ -52,14 +52,15 @@ class Trained(Method):
         gradient = {} if config.model.gradient.kind == "implicit" else {"model.gradient": IMPLICIT}
         return changed(config, {**gradient, **self._weights(config), **self.changes})
 
-    def _weights(self, config: Config) -> dict[str, float]:
+    def _weights(self, config: Config) -> dict[str, Any]:
         if self.terms is None:
             return {}
         weights = weights_of(config)
-        return {
+        kept: dict[str, Any] = {
             f"objective.{name}.weight": (weight or 1.0) if name in self.terms else 0.0
             for name, weight in weights.items()
         }
+        return {**kept, "objective.deepinv": {}} if config.objective.deepinv else kept
 
     def excluded(self, config: Config) -> str:
         if self.terms == ("splitting",) and not weights_of(config)["splitting"]:

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import deepinv.physics
 from deepinv.loss import Loss, SureGaussianLoss, SurePoissonLoss, TVLoss
-from pydantic import BeforeValidator, Field, PositiveFloat, field_validator
+from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, field_validator
 from torch import Tensor
 
 from ..errors import UserError
 from ..imaging.group_settings import GroupChoice, RotationsSettings
 from ..imaging.splitting import split
 from ..settings import Settings
+from .borrowed import borrowed
 from .losses import (
     AS_THE_MODEL,
     DEFAULT_ACCURACY,
@@ -341,6 +342,11 @@ class ObjectiveSettings(Settings):
     contraction: Annotated[ContractionSettings, BARE_WEIGHT] = Field(
         default_factory=lambda: ContractionSettings(), description="Jacobian penalty"
     )
+    deepinv: dict[str, NonNegativeFloat | dict[str, Any]] = Field(
+        {},
+        description="losses of deepinv by the names of their classes: a weight, or {weight: 1, "
+        "argument: value, …}, such as {SureGaussianLoss: {unsure: true}}",
+    )
 
     def make(self, scan: Scan, y: Tensor) -> dict[str, Loss]:
         """The losses by name, in the order in which they are evaluated.
@@ -371,6 +377,10 @@ class ObjectiveSettings(Settings):
             losses["supervised"] = self.supervised.make()
         if self.variation.weight:
             losses["variation"] = self.variation.make()
+        for name, given in self.deepinv.items():
+            loss = borrowed(name, given, scan)
+            if loss.weight:
+                losses[name] = loss
         if self.contraction.weight:
             losses["contraction"] = self.contraction.make()
         if not losses:

@@ -19,6 +19,7 @@ from .batching import Batches, Part
 from .checkpoint import Checkpoint, flatten_optimizer, restore_optimizer
 from .log import Report
 from .losses import MultiOperator
+from .memory import memory_of, remember
 from .objective import Objective
 from .processes import from_first, processes, share_gradient
 from .settings import LearningSettings
@@ -318,6 +319,8 @@ class Trainer:
         tensors |= {f"average.{k}": v for k, v in self.average.items()}
         tensors |= {f"best.{k}": v for k, v in self.best.items()}
         tensors |= {f"direction.{k}": v for k, v in self.directions.items()}
+        memory = memory_of(self.objective.losses, self.objective.wrappers)
+        tensors |= {f"memory.{k}": v for k, v in memory.items()}
         tensors |= flatten_optimizer(self.optimizer)
         return tensors, asdict(self.progress)
 
@@ -336,6 +339,8 @@ class Trainer:
                     buffer.copy_(tensors[f"buffer.{name}"])
         self.best = _with_prefix("best.", tensors, device)
         self.directions = _with_prefix("direction.", tensors, device)
+        memory = _with_prefix("memory.", tensors, device)
+        remember(self.objective.losses, self.objective.wrappers, memory)
         restore_optimizer(self.optimizer, tensors)
         known = {field.name for field in fields(Progress)} & saved.state.keys()
         self.progress = Progress(**{name: saved.state[name] for name in known})
