@@ -1,7 +1,7 @@
 """The losses that SSIBench (arXiv 2502.14009) compares on MRI, with the same network and steps, on
 the heads; each beside supervised training.
 
-    python benchmarks/ssibench.py [--scenario single|noisy|coils] [--steps 40] [--seeds 1] [--jobs 2]
+    python benchmarks/ssibench.py [--scenario single|noisy|coils] [--steps 40] [--seeds 1]
 
 It runs `equipoise compare configs/heads.yaml --methods benchmarks/ssibench.py` for one operator
 (the default), ten times the noise, or eight simulated coils, and prints the table; what was trained
