@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from deepinv.models import Reconstructor
@@ -38,6 +38,9 @@ from .solving import (
 )
 from .steps import Step
 from .steps.settings import Precision, ProximalSettings, StepChoice
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class EquilibriumReconstructor(Reconstructor):

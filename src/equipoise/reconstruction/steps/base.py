@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from deepinv.physics import LinearPhysics, Physics
@@ -18,6 +18,9 @@ from ...equilibrium.result import State
 from ...imaging.linear import least_squares, variant
 from ...imaging.operators import select, selectable
 from ..denoisers import Moved, channels_last
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class Positive(nn.Module):
