@@ -13,10 +13,10 @@ from torch import Tensor
 import equipoise as eq
 from equipoise.imaging.draws import seeded
 from equipoise.imaging.mri import cartesian_mask
-from equipoise.learning.losses import Equivariance, Splitting
+from equipoise.learning.losses import AS_THE_MODEL, DEFAULT_ACCURACY, Equivariance, Splitting
 from equipoise.reconstruction.denoisers import ComplexDenoiser
 
-from .examples import Shrunk
+from .examples import Shrunk, ct, dataset_of, images, small_model, small_trainer
 
 PIXELS = 24
 
@@ -83,3 +83,41 @@ def test_a_loss_is_as_accurate_as_it_says(what, step, which):
     value, gradient = value_and_gradient(loss, given, eq.Stop(1e-3), eq.Stop(1e-2))
     assert value == pytest.approx(true_value, rel=0.01)
     assert (gradient - true_gradient).norm() < 0.03 * true_gradient.norm()
+
+
+class TestChecksOfATraining:
+    """How exact the losses of a step were, as the log has it."""
+
+    def reports(self, accuracy, every=2, **settings):
+        losses = {
+            "consistency": eq.MeasurementConsistency(),
+            "splitting": Splitting(parts=3, accuracy=accuracy),
+            "equivariance": Equivariance(eq.Rotations(), accuracy=accuracy),
+        }
+        torch.manual_seed(0)
+        dataset = dataset_of(ct(), ct()(images(4)))
+        model = small_model()
+        model.stop = eq.Stop(1e-2, 50)
+        trainer = small_trainer(losses, dataset, model, batch=2, check_every=every, **settings)
+        return [trainer.advance() for _ in range(4)]
+
+    def test_now_and_then_of_what_solves_again(self):
+        checked = self.reports(DEFAULT_ACCURACY)
+        assert [sorted(r.inexact) for r in checked] == [[], ["equivariance", "splitting"]] * 2
+        assert max(max(r.inexact.values(), default=0.0) for r in checked) < 0.01
+        assert "inexact" in checked[1].line()
+
+    def test_a_rough_solve_is_seen(self):
+        rough = self.reports(AS_THE_MODEL)
+        assert max(rough[1].inexact.values()) > 0.01
+
+    def test_nothing_changes(self):
+        for a, b in zip(self.reports(DEFAULT_ACCURACY), self.reports(DEFAULT_ACCURACY, 0)):
+            assert b.inexact == {}
+            assert a.parts == b.parts
+
+    def test_in_parts(self):
+        assert self.reports(DEFAULT_ACCURACY, accumulate=2)[1].inexact.keys() == {
+            "equivariance",
+            "splitting",
+        }

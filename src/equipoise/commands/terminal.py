@@ -117,9 +117,17 @@ def _events(report: Report) -> list[str]:
     events = {
         "SKIPPED": report.skipped,
         "SHORTENED": report.shortened,
+        "CHECKED": _exactness_in_words(report.inexact),
         "ENDED": report.ended,
     }
     return [f"{what}: {why}" for what, why in events.items() if why]
+
+
+def _exactness_in_words(inexact: dict[str, float]) -> str:
+    if not inexact:
+        return ""
+    off = ", ".join(f"{name} by {share:.2g}" for name, share in inexact.items())
+    return f"losses miss their exact values, as a share of them: {off}"
 
 
 class SliceProgress:

@@ -35,6 +35,8 @@ class Report:
     last: bool = False  #: of the run
     ended: str = ""  #: why training ended before its last step
     validation: dict[str, float] = field(default_factory=dict)
+    #: by how much losses that solve again miss their exact values, as a share of these
+    inexact: dict[str, float] = field(default_factory=dict)
 
     def line(self) -> str:
         """JSON, without what is empty."""

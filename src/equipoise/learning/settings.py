@@ -72,6 +72,12 @@ class LearningSettings(Settings):
     )
     checkpoint_every: int = Field(50, ge=1, description="steps between checkpoints")
     validate_every: int = Field(100, ge=1, description="steps between validations")
+    check_every: int = Field(
+        0,
+        ge=0,
+        description="steps between checks, in float64, of how exact the losses are that solve "
+        "again (`inexact` in the log); each takes as long as several steps; 0: never",
+    )
     patience: int = Field(
         0,
         ge=0,

@@ -17,6 +17,7 @@ from ..imaging.draws import seeded
 from ..reconstruction.model import EquilibriumReconstructor
 from .batching import Batches, Part
 from .checkpoint import Checkpoint, flatten_optimizer, restore_optimizer
+from .exactness import inexactness
 from .log import Report
 from .losses import MultiOperator
 from .memory import memory_of, remember
@@ -147,6 +148,7 @@ class Trainer:
         tally.share(self.fabric)
         norm = self._norm()
         losses = tally.losses(self.losses)
+        inexact = self._inexactness(parts[0])
         skipped = self._not_finite(sum(losses.values()), norm) or tally.trouble
         shortened = ""
         rate = self.settings.rate(self.step)
@@ -175,7 +177,15 @@ class Trainer:
             skipped=skipped,
             shortened=shortened,
             warning=warning,
+            inexact=inexact,
         )
+
+    def _inexactness(self, part: Part) -> dict[str, float]:
+        """How exact the losses of this step were, now and then (``learning.check_every``)."""
+        every = self.settings.check_every
+        if not every or (self.step + 1) % every:
+            return {}
+        return inexactness(self.model, self.losses, part, (self.seed, self.step))
 
     def _differentiate(self, parts: list[Part]) -> tuple[Tally, dict[str, Tensor]]:
         """Adds the gradient of this process's share of the batch to the parameters.
