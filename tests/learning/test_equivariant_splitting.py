@@ -21,8 +21,8 @@ from equipoise.reconstruction.model import UntiedReconstructor
 
 from .examples import Shrunk
 
-PIXELS = 24
-TIGHT = eq.Stop(1e-11, 2000)
+PIXELS = 16
+TIGHT = eq.Stop(1e-9, 1000)
 STEPS = {
     "proximal": lambda D: eq.ProximalStep(D, strength=0.02, sigma=0.02, tol=1e-12),
     "gradient": lambda D: eq.GradientStep(D, sigma=0.02),
@@ -35,6 +35,9 @@ GROUPS = {
     "reflections": eq.Reflections,
     "both": lambda: eq.Rotations(multiples=90) * eq.Reflections(),
 }
+
+
+ANY = ("rotations", "both")
 
 
 def problem(what):
@@ -57,15 +60,16 @@ def model_of(step, stop=TIGHT):
     return eq.EquilibriumReconstructor(step.double(), stop=stop, gradient=gradient)
 
 
-#: ADMM has no equilibrium for the inpainting of this size that it finds in 2,000 evaluations.
+#: ADMM has no equilibrium for the inpainting of this size that it finds in 1,000 evaluations.
 PROBLEMS = [
-    *((what, step) for what in ("ct", "mri") for step in STEPS),
-    *(("inpainting", step) for step in ("proximal", "gradient", "red")),
+    *((what, step, group) for what in ("ct", "mri") for step in STEPS for group in ANY),
+    *(("inpainting", step, "both") for step in ("proximal", "gradient", "red")),
+    ("ct", "proximal", "quarter turns"),
+    ("mri", "proximal", "reflections"),
 ]
 
 
-@pytest.mark.parametrize("group", GROUPS)
-@pytest.mark.parametrize(("what", "step"), PROBLEMS)
+@pytest.mark.parametrize(("what", "step", "group"), PROBLEMS)
 def test_is_the_reconstruction_with_the_moved_operator(what, step, group):
     """As deepinv composes A T_g, with the same draws."""
     denoiser, physics, y = problem(what)
@@ -77,7 +81,7 @@ def test_is_the_reconstruction_with_the_moved_operator(what, step, group):
         drawn = moves.get_params(physics.A_adjoint(y))
         ours = model.moved(moves, drawn).equilibrium(y, physics)
     assert bool((ours.status == 0).all())
-    assert (ours.value - theirs).norm() < 1e-7 * theirs.norm()
+    assert (ours.value - theirs).norm() < 1e-6 * theirs.norm()
     assert (model(y, physics) - theirs).norm() > 1e-4 * theirs.norm()
 
 
@@ -122,7 +126,9 @@ def test_nothing_moves_where_the_denoiser_commutes():
     for chosen in (None, group):
         with seeded((0, 0), [0, 1]):
             loss = Splitting(parts=5, group=chosen)
-            values.append(evaluate(loss, Example(y.new_zeros(2, 1, 24, 24), y, physics, model)))
+            values.append(
+                evaluate(loss, Example(y.new_zeros(2, 1, PIXELS, PIXELS), y, physics, model))
+            )
     assert torch.allclose(values[0].value, values[1].value, rtol=1e-6)
 
 
