@@ -14,12 +14,16 @@ from equipoise.comparison.methods import METHODS
 from equipoise.config import parse
 from equipoise.data.scan import Scan
 from equipoise.errors import UserError
-from equipoise.learning.borrowed import OTHERWISE, borrowed, loss_names
+from equipoise.imaging.draws import seeded
+from equipoise.imaging.mri import cartesian_mask
+from equipoise.imaging.splitting import split
+from equipoise.learning.borrowed import OTHERWISE, SplittingMasks, borrowed, loss_names
 from equipoise.learning.checkpoint import Checkpoint
 from equipoise.learning.losses import Weighted
+from equipoise.reconstruction.denoisers import ComplexDenoiser
 from equipoise.run import load_training_data
 
-from .examples import ct, dataset_of, images, small_model, small_trainer
+from .examples import Shrunk, ct, dataset_of, images, small_model, small_trainer
 
 L = deepinv.loss
 
@@ -90,6 +94,63 @@ def test_arguments():
     assert splitting.transform.multiples == 90
 
 
+def test_unsure_moves_at_the_pace_of_the_noise():
+    sure = made({"SureGaussianLoss": {"unsure": True, "sigma": 0.02}})["SureGaussianLoss"].loss
+    assert sure.step_size == pytest.approx(0.05 * 0.02**2)
+    given = {"unsure": True, "step_size": 1e-3}
+    assert made({"SureGaussianLoss": given})["SureGaussianLoss"].loss.step_size == 1e-3
+
+
+def test_each_sample_draws_its_own_mask():
+    """Alone as beside others, and again when a run goes on."""
+    generator = made({"SplittingLoss": 1})["SplittingLoss"].loss.mask_generator
+    with seeded((0, 5), [3, 4]):
+        both = generator.step(2)["mask"]
+    with seeded((0, 5), [4]):
+        alone = generator.step(1)["mask"]
+    assert torch.equal(both[1:], alone)
+    assert not torch.equal(both[0], both[1])
+    assert 0.8 < float(both.mean()) < 1
+    measured = (torch.arange(16) % 2 == 0).float().expand(1, 1, 16, 16)
+    with seeded((0, 6), [0, 1]):
+        kept = SplittingMasks((1, 16, 16), split_ratio=0.5).step(2, input_mask=measured)["mask"]
+    assert not bool((kept > measured).any())
+
+
+def test_frames_cannot_be_masked_so():
+    scan = SimpleNamespace(
+        physics=SimpleNamespace(), measurement_shape=(2, 4, 8, 8), image_shape=(2, 4, 8, 8)
+    )
+    with pytest.raises(UserError, match=r"single images of one size; set objective\.splitting"):
+        borrowed("SplittingLoss", 1.0, scan)
+
+
+def test_augmentation_consistency_of_what_commutes_is_nothing():
+    """Its operators are replaced product by product, so that no formula of their class holds."""
+    noise = deepinv.physics.GaussianNoise(0.0)
+    mask = cartesian_mask(16, 16, 2, 0.2)
+    physics = deepinv.physics.MRI(mask=mask, img_size=(16, 16)).double()
+    physics.noise_model = noise
+    group = eq.Rotations(multiples=90)
+    denoiser = eq.Invariant(ComplexDenoiser(Shrunk(eq.load_denoiser(), 0.5)), group)
+    step = eq.ProximalStep(denoiser, strength=0.1, tol=1e-10)
+    model = eq.EquilibriumReconstructor(step.double(), stop=eq.Stop(1e-10, 500))
+    y = physics(torch.cat([eq.phantoms(2, 16)] * 2, 1).double())
+    loss = L.AugmentConsistencyLoss(T_e=group)
+    with torch.no_grad():
+        value = loss(model(y, physics), y, physics, model)
+    assert float(value) < 1e-12
+
+
+def test_an_operator_whose_products_were_replaced_is_not_split():
+    physics = eq.ParallelBeam(16, 10, normalize=True)
+    y = physics(eq.phantoms(1, 16))
+    other = physics.clone()
+    other.A = lambda x: physics.A(x.flip(-1))
+    with pytest.raises(TypeError, match="its A or A_adjoint was replaced"):
+        split(other, y, 5, 0)
+
+
 def test_a_weight_of_zero_leaves_it_out():
     assert "TVLoss" not in made({"TVLoss": 0})
 
@@ -102,6 +163,8 @@ def test_a_weight_of_zero_leaves_it_out():
         ({"TVLoss": {"wieght": 1}}, r"TVLoss\.wieght: no such argument; TVLoss takes weight"),
         ({"EILoss": {"transform": "squares"}}, "squares"),
         ({"SurePGLoss": 1}, "gain"),
+        ({"TVLoss": {"weight": -1}}, r"TVLoss\.weight must be a finite number >= 0, got -1"),
+        ({"TVLoss": {"weight": "a"}}, r"TVLoss\.weight must be a finite number"),
     ],
 )
 def test_mistakes(given, words):
@@ -155,6 +218,19 @@ class TestMemory:
         for _ in range(3):
             trainer.advance()
         assert float(trainer.checkpoint()[0]["memory.theirs.loss.sigma2"]) != before
+
+    def test_our_settings_are_not_put_back(self):
+        """What a user gives to a new trainer stands above what the old one had."""
+        first = self.trainer(Weighted(L.TVLoss(), 2.0))
+        second = self.trainer(Weighted(L.TVLoss(), 3.0))
+        second.restore(Checkpoint(*copy.deepcopy(first.checkpoint())))
+        assert second.losses["theirs"].weight == 3.0
+
+    def test_what_learns_is_not_shared(self):
+        torch.manual_seed(0)
+        loss = Weighted(L.SureGaussianLoss(0.01, unsure=True))
+        with pytest.raises(UserError, match=r"learning\.accumulate=1"):
+            small_trainer({"theirs": loss}, dataset_of(ct(), ct()(images(4))), accumulate=2)
 
     def test_a_wrapper_is_remembered(self):
         noisy = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.05)).double()

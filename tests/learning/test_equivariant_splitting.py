@@ -7,6 +7,7 @@ import pytest
 import torch
 from deepinv.loss import EquivariantSplittingLoss, MCLoss
 from deepinv.models import EquivariantReconstructor
+from deepinv.physics.virtual import VirtualLinearPhysics
 
 import equipoise as eq
 from equipoise.errors import UserError
@@ -162,6 +163,32 @@ def test_other_models_are_referred_to_deepinv():
     loss = Splitting(parts=5, group=eq.Reflections())
     with pytest.raises(TypeError, match=r"deepinv\.loss\.EquivariantSplittingLoss"):
         loss(x_net=physics.A_adjoint(y), y=y, physics=physics, model=lambda y, p: p.A_adjoint(y))
+
+
+@pytest.mark.parametrize("group", ["quarter turns", "rotations"])
+def test_a_step_that_works_pixel_by_pixel(group):
+    """It moves along with what only puts pixels in other places."""
+    _, physics, y = problem("ct")
+    step = eq.MirrorStep(Shrunk(eq.load_denoiser(), 0.7), floor=0.05)
+    model, moves = model_of(step, eq.Stop(1e-9, 3)), GROUPS[group]()
+    model.on_failure = "ignore"
+    drawn = {"theta": torch.tensor([90.0, 180.0])}
+    if group == "rotations":
+        with pytest.raises(ValueError, match="MirrorStep works pixel by pixel"):
+            model.moved(moves, drawn)
+        return
+    at = VirtualLinearPhysics(physics=physics, transform=moves, g_params=drawn)
+    with torch.no_grad():
+        theirs = moves.transform(model(y, at), **drawn)
+        assert (model.moved(moves, drawn)(y, physics) - theirs).norm() < 1e-6 * theirs.norm()
+
+
+def test_one_move_for_each_sample():
+    denoiser, physics, y = problem("ct")
+    model = model_of(STEPS["proximal"](denoiser))
+    loss = Splitting(parts=5, group=eq.Rotations(n_trans=2))
+    with pytest.raises(ValueError, match="one draw for each sample"):
+        loss(x_net=physics.A_adjoint(y), y=y, physics=physics, model=model)
 
 
 def test_in_a_configuration():

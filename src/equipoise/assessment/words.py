@@ -23,7 +23,11 @@ def how_it_was_trained(objective: Any, model: Any) -> str:
         for name, loss in objective
         if name not in ("supervised", "contraction") and getattr(loss, "weight", 0) > 0
     ]
-    others += list(getattr(objective, "deepinv", {}))
+    others += [
+        name
+        for name, given in getattr(objective, "deepinv", {}).items()
+        if (given.get("weight", 1.0) if isinstance(given, dict) else given) > 0
+    ]
     if supervised and others:
         words = (
             "Trained on the true images as well as on measurements: the objective has a supervised "

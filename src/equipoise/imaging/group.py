@@ -32,6 +32,12 @@ class Group(Transform):
         super().__init__(n_trans=n_trans)
         self.rng = rng
 
+    @property
+    def permutes(self) -> bool:
+        """Whether every move only puts pixels in other places, so that whatever is done to each
+        pixel moves along."""
+        return False
+
     def _uniform(self, n: int) -> Tensor:
         if self.rng is not None:
             return torch.rand(n, generator=self.rng, device=self.rng.device)
@@ -171,6 +177,10 @@ class Product(Group):
         self.first = first
         self.second = second
         self.names = first.names + second.names
+
+    @property
+    def permutes(self) -> bool:
+        return self.first.permutes and self.second.permutes
 
     def _get_params(self, x: Tensor) -> dict[str, Tensor]:
         first = self.first._get_params(x)

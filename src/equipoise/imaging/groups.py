@@ -99,6 +99,10 @@ class Rotations(Group):
         self.limit = float(limit)
         self.multiples = multiples
 
+    @property
+    def permutes(self) -> bool:
+        return self.multiples is not None and self.multiples % 90 == 0
+
     def _get_params(self, x: Tensor) -> dict[str, Tensor]:
         u = self._uniform(self.n_trans * len(x))
         if self.multiples is None:
@@ -155,6 +159,10 @@ class Reflections(Group):
         self.axes = tuple(axes)
         self.names = tuple(f"flip_{axis}" for axis in axes)
 
+    @property
+    def permutes(self) -> bool:
+        return True
+
     def _get_params(self, x: Tensor) -> dict[str, Tensor]:
         n = self.n_trans * len(x)
         return {name: (self._uniform(n) < 0.5).long() for name in self.names}
@@ -205,6 +213,10 @@ class Shifts(Group):
             raise ValueError(f"limit must be a fraction of the size in (0, 1], got {limit}")
         self.limit = float(limit)
         self.subpixel = subpixel
+
+    @property
+    def permutes(self) -> bool:
+        return not self.subpixel
 
     def _get_params(self, x: Tensor) -> dict[str, Tensor]:
         n = self.n_trans * len(x)

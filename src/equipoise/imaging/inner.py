@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .chebyshev import REMAINING, Chebyshev, steps_for
-from .linear import at_least_single, full_precision
+from .linear import at_least_single, full_precision, has_other_products
 from .preconditioner import Circulant, circulants
 from .scaled import Scaled, closed_form_prox, proximal
 from .selection import differs_per_sample
@@ -263,7 +263,8 @@ def _fingerprint(physics: Any, example: Tensor) -> Hashable:
     """What tells this operator from others: the geometry of a scan, if all of its rays are there;
     else what it does to an image that it has not been fitted to."""
     shape = (tuple(example.shape), example.dtype, example.device)
-    if type(physics) in (ParallelBeam, FanBeam) and physics.seen is None:
+    is_plain = type(physics) in (ParallelBeam, FanBeam) and not has_other_products(physics)
+    if is_plain and physics.seen is None:
         return physics.geometry, physics.scale, shape
     v, w = random_image(example, 3), random_image(example, 4)
     seen = physics.A_adjoint(physics.A(v)) * w

@@ -37,6 +37,12 @@ def variant(module: Any, **buffers: Tensor) -> Any:
     return part
 
 
+def has_other_products(operator: Any) -> bool:
+    """Whether A or A_adjoint were set on this very operator, as deepinv's augmentation loss does:
+    then neither its class nor its parameters say what they do."""
+    return bool({"A", "A_adjoint"} & vars(operator).keys())
+
+
 def full_precision(x: Tensor) -> torch.autocast:
     """A context in which ``torch.autocast`` is off, on x's kind of device: its inner products would
     be in bfloat16."""

@@ -9,7 +9,14 @@ import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
-from .linear import Operator, at_least_single, full_precision, per_sample, proximal_l2
+from .linear import (
+    Operator,
+    at_least_single,
+    full_precision,
+    has_other_products,
+    per_sample,
+    proximal_l2,
+)
 from .tomography import Tomography
 
 #: deepinv's operators whose ``prox_l2`` is a formula that holds. (Others inherit a method of that
@@ -32,6 +39,8 @@ def closed_form_prox(physics: Any) -> bool:
     all samples together.
     """
     kind = type(physics)
+    if has_other_products(physics):
+        return False
     if isinstance(physics, Scaled):
         return closed_form_prox(physics.physics)
     if isinstance(physics, Tomography):

@@ -11,7 +11,7 @@ from deepinv.physics import LinearPhysics, NoiseModel
 from torch import Tensor, nn
 
 from .framed import Framed
-from .linear import variant
+from .linear import has_other_products, variant
 from .scaled import Scaled
 from .tomography import FanBeam, ParallelBeam
 
@@ -121,7 +121,7 @@ def _is_known(physics: Any) -> bool:
         return True
     if type(physics) in COMPOSITES:
         return all(_is_known(part) for part in _parts(physics))
-    return type(physics) in PARAMETERS and not {"A", "A_adjoint"} & vars(physics).keys()
+    return type(physics) in PARAMETERS and not has_other_products(physics)
 
 
 def _known_parts(physics: Any) -> Iterator[Any]:

@@ -9,7 +9,7 @@ from deepinv.physics import MRI, Inpainting, MultiCoilMRI, NonCartesianMRI
 from torch import Tensor
 
 from .framed import Framed
-from .linear import variant
+from .linear import has_other_products, variant
 from .selection import select
 
 
@@ -35,6 +35,11 @@ def split(physics: Any, y: Tensor, parts: int, k: int) -> Split:
     """
     if isinstance(physics, Framed):
         return _split_each_size(physics, y, parts, k)
+    if has_other_products(physics):
+        raise TypeError(
+            f"this {type(physics).__name__} cannot be split: its A or A_adjoint was replaced, so "
+            "its views or mask do not say what it measures"
+        )
     if hasattr(physics, "views"):
         return _split_views(physics, y, parts, k)
     masked = isinstance(physics, (MRI, MultiCoilMRI, Inpainting))

@@ -3,6 +3,7 @@ noise level, the place of a scheduler, the count of an annealing wrapper."""
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,8 +11,29 @@ import torch
 from deepinv.loss import Loss
 from torch import Tensor, nn
 
+from ..errors import UserError
+from .losses import RecordedLoss
+
 #: Attributes of torch's modules that are no memory.
 NOT_MEMORY = ("training", "call_super_init", "dump_patches")
+
+
+def check_shared(losses: dict[str, Any], world: int, parts: int) -> None:
+    """
+    Raises:
+        UserError: a loss learns at every call, and processes or parts share the batches.
+    """
+    if world == 1 and parts == 1:
+        return
+    for name, loss in losses.items():
+        if isinstance(loss, Loss) and any(
+            getattr(owner, "unsure", False) for _, owner in _owners(loss, "")
+        ):
+            raise UserError(
+                f"objective: {name} learns the noise level at each call (unsure), which {world} "
+                f"process(es) with {parts} part(s) of a batch each would do apart: take one "
+                "process and learning.accumulate=1, or give sigma and leave out unsure"
+            )
 
 
 def memory_of(losses: dict[str, Any], wrappers: dict[str, Any]) -> dict[str, Tensor]:
@@ -46,7 +68,7 @@ def _numbers(
     """(key, owner, attribute, value) of each number of the losses that are not ours, and of what
     they have wrapped the model in."""
     for name, loss in losses.items():
-        if not isinstance(loss, Loss):
+        if not isinstance(loss, Loss) or isinstance(loss, RecordedLoss):
             continue
         for place, owner in _owners(loss, "loss"):
             yield from _of(f"{name}.{place}", owner)
@@ -55,11 +77,13 @@ def _numbers(
 
 
 def _of(key: str, owner: Any) -> Iterator[tuple[str, Any, str, Any]]:
+    given = inspect.signature(type(owner).__init__).parameters
     for name, value in vars(owner).items():
         is_number = isinstance(value, (bool, int, float)) or (
             isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
         )
-        if is_number and name not in NOT_MEMORY:
+        is_setting = name in given and not isinstance(value, Tensor)
+        if is_number and name not in NOT_MEMORY and not is_setting:
             yield f"{key}.{name}", owner, name, value
 
 

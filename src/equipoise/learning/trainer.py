@@ -20,7 +20,7 @@ from .checkpoint import Checkpoint, flatten_optimizer, restore_optimizer
 from .exactness import inexactness
 from .log import Report
 from .losses import MultiOperator
-from .memory import memory_of, remember
+from .memory import check_shared, memory_of, remember
 from .objective import Objective
 from .processes import from_first, processes, share_gradient
 from .settings import LearningSettings
@@ -93,6 +93,7 @@ class Trainer:
         self.fabric = processes() if fabric is None else fabric
         self.model = model.to(self.fabric.device)
         self.losses = losses
+        check_shared(losses, self.fabric.world_size, settings.accumulate)
         self.objective = Objective(self.model, losses)
         self.settings = settings
         self.seed = seed

@@ -126,6 +126,9 @@ class EquilibriumReconstructor(Reconstructor):
         Args:
             group: orthogonal: ``Rotations``, ``Reflections``, ``Shifts``, or their product.
             moves: the parameters of one g for each measurement, (B,) each.
+
+        Raises:
+            ValueError: the step does not move along.
         """
         model: Self = variant(self)
         model.step = _moved_step(self.step, group, moves)
@@ -178,6 +181,11 @@ class UntiedReconstructor(EquilibriumReconstructor):
 
 
 def _moved_step(step: Any, group: Group, moves: dict[str, Tensor]) -> Any:
+    if step.is_pixel_by_pixel and not group.permutes:
+        raise ValueError(
+            f"group: a {type(step).__name__} works pixel by pixel, and does not move along with "
+            f"{type(group).__name__}; take Reflections or Rotations(multiples=90)"
+        )
     return step.with_denoiser(Moved(step.denoiser, group, moves))
 
 

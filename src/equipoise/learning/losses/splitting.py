@@ -74,10 +74,13 @@ def _moved(model: Any, group: Group, x: Tensor) -> EquilibriumReconstructor:
 
     Raises:
         TypeError: it is another one than ours.
+        ValueError: the group draws several moves for a sample, or the step does not move along.
     """
     if not isinstance(model, EquilibriumReconstructor):
         raise TypeError(
             f"Splitting with a group needs an EquilibriumReconstructor, got "
             f"{type(model).__name__}; deepinv.loss.EquivariantSplittingLoss takes any model"
         )
+    if group.n_trans != 1:
+        raise ValueError(f"group: one draw for each sample is needed, got n_trans={group.n_trans}")
     return model.moved(group, group.get_params(x.flatten(1, -3)))

@@ -71,6 +71,9 @@ class Step(nn.Module):
         sigma: the noise level that D is told, for images in [0, 1].
     """
 
+    #: Whether it works on each pixel by itself (divides, clamps), beside D and A.
+    is_pixel_by_pixel = False
+
     def __init__(self, denoiser: nn.Module, sigma: float):
         super().__init__()
         if not sigma >= 0:

@@ -142,6 +142,8 @@ class MirrorStep(GradientStep):
         floor: what x and A x are kept above.
     """
 
+    is_pixel_by_pixel = True
+
     def __init__(
         self,
         denoiser: nn.Module,
