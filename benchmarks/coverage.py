@@ -240,6 +240,9 @@ class Found:
         """Over all models: means, with intervals of 95 % by patient and model."""
         print(f"\n{self.models} models; 95 % intervals by patient and model")
         for name, rows in self.rows.items():
+            if len({len(row.covered[0]) for row in rows}) > 1:
+                print(f"{name:<42} the runs hold out different images")
+                continue
             covered = torch.stack([row.covered[0].double() for row in rows])
             held = bootstrap(covered, self.patients[name])
             ratio = sum(row.ratio for row in rows) / len(rows)

@@ -60,7 +60,7 @@ LOSSES = [
     Trained(
         "unsure_ei",
         "UNSURE + EI",
-        {BY_DEEPINV: {"SureGaussianLoss": {"unsure": True}}},
+        {BY_DEEPINV: {"SureGaussianLoss": {"unsure": True, "sigma": 0.01}}},
         ("equivariance",),
     ),
     Trained(

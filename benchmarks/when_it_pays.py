@@ -116,7 +116,8 @@ def written(options: dict[str, Any]) -> list[str]:
 
 def trained(name: str, options: dict[str, Any], methods: str, a: Any) -> dict[str, Any]:
     """The scores of a comparison, which is made if it is not there."""
-    out = a.out / name
+    out = a.out / f"{a.size}-{a.steps}" / name
+    out.parent.mkdir(parents=True, exist_ok=True)
     if not (out / "results.json").exists() or a.again:
         base = a.out / "base.yaml"
         command = [sys.executable, "-m", "equipoise", "compare", str(base)]
@@ -135,7 +136,7 @@ def trained(name: str, options: dict[str, Any], methods: str, a: Any) -> dict[st
             capture_output=True,
             text=True,
         )
-        (a.out / f"{name}.log").write_text(done.stdout + done.stderr)
+        out.with_name(f"{name}.log").write_text(done.stdout + done.stderr)
         if not (out / "results.json").exists():
             return {}
     found: dict[str, Any] = json.loads((out / "results.json").read_text())["scores"]

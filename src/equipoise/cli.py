@@ -202,8 +202,9 @@ def reconstruct(
     ] = 1.0,
 ) -> None:
     """Reconstruct DATA into the folder OUT: image files stay in their format, measurements give
-    .npy; with a preview, and residual and status of each. The same command goes on where one was
-    interrupted. With --samples, standard deviation and bounds beside each image, and a page.
+    .npy (fastMRI's k-space: .h5, as its challenge wants it); with a preview, and residual and
+    status of each. The same command goes on where one was interrupted. With --samples, standard
+    deviation and bounds beside each image, and a page.
 
     Example: equipoise reconstruct runs/ct64 ../shared/data/ct/val.h5 out/
     """

@@ -166,6 +166,31 @@ def test_window_zoom_error_map_and_words(opened):
     assert "dB" in canvas.get_attribute("aria-label")
 
 
+def test_panels_of_other_sizes_show_the_same_places(browser, tmp_path):
+    """An image beside bounds of its own frame; and values beyond what the page holds say so."""
+    truth = eq.phantoms(1, 32)
+    truth[0, 0, 0, 0], truth[0, 0, 31, 31] = 1.7, -0.8
+    viewer = pictures({"Equipoise": truth}, truth, ["a"])
+    (smaller,) = pictures({"Half": truth[..., ::2, ::2]}, None, ["a"])[0]["panels"]
+    viewer[0]["panels"].append({**smaller, "extra": True})
+    path = tmp_path / "page.html"
+    page(path, "t", [], [], viewer=viewer)
+    tab = browser.new_page(viewport={"width": 1200, "height": 900})
+    tab.goto(path.as_uri())
+    tab.wait_for_function("document.getElementById('says').textContent !== ''")
+    tab.locator("#right").select_option("2")
+    tab.wait_for_function("document.getElementById('says').textContent.includes('Half')")
+    left, right = (pixels(tab.locator(place)) for place in ("#canvas", "#second"))
+    assert left.shape == right.shape
+    assert np.corrcoef(left.ravel(), right.ravel())[0, 1] > 0.8
+    box = tab.locator("#canvas").bounding_box()
+    tab.mouse.move(box["x"] + 3, box["y"] + 3)
+    assert "≥ 1.5" in tab.locator("#reads").inner_text()
+    tab.mouse.move(box["x"] + box["width"] - 3, box["y"] + box["height"] - 3)
+    assert "≤ −0.5" in tab.locator("#reads").inner_text()
+    tab.close()
+
+
 def test_figures_are_not_empty_and_described(opened):
     for image in opened.locator("figure img").all():
         assert image.get_attribute("alt")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,9 @@ from support import DATA, real_data
 import equipoise as eq
 from equipoise.commands.doctor.causes import cause_of
 from equipoise.commands.doctor.examine import examine
+from equipoise.commands.doctor.scale import scale
 from equipoise.config import parse
+from equipoise.data.item import Units
 
 #: Per millimetre, at some 70 keV.
 WATER = 0.02
@@ -63,6 +67,20 @@ def test_ten_times_the_scale_is_told_where_water_is(tmp_path, scale, verdict):
     times = float(found.what.split("attenuates ")[1].split()[0])
     assert times == pytest.approx(scale, rel=0.05)
     assert ("centimetres" in found.remedy) == (verdict == "wrong")
+
+
+@pytest.mark.parametrize("radius", [0.1, 0.15, 0.3])
+def test_a_small_object_in_noise_is_no_mistake(radius):
+    """Water in little of the field: told rightly, or not at all."""
+    size = 64
+    place = torch.arange(size) - (size - 1) / 2
+    inside = ((place[:, None] ** 2 + place**2).sqrt() < radius * size).float()
+    rng = torch.Generator().manual_seed(0)
+    x = 0.5 * inside + 0.05 * torch.randn(size, size, generator=rng)
+    item = SimpleNamespace(units=Units.of_measurement(2 * WATER, WATER))
+    found = list(scale(SimpleNamespace(items=[item], truth=None), x[None, None]))
+    assert all(each.verdict == "ok" for each in found)
+    assert found or radius == 0.1
 
 
 def test_without_water_nothing_is_said(tmp_path):

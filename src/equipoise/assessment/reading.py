@@ -55,6 +55,7 @@ class Reading:
         names = ("value", "std", "lower", "upper")
         return {
             "width": self.value.shape[1],
+            "height": self.value.shape[0],
             "unit": self.unit,
             "level": f"{self.level:.0%}",
             "digits": _digits(self.std),

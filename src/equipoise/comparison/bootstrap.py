@@ -154,16 +154,14 @@ def bootstrap(
         if "group" in str(error):
             raise UserError(f"{error}; on the command line: --group shifts") from error
         raise
-    if asked.factor != 1:
-        found = found.scaled(asked.factor)
     if fabric is None or world == 1:
-        return found
+        return found.scaled(asked.factor) if asked.factor != 1 else found
     found = _shared(found, share if rank < len(dataset) else share[:0], len(dataset), fabric)
     # What is said of all images is not the sum of what each process would say of its own.
     y, physics, _ = dataset.batch(torch.arange(len(dataset)))
     y, physics = y.to(value.dtype), with_noise(physics)
     found.notes[:] = cautions(found, y, physics, asked.group_of(run), value, asked.seed)
-    return found
+    return found.scaled(asked.factor) if asked.factor != 1 else found
 
 
 def _shared(found: Uncertainty, share: Tensor, count: int, fabric: Fabric) -> Uncertainty:

@@ -124,8 +124,9 @@ def sureness(
     say(asked.cost_in_words(len(dataset), seconds_a_solve(run, dataset)))
     finer = [p for p in LEVELS if p != asked.level and asked.samples * (1 - p) >= 1 - 1e-9]
     u = bootstrap(run, dataset, value, asked, levels=tuple(finer), progress=progress, fabric=fabric)
-    shown = in_native_units(u, value, dataset.items, dataset.scan.physics)
-    readings = readings_of(u, shown, dataset.items)
+    # As the page shows them beside other methods: in the model's frame.
+    framed = [replace(item, frame=None) for item in dataset.items]
+    readings = readings_of(u, in_native_units(u, value, framed, None), framed)
     table = Table("bounds", _columns(asked.level), remarks="learnt from")
     found = Sureness(u, table, readings, notes_of(u, dataset.names))
     truth = None if dataset.truth is None else magnitude(dataset.truth)

@@ -9,6 +9,7 @@ import pytest
 
 from equipoise.data.choice import Choice
 from equipoise.data.formats import open_path, write_images
+from equipoise.data.split import split_items
 from equipoise.errors import UserError
 
 from .make import arrays, hounsfield, make_dicom, read
@@ -99,6 +100,81 @@ def test_gaps_and_single_slices_cannot_be_cut(tmp_path):
         open_path(tmp_path / "one.dcm", choice=Choice(axis="x"))
     with pytest.raises(UserError, match=r"data\.axis=3: a volume has the axes 0, 1 and 2"):
         open_path(tmp_path / "one.dcm", choice=Choice(axis=3))
+
+
+def test_tilted_and_turned_series_are_refused(tmp_path):
+    """Cuts of them would be sheared, or mean nothing."""
+    for name, shift, turn in (("tilted", 2.0, 0.0), ("turned", 0.0, 0.1)):
+        folder = tmp_path / name
+        folder.mkdir()
+        for k in range(4):
+            c, s = np.cos(turn * k), np.sin(turn * k)
+            make_dicom(
+                folder / f"{k}.dcm",
+                hounsfield(k, SIZE) + 1024,
+                PixelSpacing=[ROWS, COLUMNS],
+                ImageOrientationPatient=[c, 0, s, s, 0, -c],
+                ImagePositionPatient=[-10.0 + shift * k, 20.0 + DISTANCE * k, 5.0],
+            )
+        wanted = "drift sideways by 12.0 pixels" if shift else "turned against each other"
+        with pytest.raises(UserError, match=wanted):
+            open_path(folder, choice=Choice(axis=0))
+        assert len(open_path(folder)) == 4
+
+
+def test_oblique_cuts_have_short_decimal_strings(tmp_path):
+    c, s = np.cos(0.3), np.sin(0.3)
+    axes = np.array([c, s, 0.0, 0.0, 0.0, -1.0])
+    normal = np.cross(axes[:3], axes[3:])
+    (tmp_path / "series").mkdir()
+    for k in range(3):
+        make_dicom(
+            tmp_path / "series" / f"{k}.dcm",
+            hounsfield(k, SIZE) + 1024,
+            PixelSpacing=["0.7", "0.5"],
+            ImageOrientationPatient=[f"{v:.10g}" for v in axes],
+            ImagePositionPatient=[f"{v:.10g}" for v in (1.0, 2.0, 3.0) + 2.3 * k * normal],
+        )
+    items = open_path(tmp_path / "series", choice=Choice(axis=1))
+    for path in write_images(items, arrays(items), tmp_path / "out"):
+        data = pydicom.dcmread(path)
+        fields = (data.ImagePositionPatient, data.ImageOrientationPatient, data.PixelSpacing)
+        assert all(len(str(value)) <= 16 for field in fields for value in field)
+        assert str(data.ImageType[2]) == "REFORMATTED"
+
+
+def test_two_kernels_of_one_patient_share_their_places(tmp_path):
+    """Or what is held out would stand in the other series that is trained on."""
+    for name, seed in (("soft", 0), ("bone", 50)):
+        (tmp_path / name).mkdir()
+        for k in range(4):
+            make_dicom(
+                tmp_path / name / f"{name}{k}.dcm",
+                hounsfield(seed + k, SIZE) + 1024,
+                PixelSpacing=[ROWS, COLUMNS],
+                ImageOrientationPatient=ORIENTATION,
+                ImagePositionPatient=place(k),
+                SeriesInstanceUID=f"1.2.{seed}",
+                StudyInstanceUID="1.9",
+            )
+    items = open_path(tmp_path, choice=Choice(axis=1))
+    assert len(items) == 2 * SIZE
+    training, held = split_items(items, 0.25)
+    places = [{items[i].position for i in part} for part in (training, held)]
+    assert not places[0] & places[1]
+    assert {items[i].series for i in held} == {"1.2.0", "1.2.50"}
+
+
+def test_without_positions_it_is_refused(tmp_path):
+    for k in range(3):
+        make_dicom(
+            tmp_path / f"{k}.dcm",
+            hounsfield(k) + 1024,
+            ImagePositionPatient=None,
+            SliceLocation=3.0 * k,
+        )
+    with pytest.raises(UserError, match="does not say how its slices lie"):
+        open_path(tmp_path, choice=Choice(axis=0))
 
 
 def test_several_frames_in_one_file(tmp_path):

@@ -120,6 +120,9 @@ def test_an_axis_that_is_not_there(tmp_path):
     plane = make_volume(tmp_path / "p.mha", volume((24, 20)))
     with pytest.raises(UserError, match="one plane"):
         open_path(plane, choice=Choice(axis=0))
+    assert len(open_path(plane, choice=Choice(axis="z"))) == 1
+    # Data that the axis was not asked for, such as those to reconstruct, are taken as they are.
+    assert open_path(plane, choice=Choice(axis=0), strict=False)[0].shape == (24, 20)
 
 
 def test_planes(tmp_path):

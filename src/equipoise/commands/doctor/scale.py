@@ -12,8 +12,11 @@ from .finding import Finding, judged
 #: The attenuation, as a multiple of water's, of what people scan: foam to metal. Tissue, water and
 #: plastics are at 0.9 to 1.2, bone, teeth and stone at 2 to 5.
 LEAST, MOST = 0.3, 6.0
-#: What attenuates more than half as much as the densest tenth is not air.
-DENSE = 0.9
+#: What attenuates more than half as much as the densest pixels is not air.
+DENSE = 0.995
+#: What lies in the scanner stands out from the noise of the air around it this much, …
+CLEAR = 5.0
+#: … the noise being the size of what is negative.
 #: Fewer pixels than these say nothing.
 FEWEST = 30
 
@@ -32,7 +35,13 @@ def scale(sample: Dataset, x: Tensor) -> Iterator[Finding]:
     values = relative[relative > 0].cpu()
     if len(values) < FEWEST:
         return
-    median = float(values[values > values.quantile(DENSE) / 2].median())
+    dense = values.quantile(DENSE)
+    below = relative[relative < 0]
+    air = float(below.square().mean().sqrt()) if len(below) else 0.0
+    inside = values[values > dense / 2]
+    if float(dense) < CLEAR * air or len(inside) < FEWEST:
+        return
+    median = float(inside.median())
     water = 1000 * units.peak / units.scale
     what = (
         f"scale: what lies in the scanner attenuates {median:.3g} times as much as water "

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -132,10 +133,23 @@ def open_path(
             f"{path}: is {format.title}, and data.{name} applies to {' and '.join(others)}; remove "
             "it"
         )
-    items = format.open_chosen(path, choice) if choice.asked else format.open(path)
+    items = _opened(format, path, choice, strict)
     if not items:
         raise UserError(f"{path}: holds no image and no measurement")
     return with_patients(items, path)
+
+
+def _opened(format: Format, path: Path, choice: Choice, strict: bool) -> list[Item]:
+    """What is wanted of it. Of data that the choice was not made for (not ``strict``), what cannot
+    be cut across the axis is taken as it is."""
+    if not choice.asked:
+        return format.open(path)
+    try:
+        return format.open_chosen(path, choice)
+    except UserError as error:
+        if strict or choice.axis is None or "data.axis" not in str(error):
+            raise
+    return format.open_chosen(path, replace(choice, axis=None))
 
 
 def first_item(path: str | Path, variable: str | None = None) -> Item | None:

@@ -67,12 +67,7 @@ class Dicom(Format):
         if not slices and left_out:
             raise self.error(path, f"holds no slice of a scan: {listed(left_out, 3)}; leave it out")
         slices.sort(key=lambda one: (one.patient, one.series, one.position or 0.0, one.name))
-        if choice.axis is None:
-            items = [self._item(one) for one in slices]
-            for i, note in _missing_slices(slices):
-                items[i] = replace(items[i], notes=(*items[i].notes, note))
-        else:
-            items = self._cut(slices, choice.axis)
+        items = self._items(slices) if choice.axis is None else self._cut(slices, choice.axis)
         if left_out:
             note = f"{len(left_out)} DICOM images are left out, as no slices of a scan: "
             items[0] = replace(items[0], notes=(note + listed(left_out, 3), *items[0].notes))
@@ -121,6 +116,13 @@ class Dicom(Format):
             format=self.name,
         )
 
+    def _items(self, slices: list[Slice]) -> list[Item]:
+        """Of slices as they are, with a note where some are missing."""
+        items = [self._item(one) for one in slices]
+        for i, note in _missing_slices(slices):
+            items[i] = replace(items[i], notes=(*items[i].notes, note))
+        return items
+
     def _cut(self, slices: list[Slice], asked: Axis) -> list[Item]:
         """The slices of each series as a volume that is cut across the axis that is asked for."""
         items: list[Item] = []
@@ -130,7 +132,7 @@ class Dicom(Format):
             try:
                 axis = volume.axis(asked)
                 if axis == 2:
-                    items += [self._item(one) for one in series]
+                    items += self._items(series)
                     continue
                 across = volume.distance()
             except ValueError as error:
@@ -140,9 +142,10 @@ class Dicom(Format):
 
     def _items_across(self, volume: Volume, axis: int, across: float) -> list[Item]:
         first = volume.slices[0]
-        if first.spacing is None or not first.axes:
-            raise self.error(first.file, "data.axis: it does not say how its slices lie")
+        assert first.spacing is not None
         rows, columns = first.spacing
+        along = first.axes[:3] if axis == 0 else first.axes[3:]
+        start = sum(a * b for a, b in zip(along, first.corner, strict=True))
         step, kept = (columns, rows) if axis == 0 else (rows, columns)
         count, width = (first.columns, first.rows) if axis == 0 else (first.rows, first.columns)
         return [
@@ -151,8 +154,8 @@ class Dicom(Format):
                 name=f"{first.file.stem}_{'xyz'[axis]}{k:03d}",
                 shape=(len(volume.slices), width),
                 read=partial(volume.cut, axis, k),
-                volume="",
-                position=k * step,
+                volume=f"{first.volume} {'xyz'[axis]}",
+                position=start + k * step,
                 index=k,
                 spacing=(across, kept),
                 axis=axis,

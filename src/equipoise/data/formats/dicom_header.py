@@ -61,6 +61,7 @@ class Slice:
     spacing: tuple[float, float] | None
     description: str = ""  #: of its series
     axes: tuple[float, ...] = ()  #: directions along a row and along a column, where it says them
+    corner: tuple[float, ...] = ()  #: of the first pixel's centre, where it says it
 
     @property
     def is_slice(self) -> bool:
@@ -145,6 +146,7 @@ def _slice(data: Any, file: Path, frame: int | None) -> Slice:
     series = str(data.get("SeriesInstanceUID", ""))
     reference = str(data.get("FrameOfReferenceUID", ""))
     normal = normal_of(axes)
+    corner = _corner(data, frame)
     found = Slice(
         name=file.name if frame is None else f"{file.stem}_{frame:03d}",
         file=file,
@@ -166,6 +168,7 @@ def _slice(data: Any, file: Path, frame: int | None) -> Slice:
             str(data.get(key, "") or "") for key in ("SeriesDescription", "ProtocolName")
         ).strip(),
         axes=tuple(axes) if len(axes) == 6 else (),
+        corner=tuple(corner) if len(corner) == 3 else (),
     )
     _check_numbers(found)
     return found
@@ -205,9 +208,13 @@ def normal_of(axes: Sequence[float]) -> np.ndarray:
     return normal if largest >= 0 else -normal
 
 
+def _corner(data: Any, frame: int | None) -> list[float]:
+    return _numbers(header_value(data, frame, "PlanePositionSequence", "ImagePositionPatient"))
+
+
 def _position(data: Any, frame: int | None, normal: np.ndarray) -> float | None:
     """The distance along the normal; else the place that the header gives the slice."""
-    corner = _numbers(header_value(data, frame, "PlanePositionSequence", "ImagePositionPatient"))
+    corner = _corner(data, frame)
     if len(corner) == 3:
         return float(np.dot(normal, corner))
     for keyword in ("SliceLocation", "InstanceNumber"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,10 @@ from .dicom_header import Slice, normal_of, read_slices
 PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
 #: By how much of their usual distance slices may be out of step.
 UNEVEN = 0.05
+#: By how much of a pixel, over the whole series, slices may drift sideways; a tilted gantry's do.
+DRIFT = 0.5
+#: How equal the directions of all slices must be.
+ALIKE = 1e-3
 
 
 @dataclass(frozen=True, eq=False)  # known by identity, so that what was read can be kept
@@ -51,23 +56,54 @@ class Volume:
             ValueError: there are not several slices of one size at even distances.
         """
         first = self.slices[0]
+        name = first.series or first.name
         kinds = {(one.rows, one.columns, one.spacing) for one in self.slices}
         places = [one.position for one in self.slices if one.position is not None]
         if len(self.slices) < 2 or len(kinds) > 1 or len(places) < len(self.slices):
             raise ValueError(
-                f"data.axis: to be cut across another axis, series {first.series or first.name} "
-                f"needs two or more slices of one size with positions, and has {len(self.slices)} "
-                f"of {len(kinds)} size(s), {len(places)} with a position"
+                f"data.axis: to be cut across another axis, series {name} needs two or more slices "
+                f"of one size with positions, and has {len(self.slices)} of {len(kinds)} size(s), "
+                f"{len(places)} with a position"
+            )
+        if first.spacing is None or not all(one.corner and one.axes for one in self.slices):
+            raise ValueError(
+                f"data.axis: series {name} does not say how its slices lie (ImagePositionPatient, "
+                "ImageOrientationPatient and PixelSpacing), so it cannot be cut across another axis"
             )
         gaps = np.diff(places)
         usual = float(np.median(gaps))
         if usual <= 0 or np.abs(gaps - usual).max() > UNEVEN * usual:
             raise ValueError(
                 f"data.axis: to be cut across another axis, slices must lie at even distances; "
-                f"those of series {first.series or first.name} are {gaps.min():g} to "
-                f"{gaps.max():g} mm from each other"
+                f"those of series {name} are {gaps.min():g} to {gaps.max():g} mm from each other"
             )
+        self._check_straight(name, first.spacing)
         return usual
+
+    def _check_straight(self, name: str, spacing: tuple[float, float]) -> None:
+        """
+        Raises:
+            ValueError: the slices are not above each other, or turned.
+        """
+        first = self.slices[0]
+        axes = np.array([one.axes for one in self.slices])
+        if np.abs(axes - axes[0]).max() > ALIKE:
+            raise ValueError(
+                f"data.axis: the slices of series {name} are turned against each other, so they "
+                "are no volume that could be cut across another axis"
+            )
+        moved = np.array([one.corner for one in self.slices]) - np.array(first.corner)
+        rows, columns = spacing
+        drift = [
+            np.abs(moved @ axes[0][:3]).max() / columns,
+            np.abs(moved @ axes[0][3:]).max() / rows,
+        ]
+        if max(drift) > DRIFT:
+            raise ValueError(
+                f"data.axis: the slices of series {name} drift sideways by {max(drift):.1f} pixels "
+                "(a tilted gantry), so cuts across another axis would be sheared: straighten it "
+                "first (dcm2niix does), and give the NIfTI file"
+            )
 
     def cut(self, axis: int, k: int) -> np.ndarray:
         """(slices, rows) across x, or (slices, columns) across y."""
@@ -92,18 +128,25 @@ def set_place(data: Any, item: Item) -> None:
     along, step = (axes[:3], columns) if item.axis == 0 else (axes[3:], rows)
     corner = corner + item.index * step * np.array(along)
     others = axes[3:] if item.axis == 0 else axes[:3]
-    data.ImagePositionPatient = [f"{value:.10g}"[:16] for value in corner]
-    data.ImageOrientationPatient = [*others, *normal_of(axes).tolist()]
-    data.PixelSpacing = list(item.spacing)
-    data.SliceThickness = step
+    data.ImagePositionPatient = [decimal(value) for value in corner]
+    data.ImageOrientationPatient = [decimal(v) for v in (*others, *normal_of(axes).tolist())]
+    data.PixelSpacing = [decimal(value) for value in item.spacing]
+    data.SliceThickness = decimal(step)
     data.InstanceNumber = item.index + 1
     for key in ("SliceLocation", "SpacingBetweenSlices"):
         if key in data:
             delattr(data, key)
 
 
-def first_frame(item: Item) -> int:
+def decimal(value: float) -> str:
+    """A decimal string, which has at most 16 characters."""
+    text = f"{value:.10g}"
+    return text if len(text) <= 16 else f"{value:.8g}"
+
+
+@lru_cache(maxsize=8)
+def first_frame(file: Path) -> int:
     """The frame of the first slice, in the file of a volume that was cut."""
-    slices = read_slices(item.file)
+    slices = read_slices(file)
     lowest = min(slices, key=lambda one: one.position or 0.0)
     return lowest.frame or 0

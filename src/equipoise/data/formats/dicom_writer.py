@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import need
 from ..item import HOUNSFIELD, Item, Placement
 from .dicom_header import header_value
-from .dicom_volume import first_frame, set_place
+from .dicom_volume import decimal, first_frame, set_place
 
 #: Fields that would be wrong beside new pixels, or that belong to several frames.
 OUTDATED = (
@@ -50,7 +50,7 @@ def write_slices(
         data = pydicom.dcmread(item.file, force=True)
         is_cut = item.axis is not None
         if "SharedFunctionalGroupsSequence" in data or (item.index is not None and not is_cut):
-            _make_single(data, first_frame(item) if is_cut else item.index or 0)
+            _make_single(data, first_frame(item.file) if is_cut else item.index or 0)
         if is_cut:
             set_place(data, item)
         placed = item.placement(image.shape)
@@ -58,7 +58,8 @@ def write_slices(
         if placed.pixel != (1.0, 1.0) or placed.start != (0.0, 0.0):
             _set_geometry(data, placed)
         kind = [str(value) for value in data.get("ImageType") or []]
-        data.ImageType = ["DERIVED", "SECONDARY", *kind[2:]]
+        kept = [value for value in kind[2:] if not (is_cut and value == "AXIAL")]
+        data.ImageType = ["DERIVED", "SECONDARY", *(["REFORMATTED"] if is_cut else []), *kept]
         data.DerivationDescription = "Reconstructed with Equipoise; not for clinical use"
         if item.meaning:
             data.SeriesDescription = f"{data.get('SeriesDescription', '')} {item.meaning}".strip()[
@@ -128,7 +129,7 @@ def _set_pixels(data: Any, image: np.ndarray, slope: float) -> None:
     data.PixelRepresentation = 1
     data.SamplesPerPixel = 1
     data.PhotometricInterpretation = "MONOCHROME2"
-    data.RescaleSlope = 1 if slope == 1 else _decimal(slope)
+    data.RescaleSlope = 1 if slope == 1 else decimal(slope)
     data.RescaleIntercept = 0
     data.RescaleType = "HU" if _modality(data) == "CT" else "US"  # unspecified
 
@@ -139,7 +140,7 @@ def _set_geometry(data: Any, placed: Placement) -> None:
     if spacing is None:
         return
     rows, columns = (float(value) for value in spacing)
-    data.PixelSpacing = [_decimal(rows * placed.pixel[0]), _decimal(columns * placed.pixel[1])]
+    data.PixelSpacing = [decimal(rows * placed.pixel[0]), decimal(columns * placed.pixel[1])]
     position, axes = data.get("ImagePositionPatient"), data.get("ImageOrientationPatient")
     if position is None or axes is None:
         return
@@ -151,10 +152,5 @@ def _set_geometry(data: Any, placed: Placement) -> None:
     )
     moved = right * columns * along_row + down * rows * along_column
     data.ImagePositionPatient = [
-        _decimal(value) for value in np.array(position, dtype=float) + moved
+        decimal(value) for value in np.array(position, dtype=float) + moved
     ]
-
-
-def _decimal(value: float) -> str:
-    """A decimal string, which has at most 16 characters."""
-    return f"{value:.10g}"[:16]

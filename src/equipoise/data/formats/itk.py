@@ -118,6 +118,8 @@ class _Itk(Format):
         with self.reading(file):
             direction = np.array(reader_of(file).GetDirection())
         axes = round(len(direction) ** 0.5)
+        if axes < 3 and asked in (2, -1, "z"):
+            return 2
         if axes < 3:
             raise self.error(file, f"data.axis={asked}: it holds one plane, which is not cut")
         if isinstance(asked, str) and asked in PLANES:
