@@ -65,8 +65,11 @@ def test_kspace_of_fastmri(tmp_path):
     assert not holds_images(items)
     with pytest.raises(UserError, match="holds complex k-space, not images"):
         images_of(open_path(tmp_path / "f.h5"))
-    paths = write_images(items, np.ones((2, 10, 12)), tmp_path / "out")
-    assert [path.name for path in paths] == ["f_000.npy", "f_001.npy"]
+    (path,) = write_images(items, np.ones((2, 10, 12)), tmp_path / "out")
+    assert path.name == "f.h5"
+    with h5py.File(path) as stored:  # as fastMRI's challenge wants it
+        assert np.array_equal(stored["reconstruction"][()], np.ones((2, 10, 12)))
+        assert stored.attrs["patient_id"] == "P7"
 
 
 @pytest.mark.parametrize("coils", [(), (3,)])
