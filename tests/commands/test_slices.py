@@ -156,9 +156,11 @@ def test_memory_does_not_grow_with_the_scan(tmp_path, monkeypatch):
         def look(step, seen=seen):
             seen.append(bytes_of_tensors())
 
-        tracemalloc.start()
-        solved = reconstruct(run, scan, tmp_path / f"out-{rows}", quiet, "hdf5", on_step=look)
+        # One after the other: to look for tensors takes a list of all objects that there are.
+        reconstruct(run, scan, tmp_path / f"looked-{rows}", quiet, "hdf5", on_step=look)
         tensors.append(max(seen))
+        tracemalloc.start()
+        solved = reconstruct(run, scan, tmp_path / f"out-{rows}", quiet, "hdf5")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert len(solved.residual) == rows
