@@ -64,7 +64,6 @@ class Setting(NamedTuple):
     problem: str
     change: str
     options: dict[str, Any]
-    has_equivariance: bool = True  #: beside other terms, so that it can be left out
 
 
 SETTINGS = {
@@ -156,10 +155,8 @@ def row(name: str, a: Any) -> dict[str, Any]:
     found = trained(name, setting.options, "implicit,jacobian_free", a)
     implicit = found.get("implicit", [])
     gradient = difference(implicit, found.get("jacobian_free", []))
-    equivariance = None
-    if setting.has_equivariance:
-        without = trained(f"{name}-without", {**setting.options, **WITHOUT}, "implicit", a)
-        equivariance = difference(implicit, without.get("implicit", []))
+    without = trained(f"{name}-without", {**setting.options, **WITHOUT}, "implicit", a)
+    equivariance = difference(implicit, without.get("implicit", []))
     print(text_of(name, implicit, gradient, equivariance), flush=True)
     return {"name": name, "gradient": gradient, "equivariance": equivariance}
 

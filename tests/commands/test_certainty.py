@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from types import SimpleNamespace
 
+import deepinv
 import numpy as np
 import pytest
 import torch
@@ -239,6 +240,21 @@ class TestReconstruct:
         for name in ("std", "lower", "rmse", "sample_rmse", "status", "measured"):
             total = sum(getattr(share, name) for share in shares)
             assert torch.equal(total, getattr(whole, name)), name
+
+    def test_processes_say_the_same_of_all_images(self, folder, sinograms, monkeypatch):
+        """Each what one alone says, and not what it would say of its own share."""
+        run = load_run(folder)
+        dataset = load_data(run.config, run.scan, sinograms)
+        value = run.solve(dataset, batch=1).value
+        dataset.scan.physics.noise_model = deepinv.physics.ZeroNoise()
+        value = 0.9 * value  # which leaves another share of each measurement
+        value[0] *= 0.5
+        alone = module.bootstrap(run, dataset, value, BOOTSTRAP).notes
+        assert any("unexplained" in note for note in alone)
+        monkeypatch.setattr(module, "together", lambda fabric, values, how: values)
+        for k in range(2):
+            fabric = SimpleNamespace(global_rank=k, world_size=2)
+            assert module.bootstrap(run, dataset, value, BOOTSTRAP, fabric=fabric).notes == alone
 
 
 class TestCommandLine:

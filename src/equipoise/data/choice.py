@@ -14,6 +14,9 @@ from .item import Item
 SLICES = 'every k-th (5, or "every 5"), "middle 20", a range "40:80" or "40:80:4", or a list [3, 7]'
 
 Axis = int | Literal["x", "y", "z", "sagittal", "coronal", "axial"]
+#: Which direction of the body each kind of slices lies across: left and right, front and back, feet
+#: and head.
+PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,18 @@ class Choice:
 
 
 NOTHING_ASKED = Choice()
+
+
+def numbered_axis(asked: Axis) -> int:
+    """The axis of a volume (0, 1, 2) that is meant by its number or its letter.
+
+    Raises:
+        ValueError: there is none.
+    """
+    axis = "xyz".index(asked) if isinstance(asked, str) else asked
+    if not -3 <= axis < 3:
+        raise ValueError(f"data.axis={asked}: a volume has the axes 0, 1 and 2")
+    return axis % 3
 
 
 def checked_slices(asked: Any) -> Any:

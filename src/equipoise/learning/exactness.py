@@ -41,11 +41,9 @@ def inexactness(
     double = copy.deepcopy(model).double()
     part = part._replace(
         y=_double(part.y),
-        physics=copy.deepcopy(part.physics).double(),
-        other_physics=copy.deepcopy(part.other_physics),
+        physics=_operator_in_double(part.physics),
+        other_physics=_operator_in_double(part.other_physics),
     )
-    if part.other_physics is not None:
-        part.other_physics.double()
     found = {}
     for name, loss in asked.items():
         used = accurate(model, loss.accuracy).stop
@@ -71,6 +69,10 @@ def _value(
         x = exact.equilibrium(part.y, part.physics).value
         example = Example(x, part.y, part.physics, exact, other_physics=part.other_physics)
         return float(evaluate(as_asked, example).value.mean())
+
+
+def _operator_in_double(physics: Any) -> Any:
+    return None if physics is None else copy.deepcopy(physics).double()
 
 
 def _double(y: Any) -> Any:

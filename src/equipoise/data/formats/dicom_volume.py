@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from ..choice import Axis
+from ..choice import PLANES, Axis, numbered_axis
 from ..item import Item
 from .dicom_header import Slice, normal_of, read_slices
 
-#: Which of DICOM's directions (left, posterior, head) each kind of slices lies across.
-PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
 #: By how much of their usual distance slices may be out of step.
 UNEVEN = 0.05
 #: By how much of a pixel, over the whole series, slices may drift sideways; a tilted gantry's do.
@@ -44,10 +42,7 @@ class Volume:
                 raise ValueError(f"data.axis={asked}: it does not say how its slices lie")
             directions = np.array([axes[:3], axes[3:], normal_of(axes)])
             return int(np.abs(directions[:, PLANES[asked]]).argmax())
-        axis = "xyz".index(asked) if isinstance(asked, str) else asked
-        if not -3 <= axis < 3:
-            raise ValueError(f"data.axis={asked}: a volume has the axes 0, 1 and 2")
-        return axis % 3
+        return numbered_axis(asked)
 
     def distance(self) -> float:
         """Between slices, in millimetres.

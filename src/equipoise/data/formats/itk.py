@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import UserError, need
-from ..choice import Axis, Choice
+from ..choice import PLANES, Axis, Choice, numbered_axis
 from ..item import Item
 from ..units import found_in
 from .base import Format, by_file, check_promised_size, first_bytes
@@ -22,8 +22,6 @@ from .base import Format, by_file, check_promised_size, first_bytes
 #: How a header names the file of the values, and what it says where they follow the header itself.
 DATA_FILE = re.compile(rb"^\s*(?:ElementDataFile|data ?file)\s*[=:]\s*(.+?)\s*$", re.I | re.M)
 IN_ITSELF = (b"local",)
-#: Which of ITK's directions (left, posterior, superior) each kind of slices lies across.
-PLANES = {"sagittal": 0, "coronal": 1, "axial": 2}
 #: A header is no longer than this.
 LONGEST_HEADER = 65536
 
@@ -125,10 +123,10 @@ class _Itk(Format):
         if isinstance(asked, str) and asked in PLANES:
             across = np.abs(direction.reshape(axes, axes)[PLANES[asked], :3])
             return int(across.argmax())
-        axis = "xyz".index(asked) if isinstance(asked, str) else asked
-        if not -3 <= axis < 3:
-            raise self.error(file, f"data.axis={asked}: a volume has the axes 0, 1 and 2")
-        return axis % 3
+        try:
+            return numbered_axis(asked)
+        except ValueError as error:
+            raise self.error(file, str(error)) from error
 
     def _slice(self, file: Path, changed: float, axis: int, k: int) -> np.ndarray:
         with self.reading(file):

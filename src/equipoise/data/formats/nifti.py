@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from ...errors import need
-from ..choice import Axis, Choice
+from ..choice import Axis, Choice, numbered_axis
 from ..item import Item, check_numbers
 from ..units import found_in
 from .base import Format, by_file, check_promised_size, first_bytes
 
 #: The directions across each kind of slices, as nibabel calls them.
-PLANES = {"sagittal": "RL", "coronal": "AP", "axial": "SI"}
+CODES = {"sagittal": "RL", "coronal": "AP", "axial": "SI"}
 #: Where the first and the second version have their mark.
 MARKS = {344: (b"n+1\0", b"ni1\0"), 4: (b"n+2\0", b"ni2\0")}
 
@@ -99,16 +99,16 @@ class Nifti(Format):
 
     def _axis(self, file: Path, image: Any, asked: Axis) -> int:
         """The axis of the file that is meant by its number, its letter, or the plane across it."""
-        if isinstance(asked, str) and asked in PLANES:
+        if isinstance(asked, str) and asked in CODES:
             codes = need("nibabel", "nifti").aff2axcodes(image.affine)
-            found = [k for k, code in enumerate(codes) if code in PLANES[asked]]
+            found = [k for k, code in enumerate(codes) if code in CODES[asked]]
             if not found:
                 raise self.error(file, f"does not say which of its axes is across {asked} slices")
             return found[0]
-        axis = "xyz".index(asked) if isinstance(asked, str) else asked
-        if not -3 <= axis < 3:
-            raise self.error(file, f"data.axis={asked}: a volume has the axes 0, 1 and 2")
-        return axis % 3
+        try:
+            return numbered_axis(asked)
+        except ValueError as error:
+            raise self.error(file, str(error)) from error
 
     def _volume(self, file: Path, changed: float, chosen: int | str | None) -> np.ndarray:
         """(x, y, z): the only one of the file, or the one that is chosen of a series."""
