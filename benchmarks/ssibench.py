@@ -1,12 +1,11 @@
 """The losses that SSIBench (arXiv 2502.14009) compares on MRI, with the same network and steps, on
 the heads; each beside supervised training.
 
-    python benchmarks/ssibench.py [--scenario single|noisy|coils] [--steps 40] [--seeds 1]
+    python benchmarks/ssibench.py [--scenario single|several|noisy|coils] [--steps 40] [--seeds 1]
 
 It runs `equipoise compare configs/heads.yaml --methods benchmarks/ssibench.py` for one operator
-(the default), ten times the noise, or eight simulated coils, and prints the table; what was trained
-is not trained again. SSIBench's scenario of several operators needs a mask for each image, which
-simulated MRI does not have here.
+(the default), several (each image with a mask of its own), ten times the noise, or eight simulated
+coils, and prints the table; what was trained is not trained again.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from equipoise.comparison.trained import Trained
 ROOT = Path(__file__).parents[1]
 SCENARIOS = {
     "single": [],
+    "several": ["physics.masks=each"],
     "noisy": ["physics.noise=0.005"],
     "coils": ["physics.coils=8"],
 }

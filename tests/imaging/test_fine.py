@@ -73,3 +73,16 @@ def test_rays_that_were_not_measured_are_not():
 def test_what_has_no_finer_grid_is_refused():
     with pytest.raises(UserError, match="simulate=same"):
         finer(deepinv.physics.Inpainting((1, 32, 32), mask=0.5))
+
+
+@pytest.mark.parametrize("name", ["mri", "scaled", "coils", "dynamic"])
+def test_noise_is_where_the_coarse_operator_measures(name):
+    """Noise between the lines would tell a reader that they were measured."""
+    coarse, _ = operators()[name]
+    for physics in (coarse, finer(coarse)):
+        physics.noise_model = deepinv.physics.GaussianNoise(0.1)
+        clean = coarse.A(torch.ones(1, 2, *([3] if name == "dynamic" else []), 64, 64).double())
+        noise = physics.noise(clean) - clean
+        lines = noise.abs().amax(tuple(range(noise.ndim - 1))) > 0
+        assert torch.equal(lines, mask()[0] > 0)
+        assert float(noise[..., lines].std()) == pytest.approx(0.1, rel=0.1)

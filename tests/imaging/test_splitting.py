@@ -7,7 +7,9 @@ import pytest
 import torch
 
 import equipoise as eq
+from equipoise.imaging.draws import seeded
 from equipoise.imaging.mri import cartesian_mask
+from equipoise.imaging.operators import select
 from equipoise.imaging.splitting import split
 
 
@@ -121,3 +123,89 @@ class TestSplitting:
     def test_what_cannot_be_split(self):
         with pytest.raises(TypeError, match="cannot be split"):
             split(deepinv.physics.Denoising(), torch.zeros(1, 1, 4, 4), 2, 0)
+
+
+def own_masks(count: int = 3) -> torch.Tensor:
+    """(count, 2, 16, 32)"""
+    masks = torch.stack([cartesian_mask(16, 32, 2, 0.1, seed) for seed in range(count)])
+    return masks[:, None].expand(-1, 2, -1, -1).double()
+
+
+def splittable() -> dict[str, tuple[object, torch.Tensor]]:
+    rng = torch.Generator().manual_seed(0)
+
+    def image(*shape: int) -> torch.Tensor:
+        return torch.randn(3, *shape, generator=rng, dtype=torch.float64)
+
+    one = own_masks(1)[0, 0]
+    maps = torch.complex(image(4, 16, 32), image(4, 16, 32))
+    frames = torch.stack([cartesian_mask(16, 32, 2, 0.1, seed) for seed in range(2)]).double()
+    size = (16, 32)
+    physics = deepinv.physics
+    return {
+        "views": (eq.ParallelBeam(16, 10, normalize=True).double(), image(1, 16, 16)),
+        "lines": (physics.MRI(mask=one, img_size=size), image(2, *size)),
+        "own lines": (physics.MRI(mask=own_masks(), img_size=size), image(2, *size)),
+        "coils": (physics.MultiCoilMRI(mask=one, coil_maps=maps, img_size=size), image(2, *size)),
+        "frames": (physics.DynamicMRI(mask=frames, img_size=(2, 2, *size)), image(2, 2, *size)),
+        "points": (
+            physics.Inpainting((1, 16, 16), mask=(image(16, 16)[:1] > 0).double()),
+            image(1, 16, 16),
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", splittable())
+class TestRandomSplits:
+    def test_both_operators_measure_their_part(self, name):
+        physics, x = splittable()[name]
+        y = physics.A(x)
+        torch.manual_seed(0)
+        for _ in range(3):
+            seen, y_seen, out, y_out = split(physics, y, 3, None)
+            assert torch.allclose(seen.A(x), y_seen, atol=1e-12)
+            assert torch.allclose(out.A(x), y_out, atol=1e-12)
+            energy = y_seen.square().sum() + y_out.square().sum()
+            assert torch.allclose(energy, y.square().sum(), rtol=1e-12)
+            assert (y_out.flatten(1) != 0).any(1).all()
+
+    def test_a_sample_has_the_same_draw_whatever_its_batchmates(self, name):
+        physics, x = splittable()[name]
+        y = physics.A(x)
+        with seeded((5,), [0, 1, 2]):
+            together = split(physics, y, 3, None)
+        index = torch.tensor([2])
+        with seeded((5,), [2]):
+            alone = split(select(physics, index, 3), y[index], 3, None)
+        assert torch.equal(together.left_y[2:], alone.left_y)
+        with seeded((6,), [0, 1, 2]):
+            assert not torch.equal(together.left_y, split(physics, y, 3, None).left_y)
+
+    def test_every_measurement_outside_the_centre_has_its_turn(self, name):
+        physics, x = splittable()[name]
+        y = physics.A(x)
+        with seeded((0,), range(3)):
+            parts = [split(physics, y, 3, k).left_y for k in range(3)]
+        if name == "views":
+            interleaved = torch.ones(y.shape[1:], dtype=torch.bool)
+            drawn = torch.zeros_like(interleaved)
+        else:
+            interleaved = torch.stack([part != 0 for part in parts]).any(0)
+            drawn = torch.zeros_like(interleaved)
+        torch.manual_seed(0)
+        for _ in range(60):
+            left = split(physics, y, 3, None).left_y
+            if name == "views":
+                first = [view.tolist() for view in y[0, 0]]
+                for view in left[0, 0]:
+                    drawn[0, first.index(view.tolist())] = True
+            else:
+                drawn |= left != 0
+        assert torch.equal(drawn, interleaved)
+
+
+def test_samples_that_share_a_mask_draw_their_own_lines():
+    physics, x = splittable()["lines"]
+    torch.manual_seed(0)
+    left = split(physics, physics.A(x), 3, None).left_y != 0
+    assert not torch.equal(left[0], left[1])

@@ -50,6 +50,22 @@ class TestConsistency:
         missed = torch.cat([part.A(e).flatten(1) for part in parts], 1)
         assert torch.allclose(value, 2 * missed.square().mean(1))
 
+    def test_weights_count_squares(self):
+        """Of a measurement's shape or one that broadcasts to it, with a floor and without."""
+        physics = ct()
+        x = images(2).double()
+        e = torch.randn_like(x)
+        y = physics.double().A(x)
+        weights = torch.rand(y.shape[-2:], dtype=torch.float64)[None]
+        for floor in (0.0, 1e-2):
+            plain = MeasurementConsistency(floor=floor)
+            value = MeasurementConsistency(floor=floor, weights=torch.full_like(weights, 3.0))
+            three = value(x_net=x + e, y=y, physics=physics)
+            assert torch.allclose(three, 3 * plain(x_net=x + e, y=y, physics=physics), rtol=1e-4)
+        value = MeasurementConsistency(weights=weights)(x_net=x + e, y=y, physics=physics)
+        wanted = (weights * physics.A(e).square()).flatten(1).mean(1)
+        assert torch.allclose(value, wanted, rtol=1e-10)
+
     def test_supervised_is_the_mean_squared_error(self):
         x, e = torch.rand(2, 3, 1, 8, 8)
         value = Supervised(weight=0.5)(x_net=x + e, x=x)

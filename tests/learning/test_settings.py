@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import deepinv
 import pytest
+import torch
 from pydantic import ValidationError
 
+from equipoise.data.load import load_dataset
+from equipoise.data.scan import Scan
+from equipoise.data.settings import PhantomSettings
 from equipoise.errors import UserError
 from equipoise.imaging.groups import Reflections, Rotations
+from equipoise.imaging.settings import MRISettings, ParallelBeamSettings
 from equipoise.learning.losses import (
     AS_THE_MODEL,
     DEFAULT_ACCURACY,
@@ -136,6 +141,38 @@ def test_options_reach_their_loss():
     assert not equivariance.noise
     assert not equivariance.stop_gradient
     assert losses["contraction"].bound == 0.5
+
+
+@pytest.mark.parametrize("coils", [1, 2])
+def test_weights_by_density_make_up_for_what_is_seldom_measured(coils):
+    """Averaged over the masks, every point of k-space that any mask has counts alike."""
+    settings = MRISettings(acceleration=3, masks="each", coils=coils)
+    data = PhantomSettings(size=16, count=40)
+    dataset = load_dataset(data, Scan.planned(settings, 16))
+    tree = {"splitting": {"weights": "density", "draw": "random"}}
+    loss = ObjectiveSettings.model_validate(tree).make(dataset.scan, dataset.y)["splitting"]
+    assert loss.at_random
+    mask = dataset.scan.physics.mask
+    weights = loss.misfit.weights
+    assert torch.broadcast_shapes(weights.shape, dataset.y.shape[1:]) == dataset.y.shape[1:]
+    counted = (mask * (weights if coils == 1 else weights[:, 0])).mean(0)
+    there = mask.mean(0) > 0
+    assert float(counted[there].std()) < 1e-5 * float(counted[there].mean())
+    assert float(weights.max()) > 3 * float(weights[weights > 0].min())
+    batch = dataset.batch(torch.arange(2))
+    x = batch.physics.A_adjoint(batch.y)
+    assert torch.isfinite(loss.misfit(x_net=x, y=batch.y, physics=batch.physics)).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [(MRISettings(), "they share one mask"), (ParallelBeamSettings(angles=6), "no masks")],
+)
+def test_a_density_that_nobody_knows_is_an_error(settings, why):
+    dataset = load_dataset(PhantomSettings(size=16, count=2), Scan.planned(settings, 16))
+    tree = {"splitting": {"weights": "density", "parts": 2}}
+    with pytest.raises(UserError, match=f"{why}.*physics.masks=each"):
+        ObjectiveSettings.model_validate(tree).make(dataset.scan, dataset.y)
 
 
 def test_the_risk_estimate_is_that_of_the_noise():

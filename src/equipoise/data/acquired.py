@@ -27,6 +27,7 @@ from .item import Frame, Item, KspaceHeader
 from .sampling import is_fully_sampled as _is_fully_sampled
 from .sampling import planned_inside
 from .scan import KspaceUnits, Scan
+from .seeds import seed_of
 from .sizes import framed_measurement, framed_truth, in_frames
 
 #: The root mean square of a noise scan is believed if it lies between these, relative to that of
@@ -85,7 +86,10 @@ def acquired(items: list[Item], scan: Scan, seed: int, said: Sequence[str] = ())
     """
     settings = scan.settings
     assert isinstance(settings, MRISettings)
-    slices = [_slice(item, settings, seed) for item in items]
+    seeds = [seed] * len(items)
+    if settings.masks == "each":
+        seeds = [seed_of(seed, "mask", place) for place in range(len(items))]
+    slices = [_slice(item, settings, own) for item, own in zip(items, seeds, strict=True)]
     notes = [*said, *notes_of(items)]
     prepared: list[Prepared] = []
     for group in _scans(slices):

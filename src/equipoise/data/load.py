@@ -240,6 +240,9 @@ def _read(
     if mask is not None:
         scan = scan.masked(mask)
         values = values * mask
+    if getattr(scan.settings, "masks", "one") == "each":
+        every = (scan.to_model(item) for item in items) if stream else iter(values)
+        scan = scan.with_masks(torch.stack([_measured_points(y, scan) for y in every]))
     scan = scan.with_noise(scan.noise_level(values))
     if stream:
         y = Streamed(len(items), partial(_one, items, scan, mask))
@@ -247,6 +250,15 @@ def _read(
     words = cut_off_words(values, scan) if found is not None else []
     notes += [*words, *repeated(items, values)]
     return Dataset(items, scan, values, notes=notes)
+
+
+def _measured_points(y: Tensor, scan: Scan) -> Tensor:
+    """The mask (1, …, H, W) of k-space (2, coils, H, W), (2, frames, H, W) or (2, H, W): what is
+    zero was not measured."""
+    seen = (y != 0).any(0, keepdim=True)
+    if scan.settings.frames is None and y.ndim == 4:
+        seen = seen.any(1)
+    return seen.to(y)
 
 
 def _check_memory(items: Sequence[Item], scan: Scan) -> None:
@@ -298,6 +310,7 @@ def _measured(
         if len(shapes) > 1:
             return _measured_in_frames(images, scans, seed, stream, notes, is_fine)
         scan = scans[shapes[0]]
+    scan = scan.of_images(range(len(images)), seed)
     measuring = scan.on_finer_grid() if is_fine else scan
     if stream:
         return _measured_one_by_one(images, scan, measuring, seed, notes)
@@ -318,10 +331,15 @@ def _measured_in_frames(
     is_fine: bool,
 ) -> Dataset:
     """Images of different sizes, and what the scan of each size measures of them."""
-    measuring = {s: each.on_finer_grid() for s, each in scans.items()} if is_fine else scans
-    own = [measuring[item.shape[-2:]] for item in images]
     shapes = list(scans)
     part = [shapes.index(item.shape[-2:]) for item in images]
+    own: dict[int, Scan] = {}
+    for k, shape in enumerate(shapes):
+        places = [i for i, other in enumerate(part) if other == k]
+        scans[shape] = scans[shape].of_images(places, seed)
+        measuring = scans[shape].on_finer_grid() if is_fine else scans[shape]
+        for number, place in enumerate(places):
+            own[place] = measuring.select(torch.tensor([number]), len(places))
     scan = in_frames(list(scans.values()), part, [each.image_shape for each in scans.values()])
 
     def image(i: int) -> Tensor:
@@ -350,9 +368,12 @@ def _measured_one_by_one(
     def image(i: int) -> Tensor:
         return _as_the_scan_sees(measuring.to_model(images[i])[None], measuring, seed, first=i)
 
-    some = torch.cat([image(i) for i in _noise_samples(len(images))])
-    noise = scan.noise_level(measuring.measure_clean(some))
-    y = Streamed(len(images), lambda i: measuring.measure(image(i), seed, noise, first=i)[0][0])
+    def alone(i: int) -> Scan:
+        return measuring.select(torch.tensor([i]), len(images))
+
+    places = _noise_samples(len(images))
+    noise = scan.noise_level(torch.cat([alone(i).measure_clean(image(i)) for i in places]))
+    y = Streamed(len(images), lambda i: alone(i).measure(image(i), seed, noise, first=i)[0][0])
     return Dataset(images, scan.with_noise(noise), y, notes=notes)
 
 

@@ -20,7 +20,7 @@ from ..imaging.fine import TIMES, finer
 from ..imaging.framed import Framed
 from ..imaging.linear import variant
 from ..imaging.mri import prewhiten
-from ..imaging.operators import normalized, select
+from ..imaging.operators import normalized, select, with_masks
 from ..imaging.settings import Physics
 from ..imaging.sizes import Size
 from ..imaging.tomography import Tomography
@@ -84,6 +84,24 @@ class Scan:
         *channels, rows, columns = self.image_shape
         shape = (*channels, TIMES * rows, TIMES * columns)
         return replace(self, physics=physics, image_shape=shape)
+
+    def of_images(self, places: Sequence[int], seed: int) -> Scan:
+        """The scan of the images at these places of a data set: each has a mask of its own where
+        ``physics.masks`` is ``each``, drawn by ``seed`` and its place.
+
+        Raises:
+            UserError: there is no such mask.
+        """
+        seeds = [seed_of(seed, "mask", place) for place in places]
+        try:
+            masks = self.settings.masks_of(self.size, seeds)
+        except ValueError as error:
+            raise UserError(f"physics: {error}") from error
+        return self if masks is None else self.with_masks(masks)
+
+    def with_masks(self, masks: Tensor) -> Scan:
+        """The scan of N samples, of which each has its own mask: (N, 1, …, rows, columns)."""
+        return replace(self, physics=with_masks(self.physics, masks))
 
     def reading(self, geometry: ScannerGeometry | None) -> Scan:
         """The scan of files that say ``geometry``, where it is not this one already.
@@ -258,10 +276,11 @@ class Scan:
         """
         clean = self.measure_clean(images)
         noise = self.noise_level(clean) if noise is None else noise
-        physics: Any = self.with_noise(noise).physics
+        noisy = self.with_noise(noise)
         measured = []
         with torch.random.fork_rng(devices=[]):
             for i in range(len(clean)):
+                physics: Any = noisy.select(torch.tensor([i]), len(clean)).physics
                 torch.manual_seed(seed_of(seed, "noise", first + i))
                 measured.append(physics.noise(clean[i : i + 1]))
         return torch.cat(measured), noise

@@ -6,10 +6,10 @@ from typing import Literal
 
 import numpy as np
 
-_PURPOSES = ("noise", "phase", "sample")
+_PURPOSES = ("noise", "phase", "sample", "mask")
 
 
-def seed_of(seed: int, purpose: Literal["noise", "phase", "sample"], place: int) -> int:
+def seed_of(seed: int, purpose: Literal["noise", "phase", "sample", "mask"], place: int) -> int:
     """A seed that has nothing in common with those of other places, purposes and seeds.
 
     ``seed + place`` would give item 1 of seed 0 what item 0 of seed 1 has. What is random about an

@@ -13,7 +13,7 @@ from deepinv.physics import MRI, DynamicMRI, LinearPhysics, MultiCoilMRI, NonCar
 from torch import Tensor
 
 from ..errors import UserError
-from .scaled import Scaled
+from .scaled import Scaled, with_noise_where_measured
 from .tomography import Tomography
 from .tomography.geometry import refined
 
@@ -41,9 +41,9 @@ def finer(physics: Any) -> LinearPhysics:
     if isinstance(physics, Tomography):
         return _finer_rays(physics)
     if isinstance(physics, MultiCoilMRI):
-        return _FineCoils(physics)
+        return FineCoils(physics)
     if isinstance(physics, MRI | DynamicMRI | NonCartesianMRI):
-        return _FineKspace(physics)
+        return FineKspace(physics)
     raise UserError(
         f"data.simulate=fine: {type(physics).__name__} is made for one grid; rays and MRI have "
         "finer ones; set data.simulate=same"
@@ -59,12 +59,17 @@ def _finer_rays(physics: Tomography) -> Tomography:
     return fine
 
 
-class _FineKspace(LinearPhysics):
+class FineKspace(LinearPhysics):
     """Of what a scanner measures, the part that the coarse operator has lines for."""
 
     def __init__(self, physics: LinearPhysics):
         super().__init__()
         self.physics = physics
+
+    def noise(self, x: Tensor, **kwargs: Any) -> Tensor:
+        """Clean measurements with noise, where the coarse operator measures."""
+        noisy: Tensor = with_noise_where_measured(self.physics, self.noise_model, x, **kwargs)
+        return noisy
 
     def A(self, x: Tensor, **kwargs: Any) -> Tensor:
         image = torch.view_as_complex(x.movedim(1, -1).contiguous())
@@ -72,12 +77,10 @@ class _FineKspace(LinearPhysics):
         return y
 
 
-class _FineCoils(LinearPhysics):
+class FineCoils(FineKspace):
     """The same, with coils whose sensitivities are interpolated."""
 
-    def __init__(self, physics: MultiCoilMRI):
-        super().__init__()
-        self.physics = physics
+    physics: MultiCoilMRI
 
     def A(self, x: Tensor, **kwargs: Any) -> Tensor:
         image = torch.view_as_complex(x.movedim(1, -1).contiguous())

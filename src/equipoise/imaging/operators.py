@@ -29,6 +29,7 @@ __all__ = [
     "proximal",
     "select",
     "selectable",
+    "with_masks",
 ]
 
 
@@ -105,6 +106,15 @@ def _gain(physics: LinearPhysics, shape: tuple[int, ...]) -> float:
         reason = "A x is zero for every image x" if largest == 0 else "A x is not finite"
         raise UserError(f"physics: ‖A‖ = {largest}; {reason}")
     return 1.0 if abs(largest - 1) < 1e-3 else 1 / largest
+
+
+def with_masks(physics: Any, masks: Tensor) -> LinearPhysics:
+    """The operator of N samples, of which each has its own mask: (N, 1, …, H, W)."""
+    if isinstance(physics, Scaled):
+        return Scaled(with_masks(physics.physics, masks), physics.factor)
+    own = masks.to(physics.mask).expand(-1, *physics.mask.shape[1:]).contiguous()
+    operator: LinearPhysics = variant(physics, mask=own)
+    return operator
 
 
 def from_file(path: Path, size: Size) -> Any:

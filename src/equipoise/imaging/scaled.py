@@ -16,6 +16,7 @@ from .linear import (
     has_other_products,
     per_sample,
     proximal_l2,
+    variant,
 )
 from .tomography import Tomography
 
@@ -110,6 +111,17 @@ def proximal(
         return proximal_l2(A, At, d, y, strength, tol, max_iter, start, precondition)
 
 
+def with_noise_where_measured(physics: Any, noise_model: Any, y: Any, **kwargs: Any) -> Any:
+    """Clean measurements with the noise of ``noise_model`` where ``physics`` measures: MRI has none
+    between its lines, and a reader would take noise there for lines."""
+    noisy = noise_model(y, **kwargs)
+    if not isinstance(y, Tensor):
+        return noisy
+    clean: Any = variant(physics)
+    clean.noise_model = deepinv.physics.ZeroNoise()
+    return noisy * (clean.noise(torch.ones_like(y)) != 0)
+
+
 class Scaled(LinearPhysics):
     """factor · A for another operator A, which keeps its own ways to solve with it.
 
@@ -132,6 +144,10 @@ class Scaled(LinearPhysics):
 
     def A_A_adjoint(self, y: Any, **kwargs: Any) -> Any:
         return self.factor**2 * self.physics.A_A_adjoint(y, **kwargs)
+
+    def noise(self, x: Any, **kwargs: Any) -> Any:
+        """Clean measurements with noise, where A measures."""
+        return with_noise_where_measured(self.physics, self.noise_model, x, **kwargs)
 
     def A_dagger(self, y: Any, **kwargs: Any) -> Tensor:
         return self.physics.A_dagger(y / self.factor, **kwargs)

@@ -10,6 +10,7 @@ import torch
 from deepinv.physics import LinearPhysics, NoiseModel
 from torch import Tensor, nn
 
+from .fine import FineCoils, FineKspace
 from .framed import Framed
 from .linear import has_other_products, variant
 from .scaled import Scaled
@@ -36,8 +37,9 @@ PARAMETERS: dict[type, tuple[str, ...]] = {
     deepinv.physics.SpaceVaryingBlur: ("filters", "multipliers"),
 }
 #: Operators made of others.
+AROUND_ANOTHER = (Scaled, FineKspace, FineCoils)
 COMPOSITES = (
-    Scaled,
+    *AROUND_ANOTHER,
     deepinv.physics.ComposedLinearPhysics,
     deepinv.physics.StackedLinearPhysics,
 )
@@ -113,7 +115,9 @@ def differs_per_sample(physics: Any, count: int) -> bool:
 
 def _parts(physics: Any) -> list[Any]:
     """What a composite is made of."""
-    return [physics.physics] if isinstance(physics, Scaled) else list(physics.physics_list)
+    if isinstance(physics, AROUND_ANOTHER):
+        return [physics.physics]
+    return list(physics.physics_list)
 
 
 def _is_known(physics: Any) -> bool:
@@ -183,7 +187,7 @@ def _restricted(physics: Any, index: Tensor, count: int, unknown: bool) -> Any:
 def _made_of(physics: Any, parts: list[Any]) -> Any:
     """The composite with other parts."""
     out = variant(physics)
-    if isinstance(physics, Scaled):
+    if isinstance(physics, AROUND_ANOTHER):
         out.physics = parts[0]
     elif isinstance(physics.physics_list, nn.ModuleList):
         out.physics_list = nn.ModuleList(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,6 +44,11 @@ class CartesianSettings(PhysicsSettings):
     center: float = Field(
         0.08, gt=0, le=1, description="fraction of lines, each way, fully sampled in the centre"
     )
+    masks: Literal["one", "each"] = Field(
+        "one",
+        description="one mask for all images that are measured and all scans that are thinned out, "
+        "or for each its own draw",
+    )
 
     def sampling_mask(self, rows: int, columns: int, seed: int) -> Tensor:
         """(rows, columns) of 0 and 1.
@@ -67,6 +73,12 @@ class MRISettings(SingleImage, CartesianSettings):
         maps = birdcage(self.coils, h, w)
         return deepinv.physics.MultiCoilMRI(mask=mask, coil_maps=maps, img_size=(h, w))
 
+    def masks_of(self, size: Size, seeds: Sequence[int]) -> Tensor | None:
+        if self.masks == "one":
+            return None
+        h, w = image_size(size)
+        return torch.stack([self.sampling_mask(h, w, seed) for seed in seeds])[:, None]
+
 
 class DynamicMRISettings(CartesianSettings):
     """Cartesian MRI of a moving object: a mask for each frame; images that follow each other are
@@ -77,8 +89,18 @@ class DynamicMRISettings(CartesianSettings):
 
     def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
         h, w = image_size(size)
-        masks = [self.sampling_mask(h, w, seed + frame) for frame in range(self.frames)]
-        return deepinv.physics.DynamicMRI(mask=torch.stack(masks), img_size=(2, self.frames, h, w))
+        mask = self._frame_masks(size, seed)
+        return deepinv.physics.DynamicMRI(mask=mask, img_size=(2, self.frames, h, w))
+
+    def masks_of(self, size: Size, seeds: Sequence[int]) -> Tensor | None:
+        if self.masks == "one":
+            return None
+        return torch.stack([self._frame_masks(size, seed) for seed in seeds])[:, None]
+
+    def _frame_masks(self, size: Size, seed: int) -> Tensor:
+        """(frames, rows, columns)."""
+        h, w = image_size(size)
+        return torch.stack([self.sampling_mask(h, w, seed + k) for k in range(self.frames)])
 
 
 class NonCartesianMRISettings(SingleImage, PhysicsSettings):

@@ -8,6 +8,7 @@ import torch
 from deepinv.physics import MRI, Inpainting, MultiCoilMRI, NonCartesianMRI
 from torch import Tensor
 
+from .draws import per_sample, shared
 from .framed import Framed
 from .linear import has_other_products, variant
 from .selection import select
@@ -22,12 +23,15 @@ class Split(NamedTuple):
     left_y: Tensor  #: what it measured
 
 
-def split(physics: Any, y: Tensor, parts: int, k: int) -> Split:
+def split(physics: Any, y: Tensor, parts: int, k: int | None) -> Split:
     """Splits measurements into ``parts`` interleaved parts, and leaves part ``k`` out.
 
     Views, where the physics has ``views``; otherwise the sampled lines of its ``mask`` (a fully
     sampled centre among sparser ones is never left out), or its sampled points, if they are not
     lines. Where there are fewer lines than parts, each is a part.
+
+    With ``k`` None as many are left out, drawn at random (SSDU; Yaman et al., MRM 2020): lines or
+    points of each sample by themselves, views of all samples together.
 
     Raises:
         TypeError: the physics has neither views nor a mask.
@@ -51,10 +55,11 @@ def split(physics: Any, y: Tensor, parts: int, k: int) -> Split:
     return _split_mask(physics, y, parts, k)
 
 
-def _split_each_size(physics: Framed, y: Tensor, parts: int, k: int) -> Split:
+def _split_each_size(physics: Framed, y: Tensor, parts: int, k: int | None) -> Split:
     """Of samples of different sizes, each size by itself."""
     index = torch.arange(len(y))
-    own = [k for k, shape in enumerate(physics.measurement_shapes) if shape == y.shape[1:]]
+    shapes = physics.measurement_shapes
+    own = [size for size, shape in enumerate(shapes) if shape == y.shape[1:]]
     if tuple(y.shape[1:]) != physics.measurement_frame and own:  # out of their frames
         members = torch.nonzero(physics.part == own[0])[: len(y), 0]
         return split(physics.own(members, select)[1], y, parts, k)
@@ -84,24 +89,43 @@ def _split_each_size(physics: Framed, y: Tensor, parts: int, k: int) -> Split:
     return Split(*framed(True), *framed(False))
 
 
-def _split_views(physics: Any, y: Tensor, parts: int, k: int) -> Split:
+def _split_views(physics: Any, y: Tensor, parts: int, k: int | None) -> Split:
     views = range(y.shape[-2])
     if parts > len(views):
         raise ValueError(f"cannot split {len(views)} views into {parts} parts; lower parts")
-    most = [i for i in views if i % parts != k]
-    left = [i for i in views if i % parts == k]
+    scores = shared(lambda: torch.rand(len(views))) if k is None else None
+    left = _places(len(views), parts, k, scores)
+    most = [i for i in views if i not in left]
     return Split(physics.views(most), y[:, :, most], physics.views(left), y[:, :, left])
 
 
-def _split_mask(physics: Any, y: Tensor, parts: int, k: int) -> Split:
+def _places(count: int, parts: int, k: int | None, scores: Tensor | None) -> list[int]:
+    """Which of ``count`` are left out, in their order: every ``parts``-th from the ``k``-th, or as
+    many of those with the lowest ``scores`` (at least ``count`` of them)."""
+    if scores is None:
+        assert k is not None
+        return list(range(count))[k % parts :: parts]
+    few = max(1, round(count / parts))
+    return sorted(scores[:count].argsort()[:few].tolist())
+
+
+def _split_mask(physics: Any, y: Tensor, parts: int, k: int | None) -> Split:
     mask = physics.mask
     h, w = mask.shape[-2:]
     each = mask if mask.ndim >= 4 else mask[None]  # samples may have masks of their own
     frames = each.ndim == 5  # of a sequence, each with a mask of its own
+    if k is None and len(each) == 1:
+        mask = each = each.expand(len(y), *each.shape[1:])
+    planes_of = [m[0] if frames else m.reshape(-1, h, w)[:1] for m in each]
+    scores: Tensor | None = None
+    if k is None:
+        size = (len(planes_of[0]), h * w)
+        scores = per_sample(lambda rows: torch.rand(len(rows), *size), len(each))
     chosen = []
-    for m in each:
-        planes = m[0] if frames else m.reshape(-1, h, w)[:1]
-        chosen.append(torch.stack([_left_out(p, parts, k).expand(h, w) for p in planes]))
+    for sample, planes in enumerate(planes_of):
+        own = [None] * len(planes) if scores is None else scores[sample]
+        left_out = [_left_out(p, parts, k, o).expand(h, w) for p, o in zip(planes, own)]
+        chosen.append(torch.stack(left_out))
     left = torch.stack(chosen)  # (1 or B, 1 or frames, h, w)
 
     def fit(selection: Tensor, ndim: int) -> Tensor:
@@ -116,21 +140,29 @@ def _split_mask(physics: Any, y: Tensor, parts: int, k: int) -> Split:
     return Split(*part(1 - left), *part(left))
 
 
-def _left_out(mask: Tensor, parts: int, k: int) -> Tensor:
-    """1 where a sample of ``mask`` (H, W) belongs to part ``k``, 0 elsewhere."""
+def _left_out(mask: Tensor, parts: int, k: int | None, scores: Tensor | None) -> Tensor:
+    """1 where a sample of ``mask`` (H, W) is left out, 0 elsewhere."""
     plane = mask != 0
     for dim in (0, 1):
         lines = plane.any(dim)
         if bool((plane.all(dim) == lines).all()):
-            chosen = _every(lines, parts, k).to(mask)
-            return chosen if dim == 0 else chosen[:, None]
+            free = _free(lines)
+            chosen = torch.zeros_like(lines)
+            chosen[[free[i] for i in _places(len(free), min(parts, len(free)), k, scores)]] = True
+            line = chosen.to(mask)
+            return line if dim == 0 else line[:, None]
     flat = torch.zeros(plane.numel(), device=mask.device, dtype=mask.dtype)
-    flat[plane.flatten().nonzero()[:, 0][k::parts]] = 1
+    points = plane.flatten().nonzero()[:, 0]
+    flat[points[_places(len(points), parts, k, scores)]] = 1
     return flat.reshape(plane.shape)
 
 
-def _every(lines: Tensor, parts: int, k: int) -> Tensor:
-    """Every ``parts``-th sampled line from the ``k``-th, outside the fully sampled centre."""
+def _free(lines: Tensor) -> list[int]:
+    """The sampled lines outside the fully sampled centre; all of them, where there are no others.
+
+    Raises:
+        ValueError: there are none.
+    """
     middle = len(lines) // 2
     low = middle
     while low > 0 and bool(lines[low - 1]):
@@ -138,14 +170,9 @@ def _every(lines: Tensor, parts: int, k: int) -> Tensor:
     high = middle
     while high < len(lines) and bool(lines[high]):
         high += 1
-    sampled = lines.nonzero()[:, 0].tolist()
+    sampled: list[int] = lines.nonzero()[:, 0].tolist()
     centre = range(low, high) if high - low > 2 else range(0)
-    free = [i for i in sampled if i not in centre]
-    if not free:  # nothing is sampled outside: no centre to spare
-        free = sampled
+    free = [i for i in sampled if i not in centre] or sampled
     if not free:
         raise ValueError(f"cannot split {len(lines)} lines of which none is sampled")
-    parts = min(parts, len(free))
-    chosen = torch.zeros_like(lines)
-    chosen[free[k % parts :: parts]] = True
-    return chosen
+    return free

@@ -91,16 +91,26 @@ class Objective:
         model: nn.Module = loss.adapt_model(self.recorder)
         return model
 
-    def evaluate(self, part: Part, epoch: int, directions: dict[str, Tensor]) -> Evaluated:
-        """Every loss, with the graph that leads to the parameters."""
-        recorder, x_net = self.recorder, None
+    def differentiate(
+        self, part: Part, epoch: int, directions: dict[str, Tensor], share: float = 1.0
+    ) -> Evaluated:
+        """Evaluates every loss, and adds ``share`` times the gradient of its mean over the samples
+        to the parameters.
+
+        Loss by loss, so that the graph of one is gone when the next is made: the largest of them
+        is what has to fit into memory, not their sum. What the model makes of y serves all losses;
+        their gradients meet there, and lead to the parameters by one adjoint solve in the end.
+        """
+        recorder = self.recorder
+        x_net, shared = None, None
         if recorder in self.wrappers.values():
             x_net = recorder(part.y, part.physics)
+            shared = x_net.detach().requires_grad_(x_net.requires_grad)
         solves = {"x_net": recorder.take_solves()}
         values = {}
         for name, loss in self.losses.items():
             model = self.wrappers[name]
-            x = x_net
+            x = shared
             if x is None or model is not recorder:
                 x = _reconstruct(model, part.y, part.physics)
             example = Example(
@@ -113,8 +123,13 @@ class Objective:
                 part.other_physics,
                 directions.get(name),
             )
-            values[name] = evaluate(loss, example)
-            solves[name] = values[name].solves + recorder.take_solves()
+            found = evaluate(loss, example)
+            if found.value.requires_grad:
+                (found.value.mean() * share).backward()
+            values[name] = found._replace(value=found.value.detach())
+            solves[name] = found.solves + recorder.take_solves()
+        if x_net is not None and shared is not None and shared.grad is not None:
+            x_net.backward(shared.grad)
         return Evaluated(values, solves)
 
 

@@ -6,7 +6,9 @@ import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import deepinv.physics
+import torch
 from deepinv.loss import Loss, SureGaussianLoss, SurePoissonLoss, TVLoss
+from deepinv.physics import MRI, MultiCoilMRI
 from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, field_validator
 from torch import Tensor
 
@@ -151,6 +153,27 @@ class ConsistencySettings(Settings):
         return MeasurementConsistency(self.weight, self.floor, attenuation)
 
 
+def _rarity(physics: Any) -> Tensor:
+    """(1, …, H, W): one over the share of the samples whose mask has a point of k-space (Millard
+    and Chiew, IEEE Trans. Computational Imaging 9, 2023), with a mean of 1 over what is measured.
+
+    Raises:
+        UserError: there are no masks, or all samples share one.
+    """
+    physics = getattr(physics, "physics", physics)  # of one that is scaled
+    mask = getattr(physics, "mask", None)
+    if not isinstance(physics, (MRI, MultiCoilMRI)) or mask is None or len(mask) == 1:
+        why = "they share one mask" if isinstance(mask, Tensor) else "there are no masks"
+        raise UserError(
+            f"objective.splitting.weights=density: {why}, of which no density can be told; give "
+            "each its own (physics.masks=each), or set it to equal"
+        )
+    share = mask.mean(0)
+    weights = torch.where(share > 0, 1 / share.clamp_min(1e-12), 0.0)
+    weights = weights * (mask.sum() / (mask * weights).sum())
+    return weights[:, None] if isinstance(physics, MultiCoilMRI) else weights
+
+
 class SplittingSettings(Settings):
     """Some measurements are predicted from the others."""
 
@@ -161,6 +184,16 @@ class SplittingSettings(Settings):
         None,
         description="equivariant splitting: the group by which each image lies otherwise for the "
         "denoiser; none: plain splitting",
+    )
+    draw: Literal["interleaved", "random"] = Field(
+        "interleaved",
+        description="what is left out: every n-th view or line, or as many at random (SSDU), in "
+        "MRI for each sample its own",
+    )
+    weights: Literal["equal", "density"] = Field(
+        "equal",
+        description="how left-out samples of k-space count: alike, or by one over the share of the "
+        "measurements that have them, as if all of k-space were left out",
     )
 
     @field_validator("group", mode="before")
@@ -183,8 +216,16 @@ class SplittingSettings(Settings):
             raise UserError(
                 f"objective.splitting.parts={self.parts}: {error}, or set objective.splitting=0"
             ) from error
-        group = None if self.group is None else self.group.make()
-        return Splitting(self.parts, self.weight, self.floor, accuracy, attenuation, group)
+        return Splitting(
+            self.parts,
+            self.weight,
+            self.floor,
+            accuracy,
+            attenuation,
+            group=None if self.group is None else self.group.make(),
+            at_random=self.draw == "random",
+            weights=None if self.weights == "equal" else _rarity(scan.physics),
+        )
 
 
 class EquivarianceSettings(Settings):

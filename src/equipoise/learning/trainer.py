@@ -206,9 +206,7 @@ class Trainer:
         share = len(part.places) / self.settings.batch
         epoch = self.step * self.settings.batch // len(self.dataset)
         with seeded((self.seed, self.step), part.places.tolist()):
-            values, solves = self.objective.evaluate(part, epoch, self.directions)
-            losses = [found.value.mean() * share for found in values.values()]
-            torch.stack(losses).sum().backward()
+            values, solves = self.objective.differentiate(part, epoch, self.directions, share)
         for name, made in solves.items():
             tally.add_solves(name, made)
         for name, found in values.items():

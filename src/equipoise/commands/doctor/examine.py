@@ -98,7 +98,7 @@ def _adjoint(physics: Any, y: Tensor) -> Finding:
 
 def _norm(scan: Scan, y: Tensor) -> Finding:
     physics: Any = scan.physics
-    largest = norm(physics.A, physics.A_adjoint, physics.A_adjoint(y[:1]))
+    largest = norm(physics.A, physics.A_adjoint, physics.A_adjoint(y))
     return judged(
         largest < 1.01,
         f"norm: ‖A‖ = {largest:.3f}; measurements are multiplied by {scan.gain:.3g} to make it so",

@@ -38,15 +38,24 @@ class MeasurementConsistency(RecordedLoss):
         weight: of the term.
         floor: δ; 0 is the plain misfit.
         attenuation: what makes line integrals of measurements; None: all are equally noisy.
+        weights: by which r² counts, of the shape of a measurement or one that broadcasts to it;
+            None: all count alike.
     """
 
-    def __init__(self, weight: float = 1.0, floor: float = 0.0, attenuation: float | None = None):
+    def __init__(
+        self,
+        weight: float = 1.0,
+        floor: float = 0.0,
+        attenuation: float | None = None,
+        weights: Tensor | None = None,
+    ):
         super().__init__()
         if floor < 0:
             raise ValueError(f"floor must be >= 0, got {floor}; 1e-2 suits operators with ‖A‖ = 1")
         self.weight = weight
         self.floor = floor
         self.attenuation = attenuation
+        self.weights = weights
 
     def forward(self, x_net: Tensor, y: Any, physics: Any, **kwargs: Any) -> Tensor:
         return self.evaluate(Example(x_net, y, physics)).value
@@ -61,6 +70,8 @@ class MeasurementConsistency(RecordedLoss):
         else:  # stacked physics: a list of measurements
             shapes = [part.shape[1:] for part in measured]
         r = _side_by_side(measured) - _side_by_side(y)
+        if self.weights is not None:
+            r = r * self.weights.to(r).sqrt().expand(shapes[0]).flatten()
         variance = self._variance(_side_by_side(y))
         if self.floor == 0:
             return (r.abs().square() / variance).mean(1)

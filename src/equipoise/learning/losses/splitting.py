@@ -34,6 +34,8 @@ class Splitting(SecondSolveLoss):
     Args:
         parts: how many; one is left out, in turn at random.
         group: of the moves; None: none.
+        at_random: leave as many out, drawn at random, instead of one of the interleaved parts.
+        weights: of a measurement, as for :class:`MeasurementConsistency`.
         weight: as for :class:`MeasurementConsistency`, and so are ``floor`` and ``attenuation``.
         accuracy: of the equilibrium that predicts.
     """
@@ -46,6 +48,8 @@ class Splitting(SecondSolveLoss):
         accuracy: Accuracy = DEFAULT_ACCURACY,
         attenuation: float | None = None,
         group: Group | None = None,
+        at_random: bool = False,
+        weights: Tensor | None = None,
     ):
         super().__init__(accuracy)
         if parts < 2:
@@ -53,13 +57,14 @@ class Splitting(SecondSolveLoss):
         self.parts = parts
         self.weight = weight
         self.group = group
-        self.misfit = MeasurementConsistency(weight, floor, attenuation)
+        self.at_random = at_random
+        self.misfit = MeasurementConsistency(weight, floor, attenuation, weights)
 
     def forward(self, x_net: Tensor, y: Any, physics: Any, model: Any, **kwargs: Any) -> Tensor:
         return self.evaluate(Example(x_net, y, physics, model)).value
 
     def evaluate(self, example: Example) -> LossValue:
-        part = int(shared(lambda: torch.randint(self.parts, ())))
+        part = None if self.at_random else int(shared(lambda: torch.randint(self.parts, ())))
         rest, y_rest, left_out, y_left_out = split(example.physics, example.y, self.parts, part)
         model = example.model
         if self.group is not None:

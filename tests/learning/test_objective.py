@@ -1,0 +1,104 @@
+"""Laws of the objective: one gradient of all losses, whatever the order in which they are made."""
+
+from __future__ import annotations
+
+import weakref
+
+import pytest
+import torch
+from deepinv.loss import Loss
+
+import equipoise as eq
+from equipoise.imaging.draws import seeded
+from equipoise.learning.batching import Part
+from equipoise.learning.losses import (
+    Equivariance,
+    Example,
+    JacobianPenalty,
+    MeasurementConsistency,
+    Splitting,
+    evaluate,
+)
+from equipoise.learning.objective import Objective
+
+from .examples import ct, images, small_model
+
+
+def problem() -> tuple[eq.EquilibriumReconstructor, Part]:
+    physics = ct().double()
+    y = physics.A(images(3).double())
+    return small_model().double(), Part(torch.arange(3), y, physics)
+
+
+def gradients(model: torch.nn.Module) -> list[torch.Tensor]:
+    return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+@pytest.mark.parametrize("stop_gradient", [True, False])
+def test_loss_by_loss_is_the_gradient_of_their_sum(stop_gradient):
+    """Through the reconstruction that all share, and through those that losses make."""
+    model, part = problem()
+    losses: dict[str, Loss] = {
+        "consistency": MeasurementConsistency(0.3, 1e-3),
+        "splitting": Splitting(3),
+        "equivariance": Equivariance(eq.Rotations(), 0.5, noise=False, stop_gradient=stop_gradient),
+        "contraction": JacobianPenalty(0.5, 0.1),
+    }
+    with seeded((1,), range(3)):
+        found = Objective(model, losses).differentiate(part, 0, {}, share=0.25)
+    one_by_one = gradients(model)
+    model.zero_grad()
+    objective = Objective(model, losses)
+    with seeded((1,), range(3)):
+        exact = objective.recorder.accurate_model()
+        x_net = exact(part.y, part.physics)
+        values = {
+            name: evaluate(loss, Example(x_net, part.y, part.physics, exact)).value
+            for name, loss in losses.items()
+        }
+    (0.25 * sum(value.mean() for value in values.values())).backward()
+    together = gradients(model)
+    for name, value in values.items():
+        assert torch.allclose(found.values[name].value, value, rtol=1e-6), name
+    assert len(one_by_one) == len(together) > 0
+    for a, b in zip(one_by_one, together):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-9 * float(b.norm()) + 1e-14)
+    assert all(solve.adjoint is not None for solve in found.solves["x_net"])
+    assert all(solve.adjoint is not None for solve in found.solves["splitting"])
+
+
+class Watched(Loss):
+    """Saves a tensor for its gradient, and says whether that of another loss is still there."""
+
+    def __init__(self, other: Watched | None = None):
+        super().__init__()
+        self.other = other
+        self.saved: weakref.ref[torch.Tensor] | None = None
+        self.other_was_there = False
+
+    def forward(self, x_net, **kwargs):
+        if self.other is not None:
+            self.other_was_there = self.other.saved() is not None
+        kept = 2 * x_net
+        self.saved = weakref.ref(kept)
+        return kept.square().flatten(1).mean(1)
+
+
+def test_the_graph_of_a_loss_is_gone_when_the_next_is_made():
+    model, part = problem()
+    first = Watched()
+    second = Watched(first)
+    Objective(model, {"first": first, "second": second}).differentiate(part, 0, {})
+    assert not second.other_was_there
+    assert gradients(model)
+
+
+def test_what_does_not_depend_on_the_model_adds_nothing():
+    model, part = problem()
+
+    def constant(x_net, **kwargs):
+        return torch.ones(len(x_net))
+
+    found = Objective(model, {"constant": constant}).differentiate(part, 0, {})
+    assert torch.equal(found.values["constant"].value, torch.ones(3))
+    assert not any(float(g.abs().max()) > 0 for g in gradients(model))
