@@ -2,7 +2,7 @@
 
     python benchmarks/tails.py [--steps 80] [--seeds 0 1 2]      # 64² chest CT, real data
 
-20 views, batch 4, learning rate 5e-4, σ = 0.02, λ = 0.001, else the defaults. Each row: mean PSNR of
+20 views, batch 4, learning rate 5e-4, σ = 0.02, λ = 0.001, else the defaults. Each row: the PSNR of
 the running average on `ct/val.h5` before training and after so many steps, median and longest norm
 of the gradient, seconds a step, for solves to the model's tolerance and to that of the losses, and
 three clips.

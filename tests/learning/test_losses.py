@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import equipoise as eq
+from equipoise.equilibrium.flat import FlatMap
 from equipoise.imaging.draws import seeded
 from equipoise.imaging.mri import cartesian_mask
 from equipoise.learning.losses import (
@@ -19,9 +20,10 @@ from equipoise.learning.losses import (
     Splitting,
     Supervised,
     Weighted,
+    contraction,
     evaluate,
 )
-from equipoise.reconstruction.contraction import measure
+from equipoise.reconstruction.contraction import measure, row_norms
 
 from .examples import ct, images, small_model
 
@@ -253,9 +255,50 @@ class TestPenalty:
         there = JacobianPenalty().evaluate(Example(y, y, physics, model))
         assert there.gain.isfinite().all(), "at the equilibrium itself nothing is left"
 
+    @pytest.mark.parametrize("awake", [0, 1, 3])
+    def test_only_samples_that_gain_too_much_are_differentiated(self, awake):
+        """The value and the gradient are those of the formula over all samples."""
+        physics, model = ct().double(), small_model()
+        y = physics.A(images(3).double())
+        x = model(y, physics).detach()
+        F = FlatMap(model.step.bind(y, physics), x)
+        z = F.pack(x).requires_grad_()
+        gains = JacobianPenalty().evaluate(Example(x, y, physics, model)).gain
+        ordered = gains.sort(descending=True).values.tolist()
+        edges = [1.01 * ordered[0], *ordered[1:], 0.99 * ordered[-1]]
+        bound = 0.5 * (ordered[0] + ordered[1]) if awake == 1 else edges[awake]
+        if bound >= 1:
+            pytest.skip("everything gains more than that")
+        parameters = [p for p in model.parameters() if p.requires_grad]
+        value = JacobianPenalty(2.0, bound).evaluate(Example(x, y, physics, model)).value
+        found = torch.autograd.grad(value, parameters, allow_unused=True)
+        fz = F(z)
+        v = contraction._slowest(z, fz)
+        (Jv,) = torch.autograd.grad(fz, z, v, create_graph=True)
+        wanted_value = 2.0 * torch.relu(row_norms(Jv) - bound).square().mean()
+        assert int((gains > bound).sum()) == awake
+        assert torch.allclose(value.to(wanted_value), wanted_value, rtol=1e-10, atol=1e-14)
+        wanted = torch.autograd.grad(wanted_value, parameters, allow_unused=True)
+        for a, b in zip(found, wanted):
+            if a is not None or b is not None:
+                assert torch.allclose(_or_zero(a, b), _or_zero(b, a), rtol=1e-8, atol=1e-14)
+
+    def test_a_penalty_that_sleeps_can_be_differentiated(self):
+        physics, model = ct().double(), small_model()
+        y = physics.A(images(2).double())
+        value = JacobianPenalty(1.0, 0.999)(
+            x_net=model(y, physics), y=y, physics=physics, model=model
+        )
+        value.backward()
+        assert float(value) == 0
+
     def test_where_it_looks_is_one_of_two(self):
         with pytest.raises(ValueError, match="along must be"):
             JacobianPenalty(along="nowhere")
+
+
+def _or_zero(gradient, like):
+    return torch.zeros_like(like) if gradient is None else gradient
 
 
 class TestContract:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...equilibrium.flat import FlatMap
 from ...reconstruction.contraction import row_norms, unit_rows
@@ -60,21 +60,43 @@ class JacobianPenalty(RecordedLoss):
         z = step.lift(example.x_net.detach(), y, physics)
         F = FlatMap(step.bind(y, physics), z)
         z = F.pack(z).detach().requires_grad_()
+        if self.along == "residual":
+            return self._along_residuals(F, z, step)
+        return self._along_memory(F, z, example.direction)
+
+    def _along_residuals(self, F: FlatMap, z: Tensor, step: nn.Module) -> LossValue:
+        """The graph, which is the largest of a training step, is that of the samples that gain too
+        much alone: often of none."""
         with torch.enable_grad():
             fz = F(z)
-            if self.along == "memory":
-                v = _remembered(example.direction, z).expand_as(z)
-            else:
-                v = _slowest(z, fz)
-            (Jv,) = torch.autograd.grad(fz, z, v, create_graph=True)
+            v = _slowest(z, fz)
+            (Jv,) = torch.autograd.grad(fz, z, v)
+            gain = row_norms(Jv).detach()
+            too_much = torch.nonzero(~(gain <= self.bound))[:, 0]  # what is not finite, too
+            if not len(too_much):
+                return LossValue(_zero(step).to(gain), gain=gain)
+            some = z.detach()[too_much].requires_grad_()
+            f_some = F.restrict(too_much, z.detach())(some)
+            (J_some,) = torch.autograd.grad(f_some, some, v[too_much], create_graph=True)
+            excess = torch.relu(row_norms(J_some) - self.bound).square().sum() / len(z)
+        return LossValue(self.weight * excess, gain=gain)
+
+    def _along_memory(self, F: FlatMap, z: Tensor, remembered: Tensor | None) -> LossValue:
+        with torch.enable_grad():
+            v = _remembered(remembered, z).expand_as(z)
+            (Jv,) = torch.autograd.grad(F(z), z, v, create_graph=True)
         gain = row_norms(Jv)
         value = self.weight * torch.relu(gain - self.bound).square().mean()
-        if self.along == "residual":
-            return LossValue(value, gain=gain.detach())
         usable = bool((gain.isfinite() & (gain > 0)).all())
         # There always is a direction: processes that share a batch share it.
         direction = unit_rows(Jv.detach()[:1]) if usable else v[:1]
         return LossValue(value, gain=gain.detach(), direction=direction)
+
+
+def _zero(module: nn.Module) -> Tensor:
+    """0, which can be differentiated like any other value, without an evaluation."""
+    parameter = next((p for p in module.parameters() if p.requires_grad), None)
+    return torch.zeros(()) if parameter is None else 0 * parameter.sum()
 
 
 def _remembered(direction: Tensor | None, z: Tensor) -> Tensor:
