@@ -3,8 +3,10 @@
     python benchmarks/native.py [--size 256] [--views 60] [--batch 4] [--rounds 3] [--data FILE]
 
 The yardstick is a forward pass of a six-layer, 32-channel network on the same batch: float32,
-channels last, no gradient, two threads, the median of seven. First the parts: an evaluation of the
-proximal step and a vector–Jacobian product, with the inner problem solved exactly and by
+channels last, no gradient, two threads, the median of seven: in the same process, where freed
+memory is kept, and in one of its own as PyTorch has it (*plain*), where each of the network's
+tensors is mapped and cleared anew (`benchmarks/freed_memory.py`). First the parts: an evaluation of
+the proximal step and a vector–Jacobian product, with the inner problem solved exactly and by
 Chebyshev's steps, and how many evaluations a solve takes from where it begins. Then training steps
 with the default objective, with ``objective.exact`` and without: each in a process of its own, with
 the largest resident size. Everything is measured in turns; the ratios are what counts.
@@ -123,15 +125,21 @@ def step_of_training(a: argparse.Namespace, inner: str, exact: bool) -> None:
         start = time.perf_counter()
         report = trainer.advance()
         times.append(time.perf_counter() - start)
+    taken, plain = median(times), float(a.plain) or median(sticks)
     print(
-        f"{median(times) / median(sticks):.1f} yardsticks ({median(times):.1f} s), at most "
-        f"{memory('VmHWM') / 1e3:.2f} GB in all; {report.forward:.0f} evaluations forward, "
+        f"{taken:.1f} s, {taken / median(sticks):.0f} yardsticks, {taken / plain:.0f} plain; at "
+        f"most {memory('VmHWM') / 1e3:.2f} GB in all; {report.forward:.0f} evaluations forward, "
         f"{report.adjoint:.0f} backward a solve, {report.unsolved:.0%} of the solves unfinished, "
         f"loss {report.loss:.3e}{'; ' + report.skipped if report.skipped else ''}"
     )
 
 
 def report_steps(a: argparse.Namespace) -> None:
+    sizes = [*("--size", str(a.size), "--batch", str(a.batch), "--threads", str(a.threads))]
+    command = [sys.executable, __file__, *sizes, "--yardstick"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    plain = done.stdout.strip()
+    print(f"plain yardstick {float(plain) * 1e3:.0f} ms")
     ways = [("auto", True), ("auto", False)]
     if a.before:
         ways += [("exact", True), ("exact", False)]
@@ -139,7 +147,7 @@ def report_steps(a: argparse.Namespace) -> None:
         command = [
             *(sys.executable, __file__, "--size", str(a.size), "--views", str(a.views)),
             *("--batch", str(a.batch), "--rounds", str(a.rounds), "--threads", str(a.threads)),
-            *("--one", inner, str(int(exact))),
+            *("--one", inner, str(int(exact)), "--plain", plain),
             *(() if a.data is None else ("--data", str(a.data))),
         ]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -160,9 +168,15 @@ def main() -> None:
     text = "also the steps with the inner problem solved exactly, as it was: minutes each"
     p.add_argument("--before", action="store_true", help=text)
     p.add_argument("--one", nargs=2, metavar=("INNER", "EXACT"), help=argparse.SUPPRESS)
-    a = arguments(p, size=16, views=6, batch=2, rounds=1, threads=1)
+    p.add_argument("--plain", default="0", help=argparse.SUPPRESS)
+    p.add_argument("--yardstick", action="store_true", help=argparse.SUPPRESS)
+    plainly = "--yardstick" in sys.argv
+    a = arguments(p, keep_memory=not plainly, size=16, views=6, batch=2, rounds=1, threads=1)
     torch.set_num_threads(a.threads)
     torch.manual_seed(0)
+    if a.yardstick:
+        print(yardstick(a.batch, a.size))
+        return
     if a.one:
         inner, exact = a.one
         step_of_training(a, inner, exact == "1")
