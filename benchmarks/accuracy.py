@@ -132,6 +132,8 @@ def measured(way: str, given: Problem, residual: float) -> Found:
     parameters = [p for p in given.step.parameters() if p.requires_grad]
     grads = torch.autograd.grad(value, parameters, allow_unused=True)
     gradient = torch.cat([g.flatten() for g in grads if g is not None])
+    if residual == EXACT and not all(bool(s.converged.all()) for s in seen.solves):
+        print(f"{way}: the reference did not converge; its errors mean little")
     return Found(float(value.detach()), gradient, seen.evaluations())
 
 

@@ -36,6 +36,22 @@ def with_losses(name: str, label: str, *terms: str, **changes: object) -> Traine
 
 BY_DEEPINV = "objective.deepinv"
 LOSSES = [
+    # With masks of their own alone:
+    with_losses(
+        "weighted",
+        "Random splits, weighted by density",
+        "splitting",
+        objective__splitting__left_out="random",
+        objective__splitting__weighting="density",
+    ),
+    with_losses("moi", "Consistency + multi-operator", "consistency", "operators"),
+    # With any:
+    with_losses(
+        "random",
+        "Random splits (SSDU)",
+        "splitting",
+        objective__splitting__left_out="random",
+    ),
     with_losses(
         "es",
         "Equivariant splitting",
@@ -81,7 +97,7 @@ def main() -> None:
     p.add_argument("--seeds", type=int, default=1)
     p.add_argument("--jobs", type=int, default=2)
     p.add_argument("--size", type=int, default=128)
-    p.add_argument("--only", default=",".join([*OURS, *(m.name for m in LOSSES), "supervised"]))
+    p.add_argument("--only", default="", help="methods by name, in place of all")
     p.add_argument("--out", type=Path, default=None, help="default: compare/ssibench-SCENARIO")
     quick = {"steps": 1, "size": 32, "only": "zero_filled,es,supervised", "jobs": 1}
     a = arguments(p, **quick)
@@ -94,7 +110,11 @@ def main() -> None:
         options += ["data.slices=middle 1", "model.max_steps=3", "model.test_max_steps=3"]
         options += ["model.sigma=0.04", "model.step.strength=0.003"]
         a.out = Path(tempfile.mkdtemp())
-    given = ["--only", a.only, "--seeds", str(a.seeds), "--jobs", str(a.jobs)]
+    suited = [
+        m.name for m in LOSSES if a.scenario == "several" or m.name not in ("weighted", "moi")
+    ]
+    methods = a.only or ",".join([*OURS, *suited, "supervised"])
+    given = ["--only", methods, "--seeds", str(a.seeds), "--jobs", str(a.jobs)]
     given += ["--methods", __file__, "--out", str(a.out or ROOT / "compare" / name)]
     config = str(ROOT / "configs" / "heads.yaml")
     command = [sys.executable, "-m", "equipoise", "compare", config]

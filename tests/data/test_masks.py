@@ -11,7 +11,8 @@ import torch
 from equipoise.data.load import load_dataset
 from equipoise.data.scan import Scan
 from equipoise.data.settings import ImageSettings, MeasurementSettings, PhantomSettings
-from equipoise.imaging.settings import DynamicMRISettings, MRISettings
+from equipoise.errors import UserError
+from equipoise.imaging.settings import CustomSettings, DynamicMRISettings, MRISettings
 from equipoise.imaging.splitting import split
 
 SIZE = 24
@@ -136,6 +137,47 @@ def test_the_masks_of_measurements_are_what_is_not_zero(tmp_path: Path, name, st
         y_read, physics_read, _ = outside.batch(torch.tensor([i]))
         assert torch.allclose(y_read, y, rtol=1e-5)
         assert torch.equal(masks_seen(physics_read.A(truth)), masks_seen(y))
+
+
+def test_k_space_of_nothing_is_an_error(tmp_path: Path):
+    y = phantoms("coils").y
+    y[1] = 0
+    for i, one in enumerate(y):
+        np.save(tmp_path / f"{i}.npy", one.numpy())
+    with pytest.raises(UserError, match=r"1.npy: is zero everywhere"):
+        load_dataset(MeasurementSettings(path=tmp_path), planned("coils"))
+
+
+def test_an_operator_without_masks_is_not_tried_out_image_by_image(tmp_path: Path):
+    """It measures each image once, alone."""
+    (tmp_path / "own.py").write_text(OWN)
+    scan = Scan.planned(CustomSettings(file=tmp_path / "own.py"), SIZE, 0)
+    calls = scan.physics.calls
+    calls.clear()
+    streamed = load_dataset(PhantomSettings(size=SIZE, count=40), scan, stream=True)
+    calls.clear()
+    assert streamed.y[3].shape == (1, SIZE, SIZE)
+    assert calls == [1]
+
+
+OWN = """
+import deepinv
+
+class Own(deepinv.physics.LinearPhysics):
+    def __init__(self, size):
+        super().__init__(img_size=(1, size, size))
+        self.calls = []
+
+    def A(self, x, **kwargs):
+        self.calls.append(len(x))
+        return x
+
+    def A_adjoint(self, y, **kwargs):
+        return y
+
+def physics(size):
+    return Own(size)
+"""
 
 
 def test_a_fully_sampled_scan_is_thinned_out_slice_by_slice(tmp_path: Path):

@@ -25,7 +25,7 @@ from equipoise.learning.losses import (
 )
 from equipoise.reconstruction.contraction import measure, row_norms
 
-from .examples import ct, images, small_model
+from .examples import ct, images, mri, small_model
 
 
 class TestConsistency:
@@ -54,19 +54,28 @@ class TestConsistency:
 
     def test_weights_count_squares(self):
         """Of a measurement's shape or one that broadcasts to it, with a floor and without."""
-        physics = ct()
+        physics = ct().double()
         x = images(2).double()
         e = torch.randn_like(x)
-        y = physics.double().A(x)
+        y = physics.A(x)
         weights = torch.rand(y.shape[-2:], dtype=torch.float64)[None]
-        for floor in (0.0, 1e-2):
-            plain = MeasurementConsistency(floor=floor)
-            value = MeasurementConsistency(floor=floor, weights=torch.full_like(weights, 3.0))
-            three = value(x_net=x + e, y=y, physics=physics)
-            assert torch.allclose(three, 3 * plain(x_net=x + e, y=y, physics=physics), rtol=1e-4)
-        value = MeasurementConsistency(weights=weights)(x_net=x + e, y=y, physics=physics)
-        wanted = (weights * physics.A(e).square()).flatten(1).mean(1)
-        assert torch.allclose(value, wanted, rtol=1e-10)
+        squares = (weights * physics.A(e).square()).flatten(1)
+        plain = MeasurementConsistency(weights=weights)
+        assert torch.allclose(plain(x_net=x + e, y=y, physics=physics), squares.mean(1))
+        per_pixel = MeasurementConsistency(floor=1e-3, weights=weights)
+        wanted = squares.sum(1) / x[0].numel()
+        assert torch.allclose(per_pixel(x_net=x + e, y=y, physics=physics), wanted)
+
+    def test_with_a_mask_weights_of_one_change_nothing(self):
+        """But the floor, of which (mask + δ)⁻¹ is 1 / (1 + δ)."""
+        physics = mri()
+        x = images(2, 2)
+        e = torch.randn_like(x)
+        found = []
+        for weights in (None, torch.ones(1, 1, 1, dtype=torch.float64)):
+            loss = MeasurementConsistency(floor=1e-3, weights=weights)
+            found.append(loss(x_net=x + e, y=physics.A(x), physics=physics))
+        assert torch.allclose(found[0] * 1.001, found[1], rtol=1e-6)
 
     def test_supervised_is_the_mean_squared_error(self):
         x, e = torch.rand(2, 3, 1, 8, 8)

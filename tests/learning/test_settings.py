@@ -13,6 +13,7 @@ from equipoise.data.settings import PhantomSettings
 from equipoise.errors import UserError
 from equipoise.imaging.groups import Reflections, Rotations
 from equipoise.imaging.settings import MRISettings, ParallelBeamSettings
+from equipoise.imaging.splitting import split
 from equipoise.learning.losses import (
     AS_THE_MODEL,
     DEFAULT_ACCURACY,
@@ -144,21 +145,25 @@ def test_options_reach_their_loss():
 
 
 @pytest.mark.parametrize("coils", [1, 2])
-def test_weights_by_density_make_up_for_what_is_seldom_measured(coils):
-    """Averaged over the masks, every point of k-space that any mask has counts alike."""
+@pytest.mark.parametrize("left_out", ["random", "interleaved"])
+def test_weights_by_density_make_up_for_what_is_seldom_left_out(coils, left_out):
+    """Averaged over samples and splits, every point that is ever left out counts alike."""
     settings = MRISettings(acceleration=3, masks="each", coils=coils)
-    data = PhantomSettings(size=16, count=40)
-    dataset = load_dataset(data, Scan.planned(settings, 16))
-    tree = {"splitting": {"weights": "density", "draw": "random"}}
+    dataset = load_dataset(PhantomSettings(size=16, count=200), Scan.planned(settings, 16))
+    tree = {"splitting": {"weighting": "density", "left_out": left_out, "parts": 2}}
     loss = ObjectiveSettings.model_validate(tree).make(dataset.scan, dataset.y)["splitting"]
-    assert loss.at_random
-    mask = dataset.scan.physics.mask
+    assert loss.at_random == (left_out == "random")
     weights = loss.misfit.weights
     assert torch.broadcast_shapes(weights.shape, dataset.y.shape[1:]) == dataset.y.shape[1:]
-    counted = (mask * (weights if coils == 1 else weights[:, 0])).mean(0)
-    there = mask.mean(0) > 0
-    assert float(counted[there].std()) < 1e-5 * float(counted[there].mean())
-    assert float(weights.max()) > 3 * float(weights[weights > 0].min())
+    weights = weights if coils == 1 else weights[:, 0]
+    parts = [None] * 20 if left_out == "random" else [0, 1]
+    torch.manual_seed(0)
+    chosen = [split(dataset.scan.physics, dataset.y, 2, k).left_physics.mask for k in parts]
+    counted = torch.stack([(mask * weights).mean(0) for mask in chosen]).mean(0)[0, 0]
+    often = torch.stack([mask.mean(0) for mask in chosen]).mean(0)[0, 0] > 0.02
+    assert 4 < int(often.sum()) < 16  # not the centre
+    assert float(counted[often].std()) < 0.2 * float(counted[often].mean())
+    assert float(weights.max()) > 2 * float(weights[weights > 0].min())
     batch = dataset.batch(torch.arange(2))
     x = batch.physics.A_adjoint(batch.y)
     assert torch.isfinite(loss.misfit(x_net=x, y=batch.y, physics=batch.physics)).all()
@@ -166,13 +171,32 @@ def test_weights_by_density_make_up_for_what_is_seldom_measured(coils):
 
 @pytest.mark.parametrize(
     ("settings", "why"),
-    [(MRISettings(), "they share one mask"), (ParallelBeamSettings(angles=6), "no masks")],
+    [
+        (MRISettings(), "all share one mask.*physics.masks=each"),
+        (ParallelBeamSettings(angles=6), "no mask of k-space"),
+    ],
 )
 def test_a_density_that_nobody_knows_is_an_error(settings, why):
     dataset = load_dataset(PhantomSettings(size=16, count=2), Scan.planned(settings, 16))
-    tree = {"splitting": {"weights": "density", "parts": 2}}
-    with pytest.raises(UserError, match=f"{why}.*physics.masks=each"):
+    tree = {"splitting": {"weighting": "density", "parts": 2}}
+    with pytest.raises(UserError, match=why):
         ObjectiveSettings.model_validate(tree).make(dataset.scan, dataset.y)
+
+
+def test_what_is_tried_out_is_one_measurement(monkeypatch):
+    """Of many with masks of their own: not all of them at once."""
+    settings = MRISettings(acceleration=3, masks="each")
+    dataset = load_dataset(PhantomSettings(size=16, count=50), Scan.planned(settings, 16))
+    tried = []
+
+    def recorded(physics, y, parts, k):
+        found = split(physics, y, parts, k)
+        tried.append(found.y.shape)
+        return found
+
+    monkeypatch.setattr("equipoise.learning.settings.split", recorded)
+    ObjectiveSettings().make(dataset.scan, dataset.y[:1])
+    assert tried == [(1, 2, 16, 16)]
 
 
 def test_the_risk_estimate_is_that_of_the_noise():

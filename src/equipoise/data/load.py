@@ -241,8 +241,8 @@ def _read(
         scan = scan.masked(mask)
         values = values * mask
     if getattr(scan.settings, "masks", "one") == "each":
-        every = (scan.to_model(item) for item in items) if stream else iter(values)
-        scan = scan.with_masks(torch.stack([_measured_points(y, scan) for y in every]))
+        scan, said_of_masks = _with_masks_found(items, scan, None if stream else values)
+        notes.append(said_of_masks)
     scan = scan.with_noise(scan.noise_level(values))
     if stream:
         y = Streamed(len(items), partial(_one, items, scan, mask))
@@ -250,6 +250,26 @@ def _read(
     words = cut_off_words(values, scan) if found is not None else []
     notes += [*words, *repeated(items, values)]
     return Dataset(items, scan, values, notes=notes)
+
+
+def _with_masks_found(items: list[Item], scan: Scan, values: Tensor | None) -> tuple[Scan, str]:
+    """The scan with the mask of each measurement, and what is said of them.
+
+    Args:
+        items: that hold k-space.
+        scan: of one mask.
+        values: what they hold; None: to be read once for this.
+
+    Raises:
+        UserError: nothing was measured.
+    """
+    every = (scan.to_model(item) for item in items) if values is None else iter(values)
+    masks = torch.stack([_measured_points(y, scan) for y in every])
+    empty = (masks.flatten(1).sum(1) == 0).nonzero()[:, 0].tolist()
+    if empty:
+        raise UserError(f"{items[empty[0]].file}: is zero everywhere: nothing was measured")
+    found = f"each its own mask, of what is not zero: {float(masks.mean()):.1%} of k-space"
+    return scan.with_masks(masks), found
 
 
 def _measured_points(y: Tensor, scan: Scan) -> Tensor:
@@ -339,7 +359,7 @@ def _measured_in_frames(
         scans[shape] = scans[shape].of_images(places, seed)
         measuring = scans[shape].on_finer_grid() if is_fine else scans[shape]
         for number, place in enumerate(places):
-            own[place] = measuring.select(torch.tensor([number]), len(places))
+            own[place] = measuring.alone(number)
     scan = in_frames(list(scans.values()), part, [each.image_shape for each in scans.values()])
 
     def image(i: int) -> Tensor:
@@ -368,13 +388,13 @@ def _measured_one_by_one(
     def image(i: int) -> Tensor:
         return _as_the_scan_sees(measuring.to_model(images[i])[None], measuring, seed, first=i)
 
-    def alone(i: int) -> Scan:
-        return measuring.select(torch.tensor([i]), len(images))
+    def measured(i: int) -> Tensor:
+        return measuring.alone(i).measure(image(i), seed, noise, first=i)[0][0]
 
     places = _noise_samples(len(images))
-    noise = scan.noise_level(torch.cat([alone(i).measure_clean(image(i)) for i in places]))
-    y = Streamed(len(images), lambda i: alone(i).measure(image(i), seed, noise, first=i)[0][0])
-    return Dataset(images, scan.with_noise(noise), y, notes=notes)
+    clean = [measuring.alone(i).measure_clean(image(i)) for i in places]
+    noise = scan.noise_level(torch.cat(clean))
+    return Dataset(images, scan.with_noise(noise), Streamed(len(images), measured), notes=notes)
 
 
 def _noise_samples(count: int) -> list[int]:

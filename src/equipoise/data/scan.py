@@ -21,6 +21,7 @@ from ..imaging.framed import Framed
 from ..imaging.linear import variant
 from ..imaging.mri import prewhiten
 from ..imaging.operators import normalized, select, with_masks
+from ..imaging.selection import samples_of
 from ..imaging.settings import Physics
 from ..imaging.sizes import Size
 from ..imaging.tomography import Tomography
@@ -262,8 +263,7 @@ class Scan:
         clean = []
         with torch.no_grad():
             for i in range(len(images)):
-                part = self.select(torch.tensor([i]), len(images))
-                clean.append(part.physics.A(images[i : i + 1]))
+                clean.append(self.alone(i).physics.A(images[i : i + 1]))
         return torch.cat(clean)
 
     def measure(
@@ -280,7 +280,7 @@ class Scan:
         measured = []
         with torch.random.fork_rng(devices=[]):
             for i in range(len(clean)):
-                physics: Any = noisy.select(torch.tensor([i]), len(clean)).physics
+                physics: Any = noisy.alone(i).physics
                 torch.manual_seed(seed_of(seed, "noise", first + i))
                 measured.append(physics.noise(clean[i : i + 1]))
         return torch.cat(measured), noise
@@ -290,6 +290,11 @@ class Scan:
     def select(self, index: Tensor, count: int) -> Scan:
         """The scan of some of ``count`` samples, which may have masks or coil maps of their own."""
         return replace(self, physics=select(self.physics, index, count))
+
+    def alone(self, i: int) -> Scan:
+        """The scan of the i-th sample, where each has a mask of its own; of any, where not."""
+        count = samples_of(self.physics)
+        return self if count == 1 else self.select(torch.tensor([i]), count)
 
     def double(self) -> Scan:
         """The same in float64."""

@@ -112,7 +112,7 @@ def with_masks(physics: Any, masks: Tensor) -> LinearPhysics:
     """The operator of N samples, of which each has its own mask: (N, 1, …, H, W)."""
     if isinstance(physics, Scaled):
         return Scaled(with_masks(physics.physics, masks), physics.factor)
-    own = masks.to(physics.mask).expand(-1, *physics.mask.shape[1:]).contiguous()
+    own = masks.to(physics.mask).expand(-1, *physics.mask.shape[1:])
     operator: LinearPhysics = variant(physics, mask=own)
     return operator
 

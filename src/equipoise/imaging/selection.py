@@ -113,6 +113,25 @@ def differs_per_sample(physics: Any, count: int) -> bool:
     return not _is_known(physics) and _has_rows(physics, count)
 
 
+def samples_of(physics: Any) -> int:
+    """How many samples an operator has parameters for, as far as its kind is known; 1 where they
+    serve all."""
+    if type(physics) is Framed:
+        return len(physics)
+    count = 1
+    for part in _known_parts(physics):
+        for name in PARAMETERS[type(part)]:
+            buffer = getattr(part, name)
+            if buffer is not None and buffer.ndim >= _axes(part):
+                count = max(count, len(buffer))
+    return count
+
+
+def of_the_first(physics: Any) -> Any:
+    """The operator of the first sample, where each has its own."""
+    return select(physics, torch.zeros(1, dtype=torch.int64), samples_of(physics))
+
+
 def _parts(physics: Any) -> list[Any]:
     """What a composite is made of."""
     if isinstance(physics, AROUND_ANOTHER):

@@ -13,6 +13,9 @@ from .framed import Framed
 from .linear import has_other_products, variant
 from .selection import select
 
+#: How many sets of views are left out at random.
+DRAWS = 20
+
 
 class Split(NamedTuple):
     """Measurements in two: most of them, and the part that is left out."""
@@ -31,7 +34,8 @@ def split(physics: Any, y: Tensor, parts: int, k: int | None) -> Split:
     lines. Where there are fewer lines than parts, each is a part.
 
     With ``k`` None as many are left out, drawn at random (SSDU; Yaman et al., MRM 2020): lines or
-    points of each sample by themselves, views of all samples together.
+    points of each sample by themselves, views of all samples together, one of ``DRAWS`` sets of
+    them that are always the same, since each takes operators of its own.
 
     Raises:
         TypeError: the physics has neither views nor a mask.
@@ -93,7 +97,10 @@ def _split_views(physics: Any, y: Tensor, parts: int, k: int | None) -> Split:
     views = range(y.shape[-2])
     if parts > len(views):
         raise ValueError(f"cannot split {len(views)} views into {parts} parts; lower parts")
-    scores = shared(lambda: torch.rand(len(views))) if k is None else None
+    scores = None
+    if k is None:
+        draw = int(shared(lambda: torch.randint(DRAWS, ())))
+        scores = torch.rand(len(views), generator=torch.Generator().manual_seed(draw))
     left = _places(len(views), parts, k, scores)
     most = [i for i in views if i not in left]
     return Split(physics.views(most), y[:, :, most], physics.views(left), y[:, :, left])
@@ -138,6 +145,13 @@ def _split_mask(physics: Any, y: Tensor, parts: int, k: int | None) -> Split:
         return operator, y * fit(selection, y.ndim)
 
     return Split(*part(1 - left), *part(left))
+
+
+def may_be_left_out(physics: Any) -> Tensor:
+    """Of the mask (N, …, H, W) of MRI, what a split may leave out: 1 there, 0 elsewhere."""
+    mask: Tensor = physics.mask
+    free = [_left_out(plane, 1, 0, None).expand(plane.shape) for plane in mask[:, 0]]
+    return torch.stack(free)[:, None].expand_as(mask)
 
 
 def _left_out(mask: Tensor, parts: int, k: int | None, scores: Tensor | None) -> Tensor:

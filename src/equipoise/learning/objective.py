@@ -102,15 +102,15 @@ class Objective:
         their gradients meet there, and lead to the parameters by one adjoint solve in the end.
         """
         recorder = self.recorder
-        x_net, shared = None, None
+        x_net, x_shared = None, None
         if recorder in self.wrappers.values():
             x_net = recorder(part.y, part.physics)
-            shared = x_net.detach().requires_grad_(x_net.requires_grad)
+            x_shared = x_net.detach().requires_grad_(x_net.requires_grad)
         solves = {"x_net": recorder.take_solves()}
         values = {}
         for name, loss in self.losses.items():
             model = self.wrappers[name]
-            x = shared
+            x = x_shared
             if x is None or model is not recorder:
                 x = _reconstruct(model, part.y, part.physics)
             example = Example(
@@ -128,8 +128,8 @@ class Objective:
                 (found.value.mean() * share).backward()
             values[name] = found._replace(value=found.value.detach())
             solves[name] = found.solves + recorder.take_solves()
-        if x_net is not None and shared is not None and shared.grad is not None:
-            x_net.backward(shared.grad)
+        if x_net is not None and x_shared is not None and x_shared.grad is not None:
+            x_net.backward(x_shared.grad)
         return Evaluated(values, solves)
 
 

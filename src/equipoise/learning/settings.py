@@ -13,8 +13,10 @@ from pydantic import BeforeValidator, Field, NonNegativeFloat, PositiveFloat, fi
 from torch import Tensor
 
 from ..errors import UserError
+from ..imaging.framed import Framed
 from ..imaging.group_settings import GroupChoice, RotationsSettings
-from ..imaging.splitting import split
+from ..imaging.selection import of_the_first
+from ..imaging.splitting import may_be_left_out, split
 from ..settings import Settings
 from .borrowed import borrowed
 from .losses import (
@@ -154,23 +156,30 @@ class ConsistencySettings(Settings):
 
 
 def _rarity(physics: Any) -> Tensor:
-    """(1, …, H, W): one over the share of the samples whose mask has a point of k-space (Millard
-    and Chiew, IEEE Trans. Computational Imaging 9, 2023), with a mean of 1 over what is measured.
+    """By how much each point of k-space counts where it is left out, of a shape that broadcasts to
+    that of a measurement: one over the share of the samples that may leave it out, with a mean of 1
+    (Millard and Chiew, IEEE Trans. Computational Imaging 9, 2023).
 
     Raises:
-        UserError: there are no masks, or all samples share one.
+        UserError: there are no masks, all samples share one, or they are of different sizes.
     """
-    physics = getattr(physics, "physics", physics)  # of one that is scaled
     mask = getattr(physics, "mask", None)
-    if not isinstance(physics, (MRI, MultiCoilMRI)) or mask is None or len(mask) == 1:
-        why = "they share one mask" if isinstance(mask, Tensor) else "there are no masks"
+    why = ""
+    if isinstance(physics, Framed):
+        why = "images are of different sizes; set data.size to one for all"
+    elif not isinstance(physics, (MRI, MultiCoilMRI)) or mask is None:
+        why = "this operator has no mask of k-space"
+    elif len(mask) == 1:
+        why = "all share one mask; give each its own (physics.masks=each)"
+    if why:
         raise UserError(
-            f"objective.splitting.weights=density: {why}, of which no density can be told; give "
-            "each its own (physics.masks=each), or set it to equal"
+            f"objective.splitting.weighting=density needs masks that differ, and {why}, or set it "
+            "to equal"
         )
-    share = mask.mean(0)
+    free = may_be_left_out(physics)
+    share = free.mean(0)
     weights = torch.where(share > 0, 1 / share.clamp_min(1e-12), 0.0)
-    weights = weights * (mask.sum() / (mask * weights).sum())
+    weights = weights * (free.sum() / (free * weights).sum())
     return weights[:, None] if isinstance(physics, MultiCoilMRI) else weights
 
 
@@ -185,15 +194,15 @@ class SplittingSettings(Settings):
         description="equivariant splitting: the group by which each image lies otherwise for the "
         "denoiser; none: plain splitting",
     )
-    draw: Literal["interleaved", "random"] = Field(
+    left_out: Literal["interleaved", "random"] = Field(
         "interleaved",
-        description="what is left out: every n-th view or line, or as many at random (SSDU), in "
-        "MRI for each sample its own",
+        description="every n-th view or line, or as many at random (SSDU): in MRI for each sample "
+        "its own, in computed tomography one of 20 draws for all",
     )
-    weights: Literal["equal", "density"] = Field(
+    weighting: Literal["equal", "density"] = Field(
         "equal",
-        description="how left-out samples of k-space count: alike, or by one over the share of the "
-        "measurements that have them, as if all of k-space were left out",
+        description="how left-out points of k-space count: alike, or by one over the share of the "
+        "masks that may leave them out, for samples with masks of their own",
     )
 
     @field_validator("group", mode="before")
@@ -211,7 +220,7 @@ class SplittingSettings(Settings):
         if self.group is not None:
             check_square("objective.splitting.group", self.group, scan.size)
         try:
-            split(scan.physics, y[:1], self.parts, 0)
+            split(of_the_first(scan.physics), y[:1], self.parts, 0)
         except (ValueError, TypeError) as error:
             raise UserError(
                 f"objective.splitting.parts={self.parts}: {error}, or set objective.splitting=0"
@@ -223,8 +232,8 @@ class SplittingSettings(Settings):
             accuracy,
             attenuation,
             group=None if self.group is None else self.group.make(),
-            at_random=self.draw == "random",
-            weights=None if self.weights == "equal" else _rarity(scan.physics),
+            at_random=self.left_out == "random",
+            weights=None if self.weighting == "equal" else _rarity(scan.physics),
         )
 
 

@@ -38,8 +38,8 @@ class MeasurementConsistency(RecordedLoss):
         weight: of the term.
         floor: δ; 0 is the plain misfit.
         attenuation: what makes line integrals of measurements; None: all are equally noisy.
-        weights: by which r² counts, of the shape of a measurement or one that broadcasts to it;
-            None: all count alike.
+        weights: by which r² counts, of the shape of a measurement or one that broadcasts to it, and
+            then, with a floor, without the inverse: Σ w r² / pixels; None: all count alike.
     """
 
     def __init__(
@@ -71,7 +71,8 @@ class MeasurementConsistency(RecordedLoss):
             shapes = [part.shape[1:] for part in measured]
         r = _side_by_side(measured) - _side_by_side(y)
         if self.weights is not None:
-            r = r * self.weights.to(r).sqrt().expand(shapes[0]).flatten()
+            weighted = r.abs().square() * self.weights.to(r).expand(shapes[0]).flatten()
+            return weighted.mean(1) if self.floor == 0 else weighted.sum(1) / x[0].numel()
         variance = self._variance(_side_by_side(y))
         if self.floor == 0:
             return (r.abs().square() / variance).mean(1)
