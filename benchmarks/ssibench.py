@@ -34,6 +34,8 @@ def with_losses(name: str, label: str, *terms: str, **changes: object) -> Traine
     return Trained(name, label, {k.replace("__", "."): v for k, v in changes.items()}, terms)
 
 
+#: Those that need masks that differ.
+OF_SEVERAL = ("weighted", "moi")
 BY_DEEPINV = "objective.deepinv"
 LOSSES = [
     # With masks of their own alone:
