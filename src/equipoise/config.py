@@ -14,7 +14,8 @@ from .data.settings import Data, PhantomSettings
 from .earlier import as_it_ran, objective_upgraded, upgraded, without_replaced
 from .errors import UserError, shortened
 from .imaging.settings import FanBeamSettings, ParallelBeamSettings, Physics
-from .learning.settings import LearningSettings, ObjectiveSettings
+from .learning.objective_settings import ObjectiveSettings
+from .learning.settings import LearningSettings
 from .reconstruction.settings import ModelSettings
 from .settings import INTERNAL, Settings, read_yaml
 

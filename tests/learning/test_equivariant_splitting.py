@@ -16,7 +16,7 @@ from equipoise.imaging.mri import cartesian_mask
 from equipoise.imaging.splitting import split
 from equipoise.learning.losses import Splitting, evaluate
 from equipoise.learning.losses.base import Example
-from equipoise.learning.settings import ObjectiveSettings
+from equipoise.learning.objective_settings import ObjectiveSettings
 from equipoise.reconstruction.denoisers import ComplexDenoiser
 from equipoise.reconstruction.model import UntiedReconstructor
 

@@ -27,11 +27,8 @@ from equipoise.learning.losses import (
     Weighted,
 )
 from equipoise.learning.objective import accuracy_for
-from equipoise.learning.settings import (
-    EquivarianceSettings,
-    LearningSettings,
-    ObjectiveSettings,
-)
+from equipoise.learning.objective_settings import EquivarianceSettings, ObjectiveSettings
+from equipoise.learning.settings import LearningSettings
 
 from .examples import ct, dataset_of, images, mri
 
@@ -194,7 +191,7 @@ def test_what_is_tried_out_is_one_measurement(monkeypatch):
         tried.append(found.y.shape)
         return found
 
-    monkeypatch.setattr("equipoise.learning.settings.split", recorded)
+    monkeypatch.setattr("equipoise.learning.objective_settings.split", recorded)
     ObjectiveSettings().make(dataset.scan, dataset.y[:1])
     assert tried == [(1, 2, 16, 16)]
 
