@@ -201,8 +201,9 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         ax.axvline(0, color="black", lw=0.8)
         ax.set_title(title, fontsize=10)
         ax.set_xscale("symlog", linthresh=0.5)
-        ax.set_xticks([-10, -3, -1, -0.5, 0, 0.5, 1, 3, 10])
-        ax.set_xticklabels(["−10", "−3", "−1", "−½", "0", "½", "1", "3", "10"])
+        ax.set_xticks([-10, -3, -1, 0, 1, 3, 10])
+        ax.set_xticklabels(["−10", "−3", "−1", "0", "1", "3", "10"])
+        ax.minorticks_off()
         ax.grid(axis="x", alpha=0.3)
     names = [f"{SETTINGS[e['name']].problem}: {SETTINGS[e['name']].change}" for e in rows]
     axes[0].set_yticks(range(len(rows)), names, fontsize=8)
