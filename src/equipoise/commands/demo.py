@@ -17,10 +17,21 @@ from .train import train_run
 DEMOS: dict[str, dict[str, Any]] = {
     "ct": {
         "name": "demo-ct",
-        "data": {"size": 64, "count": 240},
-        "physics": {"kind": "parallel_beam", "angles": 12, "noise": 0.001},
-        "model": {"sigma": 0.02},
-        "learning": {"steps": 80, "batch": 8, "warmup": 10, "lr": 5e-4},
+        "data": {"size": 128, "count": 184},
+        "physics": {"kind": "parallel_beam", "angles": 20, "noise": 0.001},
+        "model": {
+            "sigma": 0.015,
+            "step": {"kind": "proximal", "strength": 0.004},
+            "solver": {"kind": "anderson", "memory": 5},
+            "test_max_steps": 200,
+        },
+        # Few views, and few minutes: losses solved as images are, and every equilibrium kept.
+        "objective": {
+            "exact": False,
+            "equivariance": {"weight": 0.4},
+            "contraction": {"weight": 0.05},
+        },
+        "learning": {"steps": 46, "batch": 4, "warmup": 3, "lr": 5e-4},
     },
     "mri": {
         "name": "demo-mri",
