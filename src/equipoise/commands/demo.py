@@ -17,7 +17,7 @@ from .train import train_run
 DEMOS: dict[str, dict[str, Any]] = {
     "ct": {
         "name": "demo-ct",
-        "data": {"size": 128, "count": 184},
+        "data": {"size": 128, "count": 216},
         "physics": {"kind": "parallel_beam", "angles": 20, "noise": 0.001},
         "model": {
             "sigma": 0.015,
@@ -31,7 +31,7 @@ DEMOS: dict[str, dict[str, Any]] = {
             "equivariance": {"weight": 0.4},
             "contraction": {"weight": 0.05},
         },
-        "learning": {"steps": 46, "batch": 4, "warmup": 3, "lr": 5e-4},
+        "learning": {"steps": 54, "batch": 4, "warmup": 3, "lr": 5e-4},
     },
     "mri": {
         "name": "demo-mri",
