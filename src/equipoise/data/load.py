@@ -28,6 +28,7 @@ from .formats import may_hold_either, open_path
 from .item import Item
 from .memory import GIB, physical_memory
 from .pick import acquisitions_of, fits, images_of, measurements_of, sequences_of
+from .sampling import with_masks_found
 from .scan import Scan
 from .seeds import seed_of
 from .settings import (
@@ -240,8 +241,8 @@ def _read(
     if mask is not None:
         scan = scan.masked(mask)
         values = values * mask
-    if getattr(scan.settings, "masks", "one") == "each":
-        scan, said_of_masks = _with_masks_found(items, scan, None if stream else values)
+    if scan.has_own_masks:
+        scan, said_of_masks = with_masks_found(items, scan, None if stream else values)
         notes.append(said_of_masks)
     scan = scan.with_noise(scan.noise_level(values))
     if stream:
@@ -250,35 +251,6 @@ def _read(
     words = cut_off_words(values, scan) if found is not None else []
     notes += [*words, *repeated(items, values)]
     return Dataset(items, scan, values, notes=notes)
-
-
-def _with_masks_found(items: list[Item], scan: Scan, values: Tensor | None) -> tuple[Scan, str]:
-    """The scan with the mask of each measurement, and what is said of them.
-
-    Args:
-        items: that hold k-space.
-        scan: of one mask.
-        values: what they hold; None: to be read once for this.
-
-    Raises:
-        UserError: nothing was measured.
-    """
-    every = (scan.to_model(item) for item in items) if values is None else iter(values)
-    masks = torch.stack([_measured_points(y, scan) for y in every])
-    empty = (masks.flatten(1).sum(1) == 0).nonzero()[:, 0].tolist()
-    if empty:
-        raise UserError(f"{items[empty[0]].file}: is zero everywhere: nothing was measured")
-    found = f"each its own mask, of what is not zero: {float(masks.mean()):.1%} of k-space"
-    return scan.with_masks(masks), found
-
-
-def _measured_points(y: Tensor, scan: Scan) -> Tensor:
-    """The mask (1, …, H, W) of k-space (2, coils, H, W), (2, frames, H, W) or (2, H, W): what is
-    zero was not measured."""
-    seen = (y != 0).any(0, keepdim=True)
-    if scan.settings.frames is None and y.ndim == 4:
-        seen = seen.any(1)
-    return seen.to(y)
 
 
 def _check_memory(items: Sequence[Item], scan: Scan) -> None:

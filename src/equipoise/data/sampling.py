@@ -7,6 +7,8 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..imaging.settings import MRISettings
+from .item import Item
+from .scan import Scan
 
 #: Zeros on both sides of k-space are padding if they differ by less than this share of its size:
 #: a partial Fourier scan leaves out an eighth of one side at least.
@@ -63,3 +65,32 @@ def planned_inside(settings: MRISettings, measured: Tensor, seed: int) -> Tensor
     top, left = rows // 2 - sides[0] // 2, columns // 2 - sides[1] // 2
     mask[top : top + sides[0], left : left + sides[1]] = inside
     return mask
+
+
+def with_masks_found(items: list[Item], scan: Scan, values: Tensor | None) -> tuple[Scan, str]:
+    """The scan with the mask of each measurement, and what is said of them.
+
+    Args:
+        items: that hold k-space.
+        scan: of one mask.
+        values: what they hold; None: to be read once for this.
+
+    Raises:
+        UserError: nothing was measured.
+    """
+    every = (scan.to_model(item) for item in items) if values is None else iter(values)
+    masks = torch.stack([_measured_points(y, scan) for y in every])
+    empty = (masks.flatten(1).sum(1) == 0).nonzero()[:, 0].tolist()
+    if empty:
+        raise UserError(f"{items[empty[0]].file}: is zero everywhere: nothing was measured")
+    found = f"each its own mask, of what is not zero: {float(masks.mean()):.1%} of k-space"
+    return scan.with_masks(masks), found
+
+
+def _measured_points(y: Tensor, scan: Scan) -> Tensor:
+    """The mask (1, …, H, W) of k-space (2, coils, H, W), (2, frames, H, W) or (2, H, W): what is
+    zero was not measured."""
+    seen = (y != 0).any(0, keepdim=True)
+    if scan.settings.frames is None and y.ndim == 4:
+        seen = seen.any(1)
+    return seen.to(y)

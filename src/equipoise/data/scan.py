@@ -22,7 +22,7 @@ from ..imaging.linear import variant
 from ..imaging.mri import prewhiten
 from ..imaging.operators import normalized, select, with_masks
 from ..imaging.selection import samples_of
-from ..imaging.settings import Physics
+from ..imaging.settings import CartesianSettings, Physics
 from ..imaging.sizes import Size
 from ..imaging.tomography import Tomography
 from ..imaging.tomography.scanner import ScannerGeometry
@@ -86,19 +86,28 @@ class Scan:
         shape = (*channels, TIMES * rows, TIMES * columns)
         return replace(self, physics=physics, image_shape=shape)
 
+    @property
+    def has_own_masks(self) -> bool:
+        """Whether each sample has a mask of k-space of its own (``physics.masks``)."""
+        settings = self.settings
+        return isinstance(settings, CartesianSettings) and settings.masks == "each"
+
     def of_images(self, places: Sequence[int], seed: int) -> Scan:
-        """The scan of the images at these places of a data set: each has a mask of its own where
-        ``physics.masks`` is ``each``, drawn by ``seed`` and its place.
+        """The scan of the images at these places of a data set: where each has a mask of its own,
+        it is drawn by ``seed`` and the place.
 
         Raises:
             UserError: there is no such mask.
         """
+        settings: Any = self.settings
+        if not self.has_own_masks:
+            return self
         seeds = [seed_of(seed, "mask", place) for place in places]
         try:
-            masks = self.settings.masks_of(self.size, seeds)
+            masks = torch.stack([settings.mask_of(self.size, own) for own in seeds])
         except ValueError as error:
             raise UserError(f"physics: {error}") from error
-        return self if masks is None else self.with_masks(masks)
+        return self.with_masks(masks[:, None])
 
     def with_masks(self, masks: Tensor) -> Scan:
         """The scan of N samples, of which each has its own mask: (N, 1, …, rows, columns)."""

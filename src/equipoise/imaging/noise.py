@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import deepinv.physics
 from deepinv.physics import LinearPhysics
 from pydantic import Field
@@ -72,11 +70,6 @@ class PhysicsSettings(NoiseSettings):
 
     def operator(self, size: Size, seed: int) -> LinearPhysics:
         raise NotImplementedError
-
-    def masks_of(self, size: Size, seeds: Sequence[int]) -> Tensor | None:
-        """Of images that are measured, the mask of each, drawn by its seed: (N, 1, …, rows,
-        columns). None where all share one, or there is none."""
-        return None
 
 
 class SingleImage:

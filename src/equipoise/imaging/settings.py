@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +19,7 @@ from .tomography.settings import FanBeamSettings, ParallelBeamSettings
 
 __all__ = [
     "BlurSettings",
+    "CartesianSettings",
     "CompressedSensingSettings",
     "CustomSettings",
     "DynamicMRISettings",
@@ -58,6 +58,14 @@ class CartesianSettings(PhysicsSettings):
         """
         return MASKS[self.mask](rows, columns, self.acceleration, self.center, seed)
 
+    def mask_of(self, size: Size, seed: int) -> Tensor:
+        """The mask of an image, (rows, columns), or of a sequence, (frames, rows, columns).
+
+        Raises:
+            ValueError: the centre alone is more than the acceleration allows.
+        """
+        return self.sampling_mask(*image_size(size), seed)
+
 
 class MRISettings(SingleImage, CartesianSettings):
     """Cartesian MRI, with one coil or several."""
@@ -67,17 +75,11 @@ class MRISettings(SingleImage, CartesianSettings):
 
     def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
         h, w = image_size(size)
-        mask = self.sampling_mask(h, w, seed)
+        mask = self.mask_of(size, seed)
         if self.coils == 1:
             return deepinv.physics.MRI(mask=mask, img_size=(h, w))
         maps = birdcage(self.coils, h, w)
         return deepinv.physics.MultiCoilMRI(mask=mask, coil_maps=maps, img_size=(h, w))
-
-    def masks_of(self, size: Size, seeds: Sequence[int]) -> Tensor | None:
-        if self.masks == "one":
-            return None
-        h, w = image_size(size)
-        return torch.stack([self.sampling_mask(h, w, seed) for seed in seeds])[:, None]
 
 
 class DynamicMRISettings(CartesianSettings):
@@ -89,16 +91,10 @@ class DynamicMRISettings(CartesianSettings):
 
     def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
         h, w = image_size(size)
-        mask = self._frame_masks(size, seed)
+        mask = self.mask_of(size, seed)
         return deepinv.physics.DynamicMRI(mask=mask, img_size=(2, self.frames, h, w))
 
-    def masks_of(self, size: Size, seeds: Sequence[int]) -> Tensor | None:
-        if self.masks == "one":
-            return None
-        return torch.stack([self._frame_masks(size, seed) for seed in seeds])[:, None]
-
-    def _frame_masks(self, size: Size, seed: int) -> Tensor:
-        """(frames, rows, columns)."""
+    def mask_of(self, size: Size, seed: int) -> Tensor:
         h, w = image_size(size)
         return torch.stack([self.sampling_mask(h, w, seed + k) for k in range(self.frames)])
 
