@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import deepinv
 import torch
-from common import arguments, parser
+from common import Shrunk, arguments, parser
 from torch import Tensor
 
 import equipoise as eq
@@ -34,18 +34,6 @@ from equipoise.reconstruction.denoisers import ComplexDenoiser
 
 EXACT = 1e-9
 RESIDUALS = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 1e-5, 1e-6, 1e-7)
-
-
-class Shrunk(torch.nn.Module):
-    """0.97 · D, so that there are equilibria."""
-
-    def __init__(self, denoiser: torch.nn.Module):
-        super().__init__()
-        self.denoiser = denoiser
-
-    def forward(self, x: Tensor, sigma: Any) -> Tensor:
-        out: Tensor = 0.97 * self.denoiser(x, sigma)
-        return out
 
 
 class Problem(NamedTuple):
@@ -72,7 +60,7 @@ def problem(kind: str, size: int, batch: int) -> Problem:
         x = torch.cat([x, 0.3 * x], 1)
     physics.noise_model = deepinv.physics.GaussianNoise(0.002)
     sigma, strength = (0.02, 0.002) if kind == "ct" else (0.05, 0.03)  # less, and MRI has none
-    step = eq.ProximalStep(Shrunk(denoiser), strength, sigma, inner="exact", tol=1e-12)
+    step = eq.ProximalStep(Shrunk(denoiser, 0.97), strength, sigma, inner="exact", tol=1e-12)
     torch.manual_seed(3)
     return Problem(step.double(), physics, physics(x))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from equipoise import EquilibriumReconstructor, Stop
 from equipoise.assessment.metrics import psnr
@@ -15,10 +16,56 @@ from equipoise.data.dataset import Dataset
 from equipoise.data.scan import Scan
 from equipoise.learning.trainer import Trainer
 from equipoise.machine import keep_freed_memory
+from equipoise.reconstruction.contraction import measure
 
 ROOT = Path(__file__).parents[1]
 #: Real data, beside the repository: not everybody has them.
 DATA = ROOT.parent / "shared" / "data"
+#: Where the benchmarks run that know of GPUs.
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def finish() -> None:
+    """Waits for the GPU, if there is one: times are of work that is done."""
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def machine() -> str:
+    """What times were taken on."""
+    if DEVICE.type == "cuda":
+        return torch.cuda.get_device_name()
+    return f"{torch.get_num_threads()} threads"
+
+
+class Shrunk(nn.Module):
+    """``factor`` times a denoiser, so that there are equilibria; counts its evaluations."""
+
+    def __init__(self, denoiser: nn.Module, factor: float):
+        super().__init__()
+        self.denoiser = denoiser
+        self.factor = factor
+        self.calls = 0
+
+    def forward(self, x: Tensor, sigma: Any = 0.05) -> Tensor:
+        self.calls += 1
+        out: Tensor = self.factor * self.denoiser(x, sigma)
+        return out
+
+
+def make_contract(net: Any, step: Any, physics: Any, y: Tensor, radius: float) -> float:
+    """Sets ``net.factor`` so that ∂f/∂x at the equilibrium has this spectral radius, the largest
+    over the batch; tells the one it has."""
+    found = 0.0
+    for _ in range(6):
+        model = EquilibriumReconstructor(step, stop=Stop(1e-4, 300), on_failure="ignore")
+        x = model.equilibrium(y, physics).value
+        rng = torch.Generator(y.device).manual_seed(0)
+        found = float(measure(step.bind(y, physics), x, 60, rng).radius.max())
+        if abs(found - radius) < 1e-3:
+            break
+        net.factor *= radius / found
+    return found
 
 
 def parser(text: str | None) -> argparse.ArgumentParser:

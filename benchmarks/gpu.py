@@ -1,18 +1,22 @@
 """All that needs a GPU, in one command and under half an hour: checks, times, trains, and writes
 `results/gpu.md`.
 
-    python benchmarks/gpu.py [--out results/gpu.md] [--steps 300] [--seeds 3]
+    python benchmarks/gpu.py [--out results/gpu.md] [--steps 300] [--seeds 3] [--parts …]
 
-Checks are `pytest -m cuda`. Times are of A and Aᵀ (beside deepinv's), of the parts of an
-evaluation, and of training steps, with the largest memory. Trained are 256² CT with 60 views and
-heads of 2 mm as 4× MRI, over some seeds, on real data where they are (`../shared/data`) and on
-phantoms elsewhere; the scores are those of images that nobody trained on. Without a GPU it says so,
-runs every part once at 32² on the CPU, writes nothing and exits with 0.
+"check" is `pytest -m cuda`. "times" are of A and Aᵀ (beside deepinv's), of the parts of an
+evaluation, and of training steps, with the largest memory. "peers" runs `benchmarks/train_step.py`
+and `benchmarks/gradient.py`, against deepinv and torchdeq on the same card. "train" is `equipoise
+train` of `configs/ct256.yaml` (256², 60 views) and `configs/heads.yaml` (4× MRI) with more steps,
+each seed in a process of its own, all at once; on phantoms where the data are not there
+(`../shared/data`). The scores are those of images that nobody trained on. Where only some parts are
+asked for, what they say is added to the file. Without a GPU it says so, runs every part once at 32²
+on the CPU, writes nothing and exits with 0.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import statistics
 import subprocess
@@ -21,20 +25,31 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import deepinv
 import torch
-from common import DATA, ROOT, arguments, mean_psnr, parser, planned_scan, start_trainer
+import yaml
+from common import (
+    DATA,
+    DEVICE,
+    ROOT,
+    arguments,
+    finish,
+    machine,
+    parser,
+    planned_scan,
+    start_trainer,
+)
 
 import equipoise as eq
 from equipoise.assessment.metrics import psnr
-from equipoise.commands.train import train_run
 from equipoise.config import Config, parse
+from equipoise.learning.validation import solve_dataset
 from equipoise.run import load_data, load_run, unseen
 
-CUDA = torch.cuda.is_available()
-DEVICE = torch.device("cuda" if CUDA else "cpu")
+CUDA = DEVICE.type == "cuda"
+PARTS = ("check", "times", "peers", "train")
 
 
 class Account:
@@ -66,11 +81,6 @@ def seconds_of(work: Callable[[], Any], rounds: int) -> float:
     return statistics.median(times[1:])
 
 
-def finish() -> None:
-    if CUDA:
-        torch.cuda.synchronize()
-
-
 def largest_memory() -> str:
     return f"{torch.cuda.max_memory_allocated() / 1e9:.2f} GB" if CUDA else "not measured"
 
@@ -83,7 +93,7 @@ def forget_memory() -> None:
 
 def check(account: Account) -> None:
     account.part("pytest -m cuda")
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "cuda", "tests/test_cuda.py"]
+    command = [sys.executable, "-m", "pytest", "-m", "cuda", "tests/test_cuda.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     last = (done.stdout.strip().splitlines() or [done.stderr[-200:]])[-1]
     account.say(f"`{last}` (exit code {done.returncode})")
@@ -104,7 +114,7 @@ def time_projector(account: Account, a: argparse.Namespace) -> None:
     account.part(f"A and Aᵀ, {a.size}², {a.views} views, batch {a.batch}")
     ours = eq.ParallelBeam(a.size, a.views, normalize=True)
     theirs = deepinv.physics.Tomography(
-        ours.angles, a.size, circle=False, normalize=True, device=DEVICE
+        ours.angles.to(DEVICE), a.size, circle=False, normalize=True, device=DEVICE
     )
     x = eq.phantoms(a.batch, a.size).to(DEVICE)
     for name, physics in (("equipoise", ours), ("deepinv", theirs)):
@@ -151,57 +161,125 @@ def time_steps(account: Account, a: argparse.Namespace) -> None:
         )
 
 
-def problems(a: argparse.Namespace, steps: int) -> dict[str, dict[str, Any]]:
-    """The sections of what is trained, by name."""
-    learning = {"batch": a.batch, "steps": steps}
-    ct: dict[str, Any] = {
-        "data": {"size": a.size, "count": 8 * a.batch},
-        "physics": {"kind": "parallel_beam", "angles": a.views, "noise": 0.001},
-        "learning": learning,
-    }
-    mri: dict[str, Any] = {
-        "data": {"size": a.size, "count": 8 * a.batch},
-        "physics": {"kind": "mri", "acceleration": 4, "noise": 0.0005},
-        "learning": learning,
-    }
-    if CUDA and (DATA / "ct" / "train.h5").exists():
-        files = {name: str(DATA / "ct" / f"{name}.h5") for name in ("train", "val")}
-        ct["data"] = {"path": files["train"], "validation": files["val"], "size": a.size}
-    if CUDA and (DATA / "mri" / "heads").exists():
-        mri["data"] = {"path": str(DATA / "mri" / "heads"), "size": 128, "holdout": 0.25}
-    return {"CT": ct, "MRI": mri}
+def problems(a: argparse.Namespace) -> dict[str, dict[str, Any]]:
+    """What is trained, by name: the configurations of these names, with more steps."""
+    found = {}
+    for name, folder in (("ct256", DATA / "ct"), ("heads", DATA / "mri" / "heads")):
+        sections = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())
+        sections["learning"] |= {"batch": a.batch, "steps": a.steps}
+        if name == "ct256":
+            sections["data"]["validation"] = str(DATA / "ct" / "val.h5")
+        if not CUDA or not folder.exists():
+            size = sections["data"]["size"] if CUDA else a.size
+            sections["data"] = {"size": size, "count": 8 * a.batch}
+        found[name] = sections
+    return found
+
+
+def time_peers(account: Account, a: argparse.Namespace) -> None:
+    """What the benchmarks against deepinv and torchdeq print."""
+    half, views = str(a.size // 2), str(a.views // 2)
+    scripts = [
+        ["train_step.py", "--map", kind, "--size", half, "--views", views, "--accuracy", "2e-3"]
+        for kind in ("gradient", "proximal")
+    ]
+    scripts = [[*script, "--anderson"] for script in scripts]
+    scripts += [["gradient.py", "--contraction", "0.9", "--rounds", "3"]]
+    if not CUDA or a.quick:
+        scripts = [[*script, "--quick"] for script in scripts]
+    for name, *options in scripts:
+        account.part(f"`benchmarks/{name} {' '.join(options)}`")
+        command = [sys.executable, f"benchmarks/{name}", *options]
+        printed = printed_by(command, a.patience)
+        account.say(f"```\n{printed}\n```")
+
+
+def printed_by(command: list[str], patience: float) -> str:
+    """What a script printed, within so many seconds."""
+    unbuffered = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    try:
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=patience,
+            env=unbuffered,
+        )
+    except subprocess.TimeoutExpired as error:
+        printed = error.stdout or b""
+        return f"{printed.decode().strip()}\nstopped after {patience:.0f} s"
+    return (done.stdout or done.stderr[-500:]).strip()
+
+
+class Training(NamedTuple):
+    """`equipoise train` in a process of its own."""
+
+    seed: int
+    process: subprocess.Popen
+    folder: Path
+    started: float
+
+
+def start_training(name: str, sections: dict[str, Any], seed: int, folder: Path) -> Training:
+    out = folder / f"{name}-{seed}"
+    file = folder / f"{name}-{seed}.yaml"
+    file.write_text(yaml.safe_dump({**sections, "seed": seed, "name": name, "out": str(out)}))
+    code = "import sys; from equipoise.cli import main; sys.argv[0] = 'equipoise'; main()"
+    with (folder / f"{name}-{seed}.log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, "train", str(file)], cwd=ROOT, stdout=log, stderr=log
+        )
+    return Training(seed, process, out, time.perf_counter())
 
 
 def train_all(account: Account, a: argparse.Namespace, folder: Path) -> None:
-    for name, sections in problems(a, a.steps).items():
-        where = "real data" if "path" in sections["data"] else "phantoms"
+    """All trainings at once: what they launch is small, and leaves the card idle."""
+    tasks = problems(a)
+    started = {
+        name: [start_training(name, sections, seed, folder) for seed in range(a.seeds)]
+        for name, sections in tasks.items()
+    }
+    for name, sections in tasks.items():
+        where = f"`configs/{name}.yaml`" if "path" in sections["data"] else f"{name}, phantoms"
         account.part(
-            f"{name}, {sections['data']['size']}², {where}, {a.steps} steps of batch {a.batch}"
+            f"{where}, {sections['data']['size']}², {a.steps} steps of batch {a.batch}, "
+            f"{len(tasks) * a.seeds} trainings at once"
         )
-        scores = []
-        for seed in range(a.seeds):
-            config = parse({**sections, "seed": seed, "name": name}, "benchmark")
-            config.out = folder / f"{name}-{seed}"
-            start = time.perf_counter()
-            train_run(config, lambda line: None)
-            minutes = (time.perf_counter() - start) / 60
-            run = load_run(config.out)
-            dataset, _ = unseen(run.config, run.scan, count=8)
-            images = run.solve(dataset).value.cpu()
-            after = float(psnr(images, dataset.require_truth()).mean())
-            model = run.config.model.make(run.scan.image_shape[0], run.scan.noise, seed)
-            before = mean_psnr(model, dataset, run.config.model.test_stop())
-            scores.append(after)
-            account.say(f"- seed {seed}: {before:.2f} → {after:.2f} dB in {minutes:.1f} minutes")
-        spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
-        account.say(f"- mean {statistics.mean(scores):.2f} dB, standard deviation {spread:.2f}")
+        scores = [score for training in started[name] if (score := outcome(account, training))]
+        if scores:
+            spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
+            account.say(f"- mean {statistics.mean(scores):.2f} dB, standard deviation {spread:.2f}")
+
+
+def outcome(account: Account, training: Training) -> float | None:
+    """Waits for it, and scores it."""
+    code = training.process.wait()
+    minutes = (time.perf_counter() - training.started) / 60
+    if code:
+        log = Path(f"{training.folder}.log").read_text().strip().splitlines()
+        account.say(f"- seed {training.seed}: exit code {code}: {log[-1] if log else ''}")
+        return None
+    run = load_run(training.folder)
+    dataset, _ = unseen(run.config, run.scan, count=8)
+    solved = run.solve(dataset)
+    after = float(psnr(solved.value, dataset.require_truth()).mean())
+    model = run.config.model.make(run.scan.image_shape[0], run.scan.noise, training.seed)
+    model.stop = run.config.model.test_stop()
+    before = solve_dataset(model, dataset).value
+    account.say(
+        f"- seed {training.seed}: {float(psnr(before, dataset.require_truth()).mean()):.2f} → "
+        f"{after:.2f} dB, {int(solved.converged.sum())} of {len(dataset)} converged; over after "
+        f"{minutes:.1f} minutes"
+    )
+    return after
 
 
 def heading(account: Account) -> None:
-    card = torch.cuda.get_device_name() if CUDA else "no GPU"
     command = " ".join(["python", *sys.argv])
     account.say(
-        f"# On a GPU\n\n`{command}`: {card}, PyTorch {torch.__version__}, deepinv "
+        f"# On a GPU\n\n`{command}`: {machine()}, PyTorch {torch.__version__}, deepinv "
         f"{deepinv.__version__}, Python {platform.python_version()}"
     )
 
@@ -215,6 +293,9 @@ def main() -> None:
     p.add_argument("--rounds", type=int, default=7)
     p.add_argument("--steps", type=int, default=300)
     p.add_argument("--seeds", type=int, default=3)
+    text = "seconds that a benchmark against a peer may take"
+    p.add_argument("--patience", type=float, default=300, help=text)
+    p.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     p.add_argument("--out", type=Path, default=ROOT / "results" / "gpu.md")
     smallest = {"size": 32, "large": 32, "views": 6, "batch": 2}
     smallest |= {"rounds": 1, "steps": 1, "seeds": 1}
@@ -224,14 +305,20 @@ def main() -> None:
         vars(a).update(smallest)
     account = Account()
     heading(account)
-    check(account)
-    time_projector(account, a)
-    time_parts(account, a)
-    time_steps(account, a)
-    with tempfile.TemporaryDirectory() as folder:
-        train_all(account, a, Path(folder))
+    if "check" in a.parts:
+        check(account)
+    if "times" in a.parts:
+        time_projector(account, a)
+        time_parts(account, a)
+        time_steps(account, a)
+    if "peers" in a.parts:
+        time_peers(account, a)
+    if "train" in a.parts:
+        with tempfile.TemporaryDirectory() as folder:
+            train_all(account, a, Path(folder))
     if CUDA and not a.quick:
-        a.out.write_text("\n".join(account.lines) + "\n")
+        before = a.out.read_text() + "\n" if a.parts != PARTS and a.out.exists() else ""
+        a.out.write_text(before + "\n".join(account.lines) + "\n")
         print(f"written: {a.out}")
 
 

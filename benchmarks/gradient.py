@@ -30,12 +30,11 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
-from common import DATA, arguments, parser
+from common import DATA, DEVICE, arguments, finish, machine, make_contract, parser
 from torch import Tensor, nn
 
 import equipoise as eq
 from equipoise.equilibrium.flat import FlatMap
-from equipoise.reconstruction.contraction import measure
 
 #: The modules that run a solve.
 LOOPS = [
@@ -77,14 +76,14 @@ class Count(torch.autograd.Function):
 class Denoiser(nn.Module):
     """D(x) = ρ (x − R(x)), counted; a plain PyTorch network, as anyone would write it."""
 
-    def __init__(self, rho: float, trained: bool):
+    def __init__(self, factor: float, trained: bool):
         super().__init__()
         torch.manual_seed(0)
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise([1, 32, 32, 32, 32, 32, 1]):
             layers += [nn.Conv2d(inputs, outputs, 3, padding=1), nn.SiLU()]
         self.R = nn.Sequential(*layers[:-1])
-        self.rho = rho
+        self.factor = factor
         self.counts = [0, 0]
         if trained:
             self._load_shipped_weights()
@@ -98,7 +97,7 @@ class Denoiser(nn.Module):
 
     def forward(self, x, sigma=None):
         x = Count.apply(x, self.counts)
-        return self.rho * (x - self.R(x))
+        return self.factor * (x - self.R(x))
 
 
 def images(size: int) -> Tensor:
@@ -116,19 +115,10 @@ def images(size: int) -> Tensor:
 def contracting(radius: float, trained: bool, physics: Any, y: Tensor) -> Denoiser:
     """D with ρ such that ∂f/∂x has this spectral radius at the equilibrium (the largest over the
     batch)."""
-    net = Denoiser(0.8, trained)
-    found = 0.0
-    for _ in range(6):
-        step = eq.GradientStep(net)
-        model = eq.EquilibriumReconstructor(step, stop=eq.Stop(1e-4, 300), on_failure="ignore")
-        x = model.equilibrium(y, physics).value
-        rng = torch.Generator().manual_seed(0)
-        found = float(measure(step.bind(y, physics), x, 60, rng).radius.max())
-        if abs(found - radius) < 1e-3:
-            break
-        net.rho *= radius / found
+    net = Denoiser(0.8, trained).to(y.device)
+    found = make_contract(net, eq.GradientStep(net), physics, y, radius)
     weights = "trained" if trained else "initial"
-    print(f"contraction {found:.3f}, {weights} weights: ρ = {net.rho:.4f}")
+    print(f"contraction {found:.3f}, {weights} weights: ρ = {net.factor:.4f}, {machine()}")
     return net
 
 
@@ -413,6 +403,7 @@ def time_in_turns(rows: list[Runner], physics: Any, y: Tensor, rounds: int) -> N
         for row in rows:
             start = time.perf_counter()
             ei_gradient(row.setting.reconstruct(row.net), physics, y, row.net)
+            finish()
             row.times.append(time.perf_counter() - start)
 
 
@@ -449,7 +440,7 @@ def report(rows: list[Runner], physics: Any, y: Tensor) -> None:
 
 def compare(weights: str, contraction: float, a: argparse.Namespace) -> None:
     physics = eq.ParallelBeam(a.size, VIEWS, normalize=True)
-    y = physics.A(images(a.size))
+    y = physics.A(images(a.size).to(DEVICE))
     net = contracting(contraction, weights == "trained", physics, y)
     exact = copy.deepcopy(net).double()
     tight = eq.Stop(1e-12, 5000)

@@ -9,7 +9,8 @@ half-quadratic splitting, f = argmin ½|A u − y|² + ½λ|u − D(x)|². Their
 unfold=True, early_stop=True), with Anderson acceleration where ``--anderson``; Tomography; bilinear
 rotations.
 
-The tolerance of the relative residual is ``--rtol`` in both, forward and backward; or, with
+The network is scaled so that ∂f/∂x has the spectral radius ``--rate`` at our equilibrium. The
+tolerance of the relative residual is ``--rtol`` in both, forward and backward; or, with
 ``--accuracy``, for each the loosest of a list (and of theirs the fewest backward iterations, which
 are a fixed number) whose gradient has that error. Errors are counted against a float64 solve to
 1e-10 of the same loss with its own operator and rotations (deepinv's Tomography has float32 alone;
@@ -27,7 +28,7 @@ from typing import Any, NamedTuple
 
 import deepinv
 import torch
-from common import arguments, parser
+from common import DEVICE, Shrunk, arguments, finish, machine, make_contract, parser
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
@@ -40,21 +41,6 @@ warnings.filterwarnings("ignore")
 TOLERANCES = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 3e-6)
 #: Backward iterations of theirs, likewise.
 BACKWARD = (15, 25, 50, 100, 200)
-
-
-class Shrunk(torch.nn.Module):
-    """The six-layer 32-channel network with its residual scaled, so that f contracts by about
-    ``rate``."""
-
-    def __init__(self, rate: float):
-        super().__init__()
-        self.denoiser = eq.load_denoiser()
-        self.rate = rate
-        self.calls = 0
-
-    def forward(self, x, sigma=0.05):
-        self.calls += 1
-        return self.rate * self.denoiser(x, sigma)
 
 
 class Single(deepinv.physics.LinearPhysics):
@@ -104,10 +90,12 @@ def seconds_of(loss: Callable[[], Tensor], net: Shrunk, repeats: int) -> float:
         optimizer.step()
 
     step()
+    finish()
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
         step()
+        finish()
         times.append(time.perf_counter() - start)
     return sorted(times)[len(times) // 2]
 
@@ -221,7 +209,7 @@ def their_solver(net: Shrunk, a: argparse.Namespace, rtol: float, backward: int)
 
 def theirs(problem: Problem, a: argparse.Namespace) -> float:
     physics = deepinv.physics.Tomography(
-        angles=a.views, img_width=a.size, circle=False, normalize=True
+        angles=a.views, img_width=a.size, circle=False, normalize=True, device=DEVICE
     )
     transform = deepinv.transform.Rotate(interpolation_mode=InterpolationMode.BILINEAR)
     y = physics.A(problem.images)
@@ -277,11 +265,15 @@ def main() -> None:
     a = arguments(p, size=16, views=6, batch=2, repeats=1, rate=0.5, rtol=1e-2, backward=5)
     torch.manual_seed(0)
     theta = torch.tensor([33.0, -71.0, 140.0, 12.0]).repeat(a.batch // 4 + 1)[: a.batch]
-    problem = Problem(Shrunk(a.rate), eq.phantoms(a.batch, a.size), theta)
+    net = Shrunk(eq.load_denoiser(), a.rate).to(DEVICE)
+    problem = Problem(net, eq.phantoms(a.batch, a.size).to(DEVICE), theta.to(DEVICE))
+    physics = eq.ParallelBeam(a.size, a.views, normalize=True)
+    y = physics.A(problem.images)
+    radius = make_contract(net, step_of(net, a), physics, y, a.rate)
     wanted = f"rtol {a.rtol:g}" if a.accuracy is None else f"a gradient error of {a.accuracy:g}"
     print(
-        f"{a.map} map, {a.size}², {a.views} views, batch {a.batch}, contraction about {a.rate}, "
-        f"{wanted}, {torch.get_num_threads()} threads"
+        f"{a.map} map, {a.size}², {a.views} views, batch {a.batch}, contraction {radius:.3f}, "
+        f"{wanted}, {machine()}"
     )
     seconds = ours(problem, a)
     if not a.ours_alone:

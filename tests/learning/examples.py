@@ -129,7 +129,7 @@ class OneOf:
     world_size: int
     said: list
     barrier: threading.Barrier
-    device: str = "cpu"
+    device: torch.device = torch.device("cpu")
 
     def all_reduce(self, values, reduce_op):
         self.said[self.global_rank] = values.clone()

@@ -178,3 +178,33 @@ class TestCheckpoint:
         assert kinds >= {"model", "average", "best", "direction", "optimizer"}
         assert "direction.contraction" in tensors
         assert set(numbers) >= {"step", "skipped", "history", "best_score", "best_step"}
+
+
+class TestPrecision:
+    def test_no_product_of_a_step_is_rounded(self):
+        """Of float32, on a GPU: neither in the solves nor in what follows the adjoint."""
+
+        class Watched(torch.autograd.Function):
+            @staticmethod
+            def forward(ctx, x):
+                seen.append(torch.backends.cudnn.allow_tf32)
+                return x.clone()
+
+            @staticmethod
+            def backward(ctx, g):
+                seen.append(torch.backends.cudnn.allow_tf32)
+                return g
+
+        seen = []
+        trainer = small_trainer({"size": lambda x_net, **kwargs: x_net.square().mean()})
+        network = trainer.model.step.denoiser
+        network.register_forward_hook(lambda module, args, out: Watched.apply(out))
+        before = torch.backends.cudnn.allow_tf32
+        torch.backends.cudnn.allow_tf32 = True
+        try:
+            trainer.advance()
+            assert torch.backends.cudnn.allow_tf32
+        finally:
+            torch.backends.cudnn.allow_tf32 = before
+        assert len(seen) > 3
+        assert not any(seen)

@@ -11,6 +11,7 @@ import equipoise as eq
 from equipoise.config import parse
 from equipoise.errors import UserError
 from equipoise.imaging.mri import birdcage, cartesian_mask
+from equipoise.imaging.operators import Scaled
 from equipoise.reconstruction.steps.proximal import BoundProximal
 
 
@@ -257,3 +258,33 @@ class TestSettings:
         assert parse(tree, "here", is_saved=True).model.step.inner == 4
         gradient = {"model": {"step": {"kind": "gradient"}}}
         assert parse(gradient, "here", is_saved=True).model.step.kind == "gradient"
+
+
+class TestWhatLaunchesAlone:
+    """Evaluations that a GPU can be given at once (``equilibrium/launch.py``)."""
+
+    def bound(self, denoiser=None, inner=3, physics=None, wrap=lambda physics: physics):
+        physics = wrap(eq.ParallelBeam(16, 8, normalize=True) if physics is None else physics)
+        step = eq.ProximalStep(denoiser or eq.load_denoiser(), 0.1, 0.02, inner=inner)
+        return step.bind(physics.A(eq.phantoms(2, 16)), physics)
+
+    def test_a_number_of_steps_does(self):
+        assert self.bound().launches_alone
+        assert self.bound(wrap=lambda physics: Scaled(physics, 0.5)).launches_alone
+
+    def test_a_solve_to_a_tolerance_and_a_formula_do_not(self):
+        assert not self.bound(inner="exact").launches_alone
+
+    def test_networks_that_nobody_knows_do_not(self):
+        changed = eq.load_denoiser()
+        torch.nn.utils.parametrizations.spectral_norm(changed.convolutions[0])
+        for network in (
+            changed,
+            Smooth().float(),
+            eq.Invariant(eq.load_denoiser(), eq.Reflections()),
+        ):
+            assert not self.bound(network).launches_alone
+
+    def test_other_operators_do_not(self):
+        physics = deepinv.physics.Blur(deepinv.physics.blur.gaussian_blur(1.0), padding="circular")
+        assert not self.bound(physics=physics).launches_alone

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from .application import Application, apply
 from .convergence import SLACK, Tolerance
-from .flat import FlatMap, full_precision
+from .flat import FlatMap
 from .frozen import frozen_modules
 from .gradient import LOOSEST, Gradient, Implicit
+from .precision import exact_products, full_precision
 from .residual import Residual
 from .result import Equilibrium, OnFailure, Status, Stop
 from .solve import Solved, run
@@ -80,7 +81,7 @@ class Attach(torch.autograd.Function):
             return None, None, None, *nothing
         refuse_transforms({"Vmap"}, g)
         # What was computed under autocast has its precision; its derivative needs no other.
-        with full_precision(g.device):
+        with full_precision(g.device), exact_products():
             if torch.is_grad_enabled():
                 (z,) = ctx.saved_tensors
                 return None, None, None, *_differentiable_gradients(call, z, ctx.closed, g)

@@ -14,6 +14,7 @@ from .convergence import Drift
 from .flat import FlatMap, Map, as_tuple
 from .frozen import frozen_modules
 from .gradient import Gradient, Implicit, Phantom, Unrolled, check_gradient
+from .precision import exact_products
 from .residual import Residual, measure
 from .result import Equilibrium, OnFailure, State, Status, Stop, check_on_failure, check_stop
 from .solve import run
@@ -66,7 +67,7 @@ def fixed_point(
     check_gradient(gradient)
     F = FlatMap(f, z0)
     start = F.pack(z0)
-    with frozen_modules():
+    with frozen_modules(), exact_products():
         if isinstance(gradient, Unrolled):
             result = _solve_unrolled(F, start, gradient, stop)
             stop = replace(stop, max_steps=gradient.steps)

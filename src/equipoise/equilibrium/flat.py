@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .precision import autocast_dtype
 from .result import State
 
 #: z ↦ f(z). A map may offer ``restrict(index)``: the same map for some samples (``index``: (A,)
@@ -141,23 +141,6 @@ class FilledIn:
         self.whole_z = self.whole_z.index_copy(0, self.index, z)
         self.whole_fz = self.F(self.whole_z)
         return self.whole_fz[self.index]
-
-
-def autocast_dtype(device: torch.device) -> torch.dtype | None:
-    """The precision of the active ``torch.autocast``; None if there is none."""
-    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
-        return torch.get_autocast_dtype(device.type)
-    return None
-
-
-@contextmanager
-def full_precision(device: torch.device) -> Iterator[None]:
-    """``torch.autocast`` is for f; the arithmetic of a solver needs the precision of the state."""
-    if autocast_dtype(device) is None:
-        yield
-    else:
-        with torch.autocast(device.type, enabled=False):
-            yield
 
 
 def _check_state(parts: tuple[Any, ...]) -> None:

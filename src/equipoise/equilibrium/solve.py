@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from .convergence import Tolerance
-from .flat import FilledIn, FlatMap, Map, full_precision
+from .flat import FilledIn, FlatMap, Map
 from .frozen import frozen_modules
+from .launch import OneLaunch, launches_at_once
+from .precision import exact_products, full_precision
 from .record import Record, Samples, take
 from .result import Equilibrium, OnFailure, State, Stop, check_on_failure, check_stop
 from .solvers import Anderson, Solver, check_solver
@@ -44,6 +46,8 @@ def run(
             return Solved(record.result(), z, vouched=False)
         with torch.set_grad_enabled(with_graph):
             fz = F(z).detach()
+        if launches_at_once(F, z):
+            F = OneLaunch(F)
         return _loop(F, z, fz, solver, stop.max_steps, tolerance)
 
 
@@ -112,7 +116,7 @@ def solve(
     check_solver(solver)
     check_stop(stop)
     F = FlatMap(f, z0)
-    with frozen_modules():
+    with frozen_modules(), exact_products():
         result = run(F, F.pack(z0), solver, stop).result
     result.value = F.unpack(result.value)
     result.report(on_failure, stop)

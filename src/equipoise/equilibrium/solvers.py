@@ -59,9 +59,15 @@ def _norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=-1)
 
 
-def _products(rows: Tensor, v: Tensor) -> Tensor:
-    """The inner product of each row with v: (B, m, N), (B, N) → (B, m)."""
-    return torch.bmm(rows, v[:, :, None])[:, :, 0]
+def _products(rows: Tensor, *vectors: Tensor) -> tuple[Tensor, ...]:
+    """The inner products of each row with each vector: (B, m, N), (B, N) → (B, m).
+
+    A batched matrix product reads the rows once on a CPU; on a GPU it takes a hundred times as long
+    as reading them does (``results/gpu.md``).
+    """
+    if rows.is_cuda:
+        return tuple(torch.linalg.vecdot(rows, v[:, None]) for v in vectors)
+    return torch.bmm(rows, torch.stack(vectors, 2)).unbind(2)
 
 
 def _subtract(base: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
@@ -142,7 +148,7 @@ class Anderson(Solver):
         slot = k % self.memory
         torch.sub(fz, trust.fz, out=dF[:, slot])
         torch.sub(g, trust.fz - trust.z, out=dG[:, slot])
-        row, rhs = torch.bmm(dG, torch.stack([dG[:, slot], g], 2)).unbind(2)
+        row, rhs = _products(dG, dG[:, slot], g)
         gram[:, slot] = row
         gram[:, :, slot] = row
         if back is not None:
@@ -208,8 +214,8 @@ class Broyden(Solver):
             V.zero_()
         s = z - trust.z
         y = g - (trust.fz - trust.z)
-        Hy = -_subtract(y, U, _products(V, y))
-        sH = -_subtract(s, V, _products(U, s))
+        Hy = -_subtract(y, U, *_products(V, y))
+        sH = -_subtract(s, V, *_products(U, s))
         denominator = torch.linalg.vecdot(s, Hy)
         safe = denominator.abs() > 1e-10 * _norm(s) * _norm(Hy)
         factor = torch.where(safe, denominator.reciprocal(), torch.zeros_like(denominator))
@@ -217,7 +223,7 @@ class Broyden(Solver):
         V[:, slot] = sH
         if back is not None:
             V[back] = 0
-        new = z + _subtract(g, U, _products(V, g))
+        new = z + _subtract(g, U, *_products(V, g))
         if plain is not None:
             new = torch.where(plain[:, None], after.fz, new)
         return new, BroydenState(after, k + 1, U, V)
@@ -263,14 +269,14 @@ class GMRES(Solver):
         length = _norm(pq[:, n:])
         if slot:
             for _ in range(2):  # twice is enough (Giraud, Langou and Rozložník 2005)
-                pq = _subtract(pq, PQ[:, :slot], _products(PQ[:, :slot, n:], pq[:, n:]))
+                pq = _subtract(pq, PQ[:, :slot], *_products(PQ[:, :slot, n:], pq[:, n:]))
         new_length = _norm(pq[:, n:])
         # A direction that is all rounding error is no direction, and drops out.
         direction = new_length > 10 * torch.finfo(pq.dtype).eps * length
         scale = torch.where(direction, new_length.reciprocal(), torch.zeros_like(length))
         torch.mul(pq, scale[:, None], out=PQ[:, slot])
         filled = PQ[:, : slot + 1]
-        best = _subtract(here, filled, _products(filled[:, :, n:], g))
+        best = _subtract(here, filled, *_products(filled[:, :, n:], g))
         return best[:, :n] + best[:, n:], GMRESState(k + 1, here, PQ, best[:, :n])
 
     def candidate(self, state: GMRESState) -> Tensor:

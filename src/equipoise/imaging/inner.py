@@ -20,7 +20,7 @@ from ..errors import UserError
 from .chebyshev import REMAINING, Chebyshev, steps_for
 from .linear import at_least_single, full_precision, has_other_products
 from .preconditioner import Circulant, circulants
-from .scaled import Scaled, closed_form_prox, proximal
+from .scaled import closed_form_prox, proximal, unscaled
 from .selection import differs_per_sample
 from .spectrum import Interval, SpectrumError, random_image, spectrum_interval
 from .tomography import FanBeam, ParallelBeam, Tomography
@@ -179,7 +179,7 @@ def _closed_form(physics: Any, most_rows: int | None) -> Inner | None:
     """What needs no iteration, if there is such a way and it is worth finding."""
     if not closed_form_prox(physics):
         return None
-    inner = physics.physics if isinstance(physics, Scaled) else physics
+    inner = unscaled(physics)
     if not isinstance(inner, Tomography):
         return Inner("formula", f"{type(inner).__name__} has a closed form")
     side = inner.matrix.smaller_side

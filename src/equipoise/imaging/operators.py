@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .linear import norm, variant
-from .scaled import Scaled, closed_form_prox, proximal
+from .scaled import Scaled, closed_form_prox, proximal, unscaled
 from .selection import PER_SAMPLE, differs_per_sample, select, selectable
 from .sizes import Size, image_size
 from .tomography import Tomography
@@ -29,6 +29,7 @@ __all__ = [
     "proximal",
     "select",
     "selectable",
+    "unscaled",
     "with_masks",
 ]
 

@@ -122,6 +122,11 @@ def with_noise_where_measured(physics: Any, noise_model: Any, y: Any, **kwargs: 
     return noisy * (clean.noise(torch.ones_like(y)) != 0)
 
 
+def unscaled(physics: Any) -> Any:
+    """The operator that is multiplied by a number, or the operator itself."""
+    return physics.physics if isinstance(physics, Scaled) else physics
+
+
 class Scaled(LinearPhysics):
     """factor · A for another operator A, which keeps its own ways to solve with it.
 

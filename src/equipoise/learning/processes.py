@@ -34,7 +34,7 @@ def processes() -> Fabric:
         logging.getLogger(name).setLevel(logging.ERROR)
     try:
         fabric = Fabric(
-            accelerator="cuda" if torch.cuda.is_available() else "cpu",
+            accelerator=best_device().type,
             devices=here,
             num_nodes=count // here,
             strategy="ddp" if count > 1 else "auto",
@@ -47,6 +47,11 @@ def processes() -> Fabric:
     if count > 1:
         atexit.register(_leave)
     return fabric
+
+
+def best_device() -> torch.device:
+    """A GPU, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _leave() -> None:
@@ -117,6 +122,7 @@ def any_of(fabric: Fabric, value: bool) -> bool:
     return bool(together(fabric, torch.tensor(float(value)), "max") > 0)
 
 
-def on_device(physics: Any, device: torch.device) -> Any:
-    """The operator there: a copy, since data that are measured while they are read keep theirs."""
-    return physics if device.type == "cpu" else copy.deepcopy(physics).to(device)
+def on_device(module: Any, device: torch.device) -> Any:
+    """An operator or a model there: a copy, since data that are measured while they are read keep
+    their operator, and a run its model."""
+    return module if device.type == "cpu" else copy.deepcopy(module).to(device)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..equilibrium import Unrolled
+from ..equilibrium.precision import exact_products
 from ..errors import TrainingGaveUp, UserError
 from ..imaging.draws import seeded
 from ..reconstruction.model import EquilibriumReconstructor
@@ -205,7 +206,7 @@ class Trainer:
     def _differentiate_part(self, part: Part, tally: Tally) -> dict[str, Tensor]:
         share = len(part.places) / self.settings.batch
         epoch = self.step * self.settings.batch // len(self.dataset)
-        with seeded((self.seed, self.step), part.places.tolist()):
+        with seeded((self.seed, self.step), part.places.tolist()), exact_products():
             values, solves = self.objective.differentiate(part, epoch, self.directions, share)
         for name, made in solves.items():
             tally.add_solves(name, made)

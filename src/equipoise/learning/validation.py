@@ -13,7 +13,7 @@ from ..assessment.metrics import misfit, psnr
 from ..data.dataset import Dataset
 from ..equilibrium import Equilibrium
 from ..reconstruction.model import EquilibriumReconstructor
-from .processes import on_device, together
+from .processes import best_device, on_device, together
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -28,11 +28,15 @@ def solve_dataset(
     batch: int = 16,
     fabric: Fabric | None = None,
 ) -> Equilibrium:
-    """The equilibria of all N measurements, ``batch`` at a time, without a gradient.
+    """The equilibria of all N measurements, ``batch`` at a time, without a gradient; on a GPU, if
+    there is one. What is returned is on the CPU.
 
     The processes of ``fabric`` share the work, and each knows the whole outcome.
     """
     parameter = next(model.parameters())
+    if parameter.device.type == "cpu":
+        model = on_device(model, best_device() if fabric is None else fabric.device)
+        parameter = next(model.parameters())
     rank, world = (0, 1) if fabric is None else (fabric.global_rank, fabric.world_size)
     share = torch.arange(len(dataset)).tensor_split(world)[rank]
     record = _Record(len(dataset), dataset, model, parameter.dtype)

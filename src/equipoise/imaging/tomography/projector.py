@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -99,6 +100,7 @@ class SystemMatrix:
             with warnings.catch_warnings():
                 # torch's sparse rows are in beta; products are all that is used of them.
                 warnings.filterwarnings("ignore", "Sparse CSR tensor support")
+                warnings.filterwarnings("ignore", "Sparse invariant checks")
                 self._ready[key] = torch.sparse_csr_tensor(
                     torch.from_numpy(m.indptr),
                     torch.from_numpy(m.indices),
@@ -238,3 +240,8 @@ class _Product(torch.autograd.Function):
         x = x.movedim(in_dims[0], 0)
         out = _Product.apply(x.flatten(0, 1), matrix, transpose)
         return out.unflatten(0, x.shape[:2]), 0
+
+
+# torch looks at the signature at each call, which takes longer than a small product if it has to be
+# found out anew.
+_Product.forward.__signature__ = inspect.signature(_Product.forward)  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -126,7 +127,13 @@ def of_views(turns: Turns, y: Tensor) -> Tensor:
     together = y.unflatten(0, (len(turns.quarters), -1)).transpose(0, 1).flatten(1, 2)
     if turns.is_natural:
         return together
-    return together[:, list(turns.slots)]
+    return together.index_select(1, _on(turns.slots, y.device))
+
+
+@lru_cache(1024)
+def _on(slots: tuple[int, ...], device: torch.device) -> Tensor:
+    """Kept there: what is copied to a GPU for each product makes it wait."""
+    return torch.tensor(slots, device=device)
 
 
 def by_copies(turns: Turns, y: Tensor) -> Tensor:
@@ -134,6 +141,6 @@ def by_copies(turns: Turns, y: Tensor) -> Tensor:
     if turns.quarters == (0,):
         return y
     if not turns.is_natural:
-        slots = torch.tensor(turns.slots, device=y.device)
+        slots = _on(turns.slots, y.device)
         y = y.new_zeros(len(y), turns.count, y.shape[-1]).index_add(1, slots, y)
     return y.unflatten(1, (len(turns.quarters), -1)).transpose(0, 1).flatten(0, 1)

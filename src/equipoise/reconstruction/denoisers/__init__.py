@@ -10,7 +10,7 @@ from .weights import (
     save_denoiser,
     shipped_path,
 )
-from .wrappers import ComplexDenoiser, Invariant, Moved, backbone
+from .wrappers import ComplexDenoiser, Invariant, Moved, backbone, is_plain
 
 __all__ = [
     "ARCHITECTURES",
@@ -23,6 +23,7 @@ __all__ = [
     "UNet",
     "backbone",
     "channels_last",
+    "is_plain",
     "load_denoiser",
     "make_denoiser",
     "save_denoiser",

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from deepinv.models import Denoiser
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from ...imaging.groups import Group
+from .networks import ConvDenoiser, UNet
 
 
 class Invariant(Denoiser):
@@ -99,3 +101,10 @@ def backbone(denoiser: nn.Module) -> Any:
     while isinstance(network, (ComplexDenoiser, Invariant, Moved)):
         network = network.denoiser
     return network
+
+
+def is_plain(denoiser: nn.Module) -> bool:
+    """Whether it is one of ours, on real or complex images, and nothing was changed about it."""
+    network = denoiser.denoiser if type(denoiser) is ComplexDenoiser else denoiser
+    is_ours = type(network) in (ConvDenoiser, UNet)
+    return is_ours and not any(map(parametrize.is_parametrized, network.modules()))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from deepinv.physics import MultiCoilMRI
 from torch import Tensor, nn
 
 from ...equilibrium.result import State
 from ...imaging.inner import Inner, Wanted, inner_solve
 from ...imaging.linear import least_squares
-from ...imaging.operators import select
+from ...imaging.operators import select, unscaled
+from ...imaging.tomography import Tomography
+from ..denoisers import is_plain
 from .base import BoundStep, Positive, Step, check_strength
 
 #: Steps of conjugate gradients before the first evaluation, where one takes Chebyshev's.
@@ -24,6 +27,15 @@ class BoundProximal(BoundStep):
     def __init__(self, step: _InnerStep, y: Tensor, physics: Any, inner: Inner):
         super().__init__(step, y, physics)
         self.inner = inner
+
+    @property
+    def launches_alone(self) -> bool:
+        """Whether an evaluation does nothing but launch kernels, the same each time: not where the
+        inner problem is solved to a tolerance, and not for operators and networks that nobody
+        knows."""
+        is_known = isinstance(unscaled(self.physics), (Tomography, MultiCoilMRI))
+        is_fixed = self.inner.method == "chebyshev"
+        return is_known and is_fixed and is_plain(self.step.denoiser)
 
     def __call__(self, z: State) -> State:
         out: State = self.step(z, self.y, self.physics, self.inner)
