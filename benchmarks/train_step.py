@@ -109,16 +109,16 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
     return float((found - exact).norm() / exact.norm())
 
 
-def exact_model(net: Shrunk, a: argparse.Namespace, stop: eq.Stop) -> Any:
-    """The same in float64."""
-    step = copy.deepcopy(step_of(net, a, inner="exact")).double()
-    return eq.EquilibriumReconstructor(step, stop=stop, gradient=eq.Implicit(stop=stop))
+def exact_model(net: Shrunk, a: argparse.Namespace, stop: eq.Stop, tol: float = 1e-12) -> Any:
+    """The same in float64; ``tol``: of the inner problem."""
+    step = copy.deepcopy(step_of(net, a, "exact", tol)).double()
+    implicit = eq.Implicit(stop=stop)
+    return eq.EquilibriumReconstructor(step, stop=stop, gradient=implicit, on_failure="raise")
 
 
-def step_of(net: Shrunk, a: argparse.Namespace, inner: str = "auto") -> Any:
+def step_of(net: Shrunk, a: argparse.Namespace, inner: str = "auto", tol: float = 1e-6) -> Any:
     if a.map == "gradient":
         return eq.GradientStep(net)
-    tol = 1e-12 if inner == "exact" else 1e-6
     return eq.ProximalStep(net, strength=a.strength, sigma=0.05, inner=inner, tol=tol)
 
 
@@ -213,7 +213,7 @@ def theirs(problem: Problem, a: argparse.Namespace) -> float:
     )
     transform = deepinv.transform.Rotate(interpolation_mode=InterpolationMode.BILINEAR)
     y = physics.A(problem.images)
-    reference = exact_model(problem.net, a, eq.Stop(1e-6, 500))
+    reference = exact_model(problem.net, a, eq.Stop(1e-6, 500), tol=1e-7)
     theta = problem.theta.double()
     exact_loss = their_loss(reference, Single(physics), y.double(), transform, theta)
     exact = gradient(exact_loss, reference.step.denoiser)
