@@ -86,24 +86,10 @@ def evaluate(
     folder = _folder(run.folder, what) if folder is None else folder
     evaluation = Evaluation(_problem(run, dataset, what), dataset, folder)
     evaluation.refer_to(reference_of(dataset))
-    tuned_on = _to_tune_on(evaluation, run)
-    tuner = Tuner(None if tuned_on is None else lambda: tuned_on, say=_silent)
-    methods: list[Method] = list(classical_methods(run.config))
-    if evaluation.reference is not None:
-        methods.append(PNP)
-    for method in methods:
-        _add_method(evaluation, method, Problem(run.config, dataset.scan, tuner, folder))
-    start = untrained(run.config, dataset.scan)
-    start.stop = run.model.stop
-    before = solve_dataset(start, dataset)
-    denoiser = f"denoiser: {run.config.model.denoiser.kind}"
-    evaluation.add("untrained", BEFORE, before.value, f"{denoiser}; {_solve(run, before)}")
+    _add_baselines(evaluation, run)
     # One by one, an image is the same to the bit in whichever process, and so are its samples.
     solved = run.solve(dataset, batch=16 if asked is None else 1, fabric=fabric)
-    evaluation.add("equipoise", "Equipoise", solved.value, _solve(run, solved))
-    evaluation.solved = solved
-    evaluation.problem["contraction"] = _contraction(run, dataset, solved)
-    evaluation.words = _words(evaluation, run, before, solved)
+    _add_run(evaluation, run, solved)
     if score == "fastmri":
         titles = {row.key: row.title for row in evaluation.table.rows}
         evaluation.fastmri = fastmri_table(dataset, evaluation.images, titles)
@@ -116,6 +102,33 @@ def evaluate(
         _write(evaluation, run, what)
     together(fabric, torch.zeros(1))  # all wait for the first
     return evaluation
+
+
+def _add_baselines(evaluation: Evaluation, run: Run) -> None:
+    """The classical methods, and plug-and-play where a reference stands in for the truth."""
+    dataset = evaluation.dataset
+    tuned_on = _to_tune_on(evaluation, run)
+    tuner = Tuner(None if tuned_on is None else lambda: tuned_on, say=_silent)
+    methods: list[Method] = list(classical_methods(run.config))
+    if evaluation.reference is not None:
+        methods.append(PNP)
+    for method in methods:
+        problem = Problem(run.config, dataset.scan, tuner, evaluation.folder)
+        _add_method(evaluation, method, problem)
+
+
+def _add_run(evaluation: Evaluation, run: Run, solved: Equilibrium) -> None:
+    """The model before and after training, and what is to be said of it."""
+    dataset = evaluation.dataset
+    start = untrained(run.config, dataset.scan)
+    start.stop = run.model.stop
+    before = solve_dataset(start, dataset)
+    denoiser = f"denoiser: {run.config.model.denoiser.kind}"
+    evaluation.add("untrained", BEFORE, before.value, f"{denoiser}; {_solve(run, before)}")
+    evaluation.add("equipoise", "Equipoise", solved.value, _solve(run, solved))
+    evaluation.solved = solved
+    evaluation.problem["contraction"] = _contraction(run, dataset, solved)
+    evaluation.words = _words(evaluation, run, before, solved)
 
 
 def _is_unrolled(run: Run) -> bool:
