@@ -121,6 +121,9 @@ def gradient_of(trainer: Trainer) -> Tensor:
     return torch.cat([p.grad.flatten() for p in trainer.parameters.values()])
 
 
+CPU = torch.device("cpu")
+
+
 @dataclass
 class OneOf:
     """A process among several, which add up what they know when all have said it."""
@@ -129,7 +132,7 @@ class OneOf:
     world_size: int
     said: list
     barrier: threading.Barrier
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     def all_reduce(self, values, reduce_op):
         self.said[self.global_rank] = values.clone()
