@@ -1,16 +1,16 @@
 """All that needs a GPU, in one command and under half an hour: checks, times, trains, and writes
 `results/gpu.md`.
 
-    python benchmarks/gpu.py [--out results/gpu.md] [--steps 300] [--seeds 3] [--parts …]
+    python benchmarks/gpu.py [--out results/gpu.md] [--steps 100] [--seeds 3] [--parts …]
 
 "check" is `pytest -m cuda`. "times" are of A and Aᵀ (beside deepinv's), of the parts of an
 evaluation, and of training steps, with the largest memory. "peers" runs `benchmarks/train_step.py`
 and `benchmarks/gradient.py`, against deepinv and torchdeq on the same card. "train" is `equipoise
 train` of `configs/ct256.yaml` (256², 60 views) and `configs/heads.yaml` (4× MRI) with more steps,
-each seed in a process of its own, all at once; on phantoms where the data are not there
-(`../shared/data`). The scores are those of images that nobody trained on. Where only some parts are
-asked for, what they say is added to the file. Without a GPU it says so, runs every part once at 32²
-on the CPU, writes nothing and exits with 0.
+one seed after the other; on phantoms where the data are not there (`../shared/data`). The scores
+are those of images that nobody trained on. Where only some parts are asked for, what they say is
+added to the file. Without a GPU it says so, runs every part once at 32² on the CPU, writes nothing
+and exits with 0.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import deepinv
 import torch
@@ -213,65 +213,45 @@ def printed_by(command: list[str], patience: float) -> str:
     return (done.stdout or done.stderr[-500:]).strip()
 
 
-class Training(NamedTuple):
-    """`equipoise train` in a process of its own."""
-
-    seed: int
-    process: subprocess.Popen
-    folder: Path
-    started: float
-
-
-def start_training(name: str, sections: dict[str, Any], seed: int, folder: Path) -> Training:
-    out = folder / f"{name}-{seed}"
-    file = folder / f"{name}-{seed}.yaml"
-    file.write_text(yaml.safe_dump({**sections, "seed": seed, "name": name, "out": str(out)}))
-    code = "import sys; from equipoise.cli import main; sys.argv[0] = 'equipoise'; main()"
-    with (folder / f"{name}-{seed}.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, "train", str(file)], cwd=ROOT, stdout=log, stderr=log
-        )
-    return Training(seed, process, out, time.perf_counter())
-
-
 def train_all(account: Account, a: argparse.Namespace, folder: Path) -> None:
-    """All trainings at once: what they launch is small, and leaves the card idle."""
-    tasks = problems(a)
-    started = {
-        name: [start_training(name, sections, seed, folder) for seed in range(a.seeds)]
-        for name, sections in tasks.items()
-    }
-    for name, sections in tasks.items():
+    """One after the other: processes that share a card take turns, and gain nothing."""
+    for name, sections in problems(a).items():
         where = f"`configs/{name}.yaml`" if "path" in sections["data"] else f"{name}, phantoms"
-        account.part(
-            f"{where}, {sections['data']['size']}², {a.steps} steps of batch {a.batch}, "
-            f"{len(tasks) * a.seeds} trainings at once"
-        )
-        scores = [score for training in started[name] if (score := outcome(account, training))]
+        account.part(f"{where}, {sections['data']['size']}², {a.steps} steps of batch {a.batch}")
+        scores = []
+        for seed in range(a.seeds):
+            score = trained(account, name, sections, seed, folder)
+            if score is not None:
+                scores.append(score)
         if scores:
             spread = statistics.stdev(scores) if len(scores) > 1 else 0.0
             account.say(f"- mean {statistics.mean(scores):.2f} dB, standard deviation {spread:.2f}")
 
 
-def outcome(account: Account, training: Training) -> float | None:
-    """Waits for it, and scores it."""
-    code = training.process.wait()
-    minutes = (time.perf_counter() - training.started) / 60
-    if code:
-        log = Path(f"{training.folder}.log").read_text().strip().splitlines()
-        account.say(f"- seed {training.seed}: exit code {code}: {log[-1] if log else ''}")
+def trained(
+    account: Account, name: str, sections: dict[str, Any], seed: int, folder: Path
+) -> float | None:
+    """`equipoise train`; the PSNR after it, none if it failed."""
+    out = folder / f"{name}-{seed}"
+    file = folder / f"{name}-{seed}.yaml"
+    file.write_text(yaml.safe_dump({**sections, "seed": seed, "name": name, "out": str(out)}))
+    command = [sys.executable, "-m", "equipoise", "train", str(file)]
+    start = time.perf_counter()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    minutes = (time.perf_counter() - start) / 60
+    if done.returncode:
+        account.say(f"- seed {seed}: exit code {done.returncode}: {done.stderr.strip()[-200:]}")
         return None
-    run = load_run(training.folder)
+    run = load_run(out)
     dataset, _ = unseen(run.config, run.scan, count=8)
     solved = run.solve(dataset)
     after = float(psnr(solved.value, dataset.require_truth()).mean())
-    model = run.config.model.make(run.scan.image_shape[0], run.scan.noise, training.seed)
+    model = run.config.model.make(run.scan.image_shape[0], run.scan.noise, seed)
     model.stop = run.config.model.test_stop()
     before = solve_dataset(model, dataset).value
     account.say(
-        f"- seed {training.seed}: {float(psnr(before, dataset.require_truth()).mean()):.2f} → "
-        f"{after:.2f} dB, {int(solved.converged.sum())} of {len(dataset)} converged; over after "
-        f"{minutes:.1f} minutes"
+        f"- seed {seed}: {float(psnr(before, dataset.require_truth()).mean()):.2f} → {after:.2f} "
+        f"dB in {minutes:.1f} minutes, {int(solved.converged.sum())} of {len(dataset)} converged"
     )
     return after
 
@@ -291,7 +271,7 @@ def main() -> None:
     p.add_argument("--views", type=int, default=60)
     p.add_argument("--batch", type=int, default=4)
     p.add_argument("--rounds", type=int, default=7)
-    p.add_argument("--steps", type=int, default=300)
+    p.add_argument("--steps", type=int, default=100)
     p.add_argument("--seeds", type=int, default=3)
     text = "seconds that a benchmark against a peer may take"
     p.add_argument("--patience", type=float, default=300, help=text)

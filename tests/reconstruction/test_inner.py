@@ -285,6 +285,16 @@ class TestWhatLaunchesAlone:
         ):
             assert not self.bound(network).launches_alone
 
+    def test_operators_that_were_changed_do_not(self):
+        class Slow(eq.ParallelBeam):
+            def A(self, x, **kwargs):
+                return super().A(x * float(x.isfinite().all()), **kwargs)
+
+        assert not self.bound(physics=Slow(16, 8, normalize=True)).launches_alone
+        replaced = eq.ParallelBeam(16, 8, normalize=True)
+        replaced.A = lambda x, **kwargs: eq.ParallelBeam.A(replaced, x, **kwargs)
+        assert not self.bound(physics=replaced).launches_alone
+
     def test_other_operators_do_not(self):
         physics = deepinv.physics.Blur(deepinv.physics.blur.gaussian_blur(1.0), padding="circular")
         assert not self.bound(physics=physics).launches_alone

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ...equilibrium.result import State
 from ...imaging.inner import Inner, Wanted, inner_solve
-from ...imaging.linear import least_squares
+from ...imaging.linear import has_other_products, least_squares
 from ...imaging.operators import select, unscaled
-from ...imaging.tomography import Tomography
+from ...imaging.tomography import FanBeam, ParallelBeam
 from ..denoisers import is_plain
 from .base import BoundStep, Positive, Step, check_strength
 
@@ -33,9 +33,11 @@ class BoundProximal(BoundStep):
         """Whether an evaluation does nothing but launch kernels, the same each time: not where the
         inner problem is solved to a tolerance, and not for operators and networks that nobody
         knows."""
-        is_known = isinstance(unscaled(self.physics), (Tomography, MultiCoilMRI))
+        physics = unscaled(self.physics)
+        is_known = type(physics) in (ParallelBeam, FanBeam, MultiCoilMRI)
+        is_changed = has_other_products(physics) or has_other_products(self.physics)
         is_fixed = self.inner.method == "chebyshev"
-        return is_known and is_fixed and is_plain(self.step.denoiser)
+        return is_known and not is_changed and is_fixed and is_plain(self.step.denoiser)
 
     def __call__(self, z: State) -> State:
         out: State = self.step(z, self.y, self.physics, self.inner)
