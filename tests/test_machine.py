@@ -7,11 +7,13 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from support import ROOT
 
 from equipoise import cli
+from equipoise.machine import write_whole
 
 CODE = (
     "import os, sys; import equipoise.cli; "
@@ -38,6 +40,32 @@ def test_set_before_torch_is_loaded():
 
 def test_what_the_user_asked_for_stays():
     assert spin_count(GOMP_SPINCOUNT="100") == "100 False"
+
+
+class TestWholeFiles:
+    def test_a_full_disk_leaves_what_was_there(self, tmp_path, monkeypatch):
+        file = tmp_path / "folder" / "config.yaml"
+        write_whole(file, "before: ä")
+
+        def half(path, text, encoding):
+            with path.open("w", encoding=encoding) as open_file:
+                open_file.write(text[: len(text) // 2])
+            raise OSError("No space left on device")
+
+        monkeypatch.setattr(Path, "write_text", half)
+        with pytest.raises(OSError, match="No space left"):
+            write_whole(file, "after: something longer")
+        assert file.read_text(encoding="utf-8") == "before: ä"
+        monkeypatch.undo()
+        write_whole(file, "after")
+        assert file.read_text() == "after"
+        assert list(file.parent.iterdir()) == [file]
+
+    @pytest.mark.parametrize("room", ["comparison", "assessment"])
+    def test_no_room_that_is_read_again_writes_otherwise(self, room):
+        """Tables, scores and settings of a comparison that was killed are read when it goes on."""
+        for file in (ROOT / "src/equipoise" / room).glob("*.py"):
+            assert ".write_text(" not in file.read_text(), file
 
 
 def test_make_does_so_too():

@@ -1,10 +1,12 @@
-"""How a command gets along with the machine: its threads, and the memory that it takes again."""
+"""How a command gets along with the machine: its threads, the memory that it takes again, and files
+that are whole whenever it is stopped."""
 
 from __future__ import annotations
 
 import ctypes
 import os
 import sys
+from pathlib import Path
 
 #: Of glibc's ``mallopt`` (malloc.h).
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
@@ -43,3 +45,12 @@ def keep_freed_memory() -> None:
         return
     mallopt(MMAP_THRESHOLD, KEPT)
     mallopt(TRIM_THRESHOLD, KEPT)
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Writes a text file whose folder may not be there yet. Whoever stops this, or a full disk,
+    leaves the file as it was, never half of it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draft = file.with_name(file.name + ".draft")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, file)

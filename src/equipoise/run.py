@@ -201,14 +201,27 @@ def is_run(folder: Path) -> bool:
 
 def read_config(folder: Path) -> Config:
     """The configuration of a run folder, of this release or of an earlier one."""
-    path = folder / "config.yaml"
+    (config,) = read_configs(folder / "config.yaml")
+    return config
+
+
+def read_configs(file: Path) -> list[Config]:
+    """The configurations that a run or a comparison keeps, of this release or of an earlier one.
+
+    Raises:
+        UserError: the file is damaged, or says what no release understands.
+    """
+    problem: object = "it is empty"
     try:
-        tree = yaml.safe_load(path.read_text())
+        trees = list(yaml.safe_load_all(file.read_text()))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
+        trees, problem = [], error
+    if not trees:
         raise UserError(
-            f"{path}: not YAML any more ({error}); restore it from the run's checkpoint or a backup"
-        ) from error
-    return parse(tree, str(path), is_saved=True)
+            f"{file}: not YAML any more ({problem}); restore it from the run's checkpoint or a "
+            "backup"
+        )
+    return [parse(tree, str(file), is_saved=True) for tree in trees]
 
 
 def versions() -> dict[str, str]:

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 import torch
+import yaml
 from fake_methods import Breaking, Scaled
 from support import quiet, tiny_tree
 
@@ -262,7 +263,29 @@ class TestFolders:
         task = comparison(Scaled("one"))
         run(task)
         task.config = changed(config, {"physics.angles": 7})
-        with pytest.raises(UserError, match="comparison of another configuration"):
+        named = r"comparison of another configuration \(physics.angles: \d+ then, 7 now\)"
+        with pytest.raises(UserError, match=named):
+            run(task)
+
+    def test_one_of_an_earlier_release_goes_on(self, comparison):
+        """What that release did not know of has its default, and is no difference."""
+        task = comparison(Scaled("one"))
+        run(task)
+        file = task.out / "config.yaml"
+        tree = yaml.safe_load(file.read_text())
+        for newer in ("left_out", "weighting"):
+            del tree["objective"]["splitting"][newer]
+        file.write_text(yaml.safe_dump(tree))
+        said: list[str] = []
+        run(task, say=said.append)
+        assert not any(line.startswith("scored") for line in said)
+
+    @pytest.mark.parametrize("text", ["", "- : [", "name: [1"])
+    def test_a_damaged_one_is_said(self, comparison, text):
+        task = comparison(Scaled("one"))
+        run(task)
+        (task.out / "config.yaml").write_text(text)
+        with pytest.raises(UserError, match=r"config\.yaml"):
             run(task)
 
     def test_what_is_no_comparison_is_left_alone(self, comparison):

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.item import Units
+from ..machine import write_whole
 from .metrics import magnitude, psnr, ssim
 from .reading import Reading
 from .table import Table
@@ -75,7 +76,7 @@ def page(
         chosen=_right_hand_panel(viewer),
         reload=reload,
     )
-    path.write_text(text, encoding="utf-8")
+    write_whole(path, text)
 
 
 def _table(title: str, table: Table) -> dict[str, Any]:

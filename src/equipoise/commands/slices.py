@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -25,6 +24,7 @@ from ..data.scan import native_images
 from ..equilibrium import Equilibrium
 from ..errors import UserError
 from ..learning.processes import any_of
+from ..machine import write_whole
 from ..run import Run
 
 if TYPE_CHECKING:
@@ -125,12 +125,11 @@ class WholeScan:
         """Leaves out rows of a batch whose images may not be whole."""
         rows = self.folder / ROWS
         lines = rows.read_text().splitlines(keepends=True) if rows.is_file() else []
-        rows.write_text("".join(lines[:done]))
+        write_whole(rows, "".join(lines[:done]))
 
     def _save(self, done: int) -> None:
-        part = self.folder / (PROGRESS + ".part")
-        part.write_text(json.dumps({"done": done, "about": self.about}, indent=1))
-        os.replace(part, self.folder / PROGRESS)
+        progress = {"done": done, "about": self.about}
+        write_whole(self.folder / PROGRESS, json.dumps(progress, indent=1))
         self.done = done
 
     # ----------------------------------------------------------------------------- the work

@@ -27,6 +27,7 @@ from ..learning.loop import train
 from ..learning.processes import from_first_object, processes, together
 from ..learning.trainer import Trainer
 from ..learning.validation import Validator
+from ..machine import write_whole
 from ..reconstruction.settings import ModelSettings, denoiser_config
 from ..run import (
     ABOUT,
@@ -313,11 +314,10 @@ def _say_what_was_learnt(
 
 def _begin_folder(config: Config, state: dict[str, Any], choice: Choice) -> None:
     folder = config.folder
-    folder.mkdir(parents=True, exist_ok=True)
     chosen = "".join(f"# {key} was chosen: {v:.6g}\n" for key, v in choice.settings.items())
-    (folder / "config.yaml").write_text(chosen + dump(config))
-    (folder / "README.txt").write_text(ABOUT.format(mark=MARK, folder=folder))
-    (folder / "versions.json").write_text(json.dumps(state["versions"], indent=1))
+    write_whole(folder / "config.yaml", chosen + dump(config))
+    write_whole(folder / "README.txt", ABOUT.format(mark=MARK, folder=folder))
+    write_whole(folder / "versions.json", json.dumps(state["versions"], indent=1))
 
 
 class _Watch:

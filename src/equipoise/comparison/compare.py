@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..assessment.table import Table
+from ..machine import write_whole
 from .elsewhere import generalise
 from .outcome import Outcome
 from .sweep import Comparison, Sweep, check_folder, collect
@@ -35,8 +36,7 @@ def compare(
     check_folder(comparison)
     dataset, what = comparison.unseen(comparison.config.seed)
     out = comparison.out
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.yaml").write_text(comparison.text())
+    write_whole(out / "config.yaml", comparison.text())
     say(
         f"{len(comparison.asked())} methods, {comparison.seeds} seeds; scored on {len(dataset)} "
         f"images ({what})"

@@ -22,6 +22,7 @@ from ..data.dataset import Dataset
 from ..equilibrium import Implicit, Stop
 from ..errors import UserError
 from ..imaging.groups import Rotations
+from ..machine import write_whole
 from ..reconstruction.denoisers import Invariant
 from ..reconstruction.model import EquilibriumReconstructor
 from ..run import Run, unseen
@@ -207,9 +208,9 @@ def _write(diagnosis: Diagnosis, run: Run, columns: dict[str, list[str]]) -> Non
         "networks": {name: asdict(found) for name, found in diagnosis.networks.items()},
         "table": diagnosis.table.as_json(),
     }
-    (folder / "diagnosis.json").write_text(json.dumps(tree, indent=1))
+    write_whole(folder / "diagnosis.json", json.dumps(tree, indent=1))
     head = f"`{about['command']}`, {about['images']} images\n\n"
-    (folder / "table.md").write_text(head + diagnosis.table.markdown())
+    write_whole(folder / "table.md", head + diagnosis.table.markdown())
     drawn = {
         names[0]: diagnosis.networks[names[0]]
         for names in columns.values()

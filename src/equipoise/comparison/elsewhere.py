@@ -18,6 +18,7 @@ from ..data.scan import Scan
 from ..equilibrium import Stop, Unrolled
 from ..imaging.groups import Rotations
 from ..imaging.tomography.settings import RaysSettings
+from ..machine import write_whole
 from ..run import MODEL, Run, load_run, unseen
 from .sweep import Comparison, Say
 from .trained import Trained
@@ -132,7 +133,7 @@ def _tried(
             scores = found.setdefault("iterations", {})
             scores[str(steps)] = _psnr_or_reason(folder, here, steps)
         if all(isinstance(s, float) for scores in found.values() for s in scores.values()):
-            _file(comparison, method, seed).write_text(json.dumps(found, indent=1))
+            write_whole(_file(comparison, method, seed), json.dumps(found, indent=1))
         say(f"tried elsewhere: {method.name}, seed {seed}")
         yield method, found
 

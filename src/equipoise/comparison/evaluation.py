@@ -32,6 +32,7 @@ from ..errors import UserError
 from ..learning.log import read_log
 from ..learning.processes import processes, together
 from ..learning.validation import solve_dataset
+from ..machine import write_whole
 from ..run import Run, load_training_data, unseen
 from .bootstrap import Bootstrap
 from .evaluated import TUNED_ON, Evaluation
@@ -269,7 +270,7 @@ def _was_trained_on(run: Run, data: str) -> bool:
 def _write(evaluation: Evaluation, run: Run, what: str) -> None:
     folder, dataset = evaluation.folder, evaluation.dataset
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "results.json").write_text(json.dumps(evaluation.as_json(), indent=1))
+    write_whole(folder / "results.json", json.dumps(evaluation.as_json(), indent=1))
     y, _, truth = dataset.batch(torch.arange(len(dataset)))
     images = evaluation.titled_images()
     grid = figures.save_png(

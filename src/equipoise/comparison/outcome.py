@@ -16,6 +16,7 @@ from ..assessment.page import page, pictures
 from ..assessment.table import Row, Table, Value
 from ..assessment.words import command_line, unfinished_in_words
 from ..data.dataset import Dataset
+from ..machine import write_whole
 from ..run import versions
 from .method import Method
 from .summary import COLUMNS, Seeds, reference, row_of
@@ -93,8 +94,8 @@ class Outcome:
         tree: dict[str, Any] = {"about": self.about, "table": self.table.as_json()}
         if self.others:
             tree["elsewhere"] = {axis: table.as_json() for axis, table in self.others.items()}
-        (out / "results.json").write_text(json.dumps({**tree, "scores": scores}, indent=1))
-        (out / "table.md").write_text(self.markdown())
+        write_whole(out / "results.json", json.dumps({**tree, "scores": scores}, indent=1))
+        write_whole(out / "table.md", self.markdown())
         images = load_images(self.comparison)
         truth, names = self.dataset.require_truth()[:SHOWN], self.dataset.names
         units = [item.units for item in self.dataset.items]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..assessment.table import Missing
+from ..machine import write_whole
 
 #: Costs of a method, all of them means for an image or totals of its training.
 COSTS = (
@@ -74,11 +75,8 @@ class Score:
 
 
 def write_score(file: Path, score: Score) -> None:
-    """Keeps a score; a file that is there is whole."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(file.name + ".draft")
-    draft.write_text(json.dumps(score.as_json()))
-    draft.replace(file)
+    """Keeps a score."""
+    write_whole(file, json.dumps(score.as_json()))
 
 
 def read_score(file: Path) -> Score | None:

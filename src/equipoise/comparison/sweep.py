@@ -29,7 +29,7 @@ from ..data.dataset import Dataset
 from ..data.scan import Scan
 from ..equilibrium import Equilibrium
 from ..errors import UserError
-from ..run import described, load_training_data, unseen
+from ..run import described, differences, load_training_data, read_configs, unseen
 from .method import Failed, Fitted, Interrupted, Method, Problem, Unavailable
 from .methods import methods_for
 from .scores import Score, check_finite, read_score, write_score
@@ -70,9 +70,13 @@ class Comparison:
         """What is asked for now."""
         return [m for m in self.methods if self.only is None or m.name in self.only]
 
-    def text(self) -> str:
+    def compared(self) -> list[Config]:
         """What the folder is known by: the configuration, or those that are compared."""
-        return "---\n".join(dump(config) for config in self.configs or [self.config])
+        return self.configs or [self.config]
+
+    def text(self) -> str:
+        """That, as YAML."""
+        return "---\n".join(dump(config) for config in self.compared())
 
     def every_seed(self) -> range:
         return range(self.config.seed, self.config.seed + self.seeds)
@@ -323,16 +327,28 @@ def check_folder(comparison: Comparison) -> None:
         UserError: the folder holds something else than this comparison.
     """
     out, file = comparison.out, comparison.out / "config.yaml"
-    if file.exists() and file.read_text() != comparison.text():
+    changes = _changes(comparison.compared(), read_configs(file)) if file.exists() else []
+    if changes:
         raise UserError(
-            f"{out}: holds the comparison of another configuration; nothing was changed. Name "
-            "another folder with --out"
+            f"{out}: holds the comparison of another configuration ({'; '.join(changes)}); nothing "
+            "was changed. Name another folder with --out"
         )
     if out.exists() and not file.exists() and any(out.iterdir()):
         raise UserError(
             f"{out}: is not empty and no comparison; nothing was written. Name another folder "
             "with --out"
         )
+
+
+def _changes(now: list[Config], then: list[Config]) -> list[str]:
+    """What differs, by dotted name. What an earlier release did not know has its default."""
+    if len(now) != len(then):
+        return [f"{len(then)} configuration(s) then, {len(now)} now"]
+    found: list[str] = []
+    for new, old in zip(now, then):
+        trees = new.model_dump(mode="json"), old.model_dump(mode="json")
+        found += differences(*trees, key="" if len(now) == 1 else new.name)
+    return found
 
 
 def load_images(comparison: Comparison) -> dict[str, Tensor]:

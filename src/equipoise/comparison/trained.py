@@ -17,6 +17,7 @@ from ..data.dataset import Dataset
 from ..errors import UserError
 from ..learning.log import read_log
 from ..learning.search import Ladder, Setting
+from ..machine import write_whole
 from ..run import load_run
 from .method import Failed, Fitted, Interrupted, Method, Problem, Unavailable
 from .plugged import STRENGTHS, count_parameters, reconstructed_in_tuning, strength_of
@@ -113,8 +114,7 @@ class Trained(Method):
         file = self.folder(problem) / "cost.json"
         if not file.exists():
             cost = _train_in_a_process(self.settled(problem), problem.threads)
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(json.dumps(cost))
+            write_whole(file, json.dumps(cost))
         cost = json.loads(file.read_text())
         if cost["failed"]:
             raise Failed(cost["failed"])
@@ -169,9 +169,8 @@ def _train_in_a_process(config: Config, threads: int) -> dict[str, Any]:
     Its exit code tells how it ended; the last line that it wrote is for readers alone.
     """
     folder = config.folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
     file, log = _beside(folder, ".yaml"), _beside(folder, ".log")
-    file.write_text(dump(config))
+    write_whole(file, dump(config))
     with log.open("a") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "equipoise", "train", str(file)],

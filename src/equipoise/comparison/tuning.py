@@ -14,6 +14,7 @@ from ..assessment.metrics import psnr
 from ..assessment.reference import unseen_misfit, unseen_views
 from ..data.dataset import Dataset
 from ..learning.search import Ladder, Setting, search
+from ..machine import write_whole
 
 #: A setting that is better by less, in dB, is not worth more work.
 MARGIN = 0.01
@@ -81,9 +82,8 @@ class Tuner:
         ends = [option for option, ladder in ladders.items() if ladder.ends_at(best[option])]
         self.say(f"tuned {name}: {in_words(setting)}" + (_at_the_end(ends) if ends else ""))
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
             found = {"setting": setting, "images": dataset.names}
-            _file(self.folder, name).write_text(json.dumps(found))
+            write_whole(_file(self.folder, name), json.dumps(found))
         return setting
 
 
