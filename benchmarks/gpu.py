@@ -275,7 +275,7 @@ def main() -> None:
     p.add_argument("--seeds", type=int, default=3)
     text = "seconds that a benchmark against a peer may take"
     p.add_argument("--patience", type=float, default=300, help=text)
-    p.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    p.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     p.add_argument("--out", type=Path, default=ROOT / "results" / "gpu.md")
     smallest = {"size": 32, "large": 32, "views": 6, "batch": 2}
     smallest |= {"rounds": 1, "steps": 1, "seeds": 1}
@@ -297,7 +297,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             train_all(account, a, Path(folder))
     if CUDA and not a.quick:
-        before = a.out.read_text() + "\n" if a.parts != PARTS and a.out.exists() else ""
+        before = a.out.read_text() + "\n" if set(a.parts) != set(PARTS) and a.out.exists() else ""
         a.out.write_text(before + "\n".join(account.lines) + "\n")
         print(f"written: {a.out}")
 

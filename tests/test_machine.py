@@ -7,13 +7,14 @@ import os
 import platform
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from support import ROOT
 
 from equipoise import cli
-from equipoise.machine import write_whole
+from equipoise.machine import is_empty, write_whole
 
 CODE = (
     "import os, sys; import equipoise.cli; "
@@ -57,9 +58,32 @@ class TestWholeFiles:
             write_whole(file, "after: something longer")
         assert file.read_text(encoding="utf-8") == "before: ä"
         monkeypatch.undo()
+        assert list(file.parent.iterdir()) == [file]
         write_whole(file, "after")
         assert file.read_text() == "after"
         assert list(file.parent.iterdir()) == [file]
+
+    def test_several_writers_and_a_reader(self, tmp_path):
+        file, texts = tmp_path / "a.txt", ["a" * 5000, "b" * 9000]
+        write_whole(file, texts[0])
+
+        def write(text):
+            for _ in range(100):
+                write_whole(file, text)
+
+        with ThreadPoolExecutor(2) as pool:
+            writers = [pool.submit(write, text) for text in texts]
+            while not all(writer.done() for writer in writers):
+                assert file.read_text() in texts
+            for writer in writers:
+                writer.result()
+
+    def test_what_a_killed_command_had_begun_is_in_nobody_s_way(self, tmp_path):
+        assert is_empty(tmp_path)
+        (tmp_path / "config.yaml.12-34.draft").write_text("na")
+        assert is_empty(tmp_path)
+        (tmp_path / "mine.txt").write_text("mine")
+        assert not is_empty(tmp_path)
 
     @pytest.mark.parametrize("room", ["comparison", "assessment"])
     def test_no_room_that_is_read_again_writes_otherwise(self, room):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 from pathlib import Path
 
 #: Of glibc's ``mallopt`` (malloc.h).
@@ -19,6 +20,9 @@ OF_THE_USER = (
     "MALLOC_MMAP_THRESHOLD_",
     "MALLOC_TRIM_THRESHOLD_",
 )
+
+#: How the name of a file ends that is not whole yet.
+DRAFT = ".draft"
 
 
 def wait_without_spinning() -> None:
@@ -51,6 +55,15 @@ def write_whole(file: Path, text: str) -> None:
     """Writes a text file whose folder may not be there yet. Whoever stops this, or a full disk,
     leaves the file as it was, never half of it."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(file.name + ".draft")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, file)
+    draft = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}{DRAFT}")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        os.replace(draft, file)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether there is nothing in a folder but what a process that was killed had begun to
+    write."""
+    return all(path.name.endswith(DRAFT) for path in folder.iterdir())

@@ -201,8 +201,14 @@ def is_run(folder: Path) -> bool:
 
 def read_config(folder: Path) -> Config:
     """The configuration of a run folder, of this release or of an earlier one."""
-    (config,) = read_configs(folder / "config.yaml")
-    return config
+    file = folder / "config.yaml"
+    configs = read_configs(file)
+    if len(configs) > 1:
+        raise UserError(
+            f"{file}: holds {len(configs)} configurations, as a comparison does; name the folder "
+            "of one run"
+        )
+    return configs[0]
 
 
 def read_configs(file: Path) -> list[Config]:

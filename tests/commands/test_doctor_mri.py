@@ -113,3 +113,22 @@ def test_slow_steps_are_reckoned(monkeypatch, patience):
     found = findings(config)["cost"]
     assert "at least" in found.what
     assert time.monotonic() - start < 60
+
+
+@pytest.mark.parametrize(("size", "verdict"), [("native", "wrong"), (16, None)])
+def test_the_objective_is_that_of_training(tmp_path, size, verdict):
+    """Of all images, not of the few that are looked at, which may be of one size."""
+    rng = np.random.default_rng(0)
+    for k in range(6):
+        np.save(tmp_path / f"{k}.npy", rng.random((16 + 4 * (k % 2), 16)).astype(np.float32))
+    tree = {
+        "data": {"path": str(tmp_path), "kind": "images", "size": size, "units": "1.0"},
+        "physics": {"kind": "mri", "masks": "each", "acceleration": 2},
+        "model": MODEL,
+        "objective": {"equivariance": 0, "splitting": {"parts": 2, "weighting": "density"}},
+        "learning": {"steps": 2, "batch": 2},
+    }
+    found = list(examine(parse(tree, "test")))
+    assert not any("cannot be read" in finding.what for finding in found)
+    said = [f for f in found if "images are of different sizes" in f.what]
+    assert [finding.verdict for finding in said] == ([] if verdict is None else [verdict])

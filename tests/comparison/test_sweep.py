@@ -22,6 +22,8 @@ from equipoise.comparison.sweep import Comparison, Sweep, check_folder, collect,
 from equipoise.config import changed, parse
 from equipoise.errors import UserError
 from equipoise.learning.search import Ladder
+from equipoise.machine import write_whole
+from equipoise.run import read_config
 
 
 def run(comparison, say=quiet):
@@ -279,6 +281,13 @@ class TestFolders:
         said: list[str] = []
         run(task, say=said.append)
         assert not any(line.startswith("scored") for line in said)
+
+    def test_it_is_no_run(self, config, tmp_path):
+        other = changed(config, {"name": "b"})
+        task = plan([config, other], tmp_path / "c", 1)
+        write_whole(task.out / "config.yaml", task.text())
+        with pytest.raises(UserError, match="holds 2 configurations, as a comparison does"):
+            read_config(task.out)
 
     @pytest.mark.parametrize("text", ["", "- : [", "name: [1"])
     def test_a_damaged_one_is_said(self, comparison, text):

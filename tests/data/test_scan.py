@@ -6,6 +6,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import deepinv
 import numpy as np
 import pytest
 import torch
@@ -110,3 +111,18 @@ def test_the_random_state_of_others_is_left_alone(ct):
 def test_images_and_items_must_be_as_many(ct):
     with pytest.raises(UserError, match="2 images for 1 items"):
         native_images(torch.zeros(2, 1, 8, 8), [item(np.zeros((8, 8)))])
+
+
+class Own(deepinv.physics.MRI):
+    """A kind that nobody knows: what it is made of is found by trying."""
+
+
+@pytest.mark.parametrize("kind", [deepinv.physics.MRI, Own])
+def test_images_are_measured_with_their_own_masks(kind):
+    each = Scan.planned(MRISettings(masks="each", acceleration=3), 16).of_images(range(3), 0)
+    scan = replace(each, physics=kind(mask=each.physics.mask.clone(), img_size=(16, 16)))
+    torch.manual_seed(0)
+    x = torch.randn(3, 2, 16, 16)
+    assert torch.equal(scan.measure_clean(x), scan.physics.A(x))
+    noisy, _ = scan.measure(x, 0, 0.1)
+    assert torch.equal(noisy != 0, scan.physics.A(x) != 0)

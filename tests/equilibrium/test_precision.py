@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -95,16 +101,96 @@ def test_matrix_products_likewise(precision):
         torch.set_float32_matmul_precision(before)
 
 
-@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="torch before 2.9")
-@pytest.mark.parametrize("chosen", ["ieee", "tf32"])
-def test_what_was_set_by_the_names_of_torch_2_9_comes_back(chosen):
-    """Then torch refuses to read ``allow_tf32``."""
-    conv, rnn = torch.backends.cudnn.conv, torch.backends.cudnn.rnn
-    before = conv.fp32_precision, rnn.fp32_precision
-    conv.fp32_precision, rnn.fp32_precision = chosen, "ieee" if chosen == "tf32" else "tf32"
-    try:
+needs_new_names = pytest.mark.skipif(
+    not hasattr(torch.backends.cudnn, "conv"), reason="torch before 2.9"
+)
+NAMES = ("", "cudnn", "cudnn.conv", "cudnn.rnn", "cuda.matmul", "mkldnn.conv", "mkldnn.matmul")
+
+
+def setting(name):
+    owner = torch.backends
+    for part in name.split(".") if name else ():
+        owner = getattr(owner, part)
+    return owner
+
+
+def settings():
+    return {name: setting(name).fp32_precision for name in NAMES}
+
+
+#: Of torch, as set by the names of 2.9: what was chosen where.
+CHOICES = [
+    {"": "tf32"},
+    {"cudnn": "tf32"},
+    {"cudnn.conv": "tf32", "cudnn.rnn": "ieee"},
+    {"cudnn.conv": "ieee", "cudnn.rnn": "tf32"},
+    {"cuda.matmul": "tf32"},
+    {"mkldnn.conv": "bf16"},
+    {"mkldnn.matmul": "bf16"},
+    {"": "tf32", "cuda.matmul": "ieee"},
+    {},
+]
+CODE = """
+import sys, json, torch
+sys.path.insert(0, sys.argv[1])
+from test_precision import settings, setting
+from equipoise.equilibrium.precision import exact_products
+for name, value in json.loads(sys.argv[2]).items():
+    setting(name).fp32_precision = value
+before = settings()
+with exact_products():
+    inside = settings()
+after = settings()
+setting("").fp32_precision = "ieee"
+print(json.dumps([before, inside, after, settings()]))
+"""
+
+
+def in_a_process(chosen, code):
+    """torch's settings cannot be put back to what nobody ever chose."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(Path(__file__).parent), json.dumps(chosen)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+@needs_new_names
+@pytest.mark.parametrize("chosen", CHOICES, ids=str)
+def test_whatever_was_set_by_the_names_of_torch_2_9(chosen):
+    before, inside, after, later = in_a_process(chosen, CODE)
+    leaves = [name for name in NAMES if "." in name]
+    assert all(inside[name] in ("ieee", "none") for name in leaves)
+    assert after == before
+    # What nobody chose still follows the setting for all; but convolutions, once anybody has used
+    # ``allow_tf32``, torch itself in ``torch.backends.cudnn.flags`` too, do not.
+    untouched = CODE.replace("with exact_products():\n    inside", "inside")
+    expected = in_a_process(chosen, untouched)[-1]
+    for name in ("cuda.matmul", "mkldnn.conv", "mkldnn.matmul"):
+        assert later[name] == expected[name]
+
+
+def test_threads_share_it():
+    """torch's settings are those of the process: none is put back while another thread solves."""
+    entered, may_leave, seen = threading.Event(), threading.Event(), []
+
+    def first():
         with exact_products():
-            assert conv.fp32_precision == "ieee"
-        assert conv.fp32_precision == chosen
-    finally:
-        conv.fp32_precision, rnn.fp32_precision = before
+            entered.set()
+            may_leave.wait(10)
+
+    def second():
+        with exact_products():
+            may_leave.set()
+            other.join(10)
+            seen.append(rounded())
+
+    other, this = threading.Thread(target=first), threading.Thread(target=second)
+    other.start()
+    entered.wait(10)
+    this.start()
+    this.join(10)
+    assert seen == [False]
+    assert rounded()

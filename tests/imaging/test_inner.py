@@ -15,6 +15,7 @@ from equipoise.imaging.linear import conjugate_gradients
 from equipoise.imaging.mri import birdcage, cartesian_mask
 from equipoise.imaging.preconditioner import Circulant, _mean_response, circulants
 from equipoise.imaging.scaled import Scaled
+from equipoise.imaging.selection import select
 from equipoise.imaging.spectrum import Interval, SpectrumError, spectrum_interval
 
 
@@ -91,6 +92,42 @@ def test_each_sample_has_its_own_interval():
         matrix = dense_of(lambda v: M(v, one), (2, 8, 8))
         largest = float(torch.linalg.eigvalsh(matrix)[-1])
         assert largest <= float(together.high[i]) <= 1.15 * largest
+
+
+@pytest.mark.parametrize("strength", [0.2, 0.02])
+@pytest.mark.parametrize("wanted", ["auto", "exact", 3])
+def test_a_sample_s_map_does_not_depend_on_the_others(strength, wanted):
+    """Preconditioner, interval and number of steps are found for each sample by itself."""
+    masks = torch.stack([cartesian_mask(24, 24, 4, 0.1, seed) for seed in range(4)])[:, None]
+    strong = torch.tensor([1.0, 1.0, 0.2, 3.0])[:, None, None, None]
+    physics = deepinv.physics.MultiCoilMRI(
+        mask=(masks * strong).double(),
+        coil_maps=birdcage(2, 24, 24).to(torch.complex128).expand(4, -1, -1, -1),
+        img_size=(24, 24),
+    )
+    torch.manual_seed(0)
+    x, d = torch.randn(2, 4, 2, 24, 24, dtype=torch.float64)
+    y = physics.A(torch.randn_like(x))
+    together = inner_solve(physics, y, strength, wanted).solve(physics, x, d, y, strength, 1e-12)
+    for chosen in ([0], [2], [1, 3], [3, 0, 2]):
+        index = torch.tensor(chosen)
+        part = select(physics, index, 4)
+        inner = inner_solve(part, y[index], strength, wanted)
+        alone = inner.solve(part, x[index], d[index], y[index], strength, 1e-12)
+        assert torch.allclose(alone, together[index], rtol=1e-9, atol=1e-9)
+
+
+def test_only_who_is_helped_is_preconditioned():
+    example = torch.randn(2, 1, 8, 8, dtype=torch.float64)
+    first, second = circulants(lambda v: v * torch.rand(8, 8), example, 0.1)
+    mixed = first.where(torch.tensor([True, False]), None)
+    assert torch.equal(mixed(example)[:1], first(example)[:1])
+    assert torch.allclose(mixed(example)[1:], example[1:])
+    assert mixed.name == f"{first.name} or nothing"
+    mixed = second.where(torch.tensor([False, True]), first)
+    assert torch.equal(mixed(example)[:1], first(example)[:1])
+    assert torch.equal(mixed(example)[1:], second(example)[1:])
+    assert second.where(torch.tensor([True, True]), first).name == second.name
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5, 9])

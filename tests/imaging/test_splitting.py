@@ -8,8 +8,9 @@ import torch
 
 import equipoise as eq
 from equipoise.imaging.draws import seeded
-from equipoise.imaging.mri import cartesian_mask
+from equipoise.imaging.mri import birdcage, cartesian_mask
 from equipoise.imaging.operators import select
+from equipoise.imaging.scaled import Scaled
 from equipoise.imaging.splitting import split
 
 
@@ -34,6 +35,26 @@ class TestSplitting:
             assert left <= total
             assert left >= 0.5 * total
         assert torch.equal(mri.mask[0, 0], mask)  # the physics itself is untouched
+
+    @pytest.mark.parametrize("k", [0, None])
+    def test_operators_that_are_multiplied_by_a_number(self, k):
+        mask = cartesian_mask(16, 16, 2, 0.2)
+        coils = deepinv.physics.MultiCoilMRI(
+            mask=mask, coil_maps=birdcage(2, 16, 16)[None], img_size=(16, 16)
+        )
+        for inner, image in (
+            (coils, torch.randn(2, 2, 16, 16)),
+            (eq.ParallelBeam(16, 10, normalize=True), torch.rand(2, 1, 16, 16)),
+            (deepinv.physics.Inpainting(img_size=(1, 16, 16), mask=0.5), torch.rand(2, 1, 16, 16)),
+        ):
+            physics = Scaled(inner, 0.5)
+            y = physics.A(image)
+            with seeded((0,), [0, 1]):
+                found = split(physics, y, 3, k)
+            assert torch.allclose(found.physics.A(image), found.y, atol=1e-5)
+            assert torch.allclose(found.left_physics.A(image), found.left_y, atol=1e-5)
+            assert float(found.left_y.norm()) > 0
+            assert torch.allclose(physics.A(image), y)  # the physics itself is untouched
 
     def test_samples_with_masks_of_their_own(self):
         masks = torch.stack([cartesian_mask(16, 32, 2, 0.1, s) for s in range(3)])[:, None].expand(

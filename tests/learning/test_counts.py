@@ -59,6 +59,11 @@ def test_the_floor_is_a_variance_that_follows_the_counts():
         assert float(found[b]) == pytest.approx(float(right), rel=1e-2)
 
 
+def test_weights_and_attenuation_at_once_are_refused():
+    with pytest.raises(ValueError, match="attenuation and weights say both"):
+        MeasurementConsistency(attenuation=K, weights=torch.ones(1))
+
+
 def test_without_attenuation_nothing_changes():
     physics, y, x = problem()
     plain = MeasurementConsistency(floor=0.01)(x_net=x, y=y, physics=physics)

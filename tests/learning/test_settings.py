@@ -12,8 +12,8 @@ from equipoise.data.scan import Scan
 from equipoise.data.settings import PhantomSettings
 from equipoise.errors import UserError
 from equipoise.imaging.groups import Reflections, Rotations
-from equipoise.imaging.settings import MRISettings, ParallelBeamSettings
-from equipoise.imaging.splitting import split
+from equipoise.imaging.settings import DynamicMRISettings, MRISettings, ParallelBeamSettings
+from equipoise.imaging.splitting import may_be_left_out, split
 from equipoise.learning.losses import (
     AS_THE_MODEL,
     DEFAULT_ACCURACY,
@@ -166,10 +166,28 @@ def test_weights_by_density_make_up_for_what_is_seldom_left_out(coils, left_out)
     assert torch.isfinite(loss.misfit(x_net=x, y=batch.y, physics=batch.physics)).all()
 
 
+@pytest.mark.parametrize("mask", ["lines", "radial"])
+def test_each_frame_of_a_sequence_has_a_density_of_its_own(mask):
+    settings = DynamicMRISettings(frames=3, acceleration=3, mask=mask, masks="each")
+    dataset = load_dataset(PhantomSettings(size=16, count=30), Scan.planned(settings, 16))
+    tree = {"splitting": {"weighting": "density", "parts": 2}}
+    loss = ObjectiveSettings.model_validate(tree).make(dataset.scan, dataset.y[:1])["splitting"]
+    weights, masks = loss.misfit.weights, dataset.scan.physics.mask
+    assert weights.shape == masks.shape[1:]
+    for frame in range(3):
+        alone = deepinv.physics.MRI(mask=masks[:, :, frame], img_size=(16, 16))
+        free = may_be_left_out(alone)
+        assert torch.equal(may_be_left_out(dataset.scan.physics)[:, :, frame], free)
+        assert torch.equal(weights[:, frame] > 0, free.mean(0) > 0)
+    torch.manual_seed(0)
+    left = split(dataset.scan.physics, dataset.y, 2, None).left_physics.mask
+    assert bool((weights.expand_as(left)[left > 0] > 0).all())
+
+
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
-        (MRISettings(), "all share one mask.*physics.masks=each"),
+        (MRISettings(), "there is only one here.*physics.masks=each"),
         (ParallelBeamSettings(angles=6), "no mask of k-space"),
     ],
 )

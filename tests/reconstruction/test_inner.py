@@ -278,12 +278,32 @@ class TestWhatLaunchesAlone:
     def test_networks_that_nobody_knows_do_not(self):
         changed = eq.load_denoiser()
         torch.nn.utils.parametrizations.spectral_norm(changed.convolutions[0])
+        watched, replaced, mixed = (eq.load_denoiser() for _ in range(3))
+        watched.convolutions[1].register_forward_hook(lambda module, inputs, output: None)
+        replaced.forward = lambda x, sigma: x
+
+        class Noisy(torch.nn.Conv2d):
+            pass
+
+        mixed.convolutions[1] = Noisy(32, 32, 3, padding=1)
         for network in (
             changed,
+            watched,
+            replaced,
+            mixed,
             Smooth().float(),
             eq.Invariant(eq.load_denoiser(), eq.Reflections()),
         ):
             assert not self.bound(network).launches_alone
+
+    def test_steps_that_derive_from_it_do_not(self):
+        class Counted(eq.ProximalStep):
+            def forward(self, *args, **kwargs):
+                return super().forward(*args, **kwargs)
+
+        physics = eq.ParallelBeam(16, 8, normalize=True)
+        step = Counted(eq.load_denoiser(), strength=0.01, inner=3)
+        assert not step.bind(physics.A(eq.phantoms(2, 16)), physics).launches_alone
 
     def test_operators_that_were_changed_do_not(self):
         class Slow(eq.ParallelBeam):

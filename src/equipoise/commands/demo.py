@@ -11,6 +11,7 @@ from ..comparison.evaluation import Evaluation, evaluate
 from ..config import Config, parse
 from ..errors import UserError
 from ..learning.log import Report
+from ..machine import DRAFT, is_empty
 from ..run import is_run, load_run, read_config
 from .train import train_run
 
@@ -96,20 +97,21 @@ def demo(
 def _clear(config: Config) -> None:
     """Removes what an earlier demo left, if that is all there is."""
     folder = config.folder
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and is_empty(folder)):
         return
     if not _is_earlier_demo(config):
         raise UserError(
             f"{folder}: is not empty and not an earlier demo; nothing was written. Name another "
             "folder with --out"
         )
-    others = sorted(p.name for p in folder.iterdir() if p.name not in WRITTEN)
+    drafts = [path.name for path in folder.iterdir() if path.name.endswith(DRAFT)]
+    others = sorted({p.name for p in folder.iterdir()} - {*WRITTEN, *drafts})
     if others:
         raise UserError(
             f"{folder}: holds {', '.join(others)} beside an earlier demo; nothing was written. "
             "Name another folder with --out"
         )
-    for name in WRITTEN:
+    for name in (*WRITTEN, *drafts):
         (folder / name).unlink(missing_ok=True)
 
 

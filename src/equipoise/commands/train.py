@@ -27,7 +27,7 @@ from ..learning.loop import train
 from ..learning.processes import from_first_object, processes, together
 from ..learning.trainer import Trainer
 from ..learning.validation import Validator
-from ..machine import write_whole
+from ..machine import is_empty, write_whole
 from ..reconstruction.settings import ModelSettings, denoiser_config
 from ..run import (
     ABOUT,
@@ -142,7 +142,7 @@ def _earlier_state(config: Config, say: Say) -> Checkpoint | None:
         say(f"{remark}; going on from the one before")
     if saved is not None:
         _check_same(config, _saved_config(saved, folder), folder)
-    elif any(folder.iterdir()):
+    elif not is_empty(folder):
         if not is_run(folder):
             raise UserError(
                 f"{folder}: is not empty and no run of Equipoise; nothing was written. Name "

@@ -29,6 +29,7 @@ from ..data.dataset import Dataset
 from ..data.scan import Scan
 from ..equilibrium import Equilibrium
 from ..errors import UserError
+from ..machine import is_empty
 from ..run import described, differences, load_training_data, read_configs, unseen
 from .method import Failed, Fitted, Interrupted, Method, Problem, Unavailable
 from .methods import methods_for
@@ -333,7 +334,7 @@ def check_folder(comparison: Comparison) -> None:
             f"{out}: holds the comparison of another configuration ({'; '.join(changes)}); nothing "
             "was changed. Name another folder with --out"
         )
-    if out.exists() and not file.exists() and any(out.iterdir()):
+    if out.exists() and not file.exists() and not is_empty(out):
         raise UserError(
             f"{out}: is not empty and no comparison; nothing was written. Name another folder "
             "with --out"

@@ -21,7 +21,7 @@ from ..imaging.framed import Framed
 from ..imaging.linear import variant
 from ..imaging.mri import prewhiten
 from ..imaging.operators import normalized, select, with_masks
-from ..imaging.selection import samples_of
+from ..imaging.selection import differs_per_sample, samples_of
 from ..imaging.settings import CartesianSettings, Physics
 from ..imaging.sizes import Size
 from ..imaging.tomography import Tomography
@@ -272,7 +272,7 @@ class Scan:
         clean = []
         with torch.no_grad():
             for i in range(len(images)):
-                clean.append(self.alone(i).physics.A(images[i : i + 1]))
+                clean.append(self.alone(i, len(images)).physics.A(images[i : i + 1]))
         return torch.cat(clean)
 
     def measure(
@@ -289,7 +289,7 @@ class Scan:
         measured = []
         with torch.random.fork_rng(devices=[]):
             for i in range(len(clean)):
-                physics: Any = noisy.alone(i).physics
+                physics: Any = noisy.alone(i, len(clean)).physics
                 torch.manual_seed(seed_of(seed, "noise", first + i))
                 measured.append(physics.noise(clean[i : i + 1]))
         return torch.cat(measured), noise
@@ -300,10 +300,14 @@ class Scan:
         """The scan of some of ``count`` samples, which may have masks or coil maps of their own."""
         return replace(self, physics=select(self.physics, index, count))
 
-    def alone(self, i: int) -> Scan:
-        """The scan of the i-th sample, where each has a mask of its own; of any, where not."""
-        count = samples_of(self.physics)
-        return self if count == 1 else self.select(torch.tensor([i]), count)
+    def alone(self, i: int, count: int | None = None) -> Scan:
+        """The scan of the i-th of ``count`` samples, where each has a mask of its own; of any,
+        where not. None: of as many as there are masks, if the operator's kind is known."""
+        masks = samples_of(self.physics)
+        count = masks if count is None or masks > 1 else count
+        if not differs_per_sample(self.physics, count):
+            return self
+        return self.select(torch.tensor([i]), count)
 
     def double(self) -> Scan:
         """The same in float64."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+import threading
 
 import torch
 from torch import Tensor
@@ -40,31 +40,38 @@ class OneLaunch(FlatMap):
 
     def _record(self, z: Tensor) -> torch.cuda.CUDAGraph:
         self.z = z.clone()  #: what is read
-        stream = _recording_stream(z.device)
+        recorded, stream = _own.recorded, _own.stream(z.device)
         graph = torch.cuda.CUDAGraph()
         here = torch.cuda.current_stream(z.device)
         stream.wait_stream(here)
         with torch.cuda.stream(stream):
-            pool = _recorded[z.device].pool() if z.device in _recorded else None
+            pool = recorded[z.device].pool() if z.device in recorded else None
             graph.capture_begin(pool=pool, capture_error_mode="thread_local")
             try:
                 self.fz = super().__call__(self.z)  #: what is written
             finally:
                 graph.capture_end()
         here.wait_stream(stream)
-        _recorded[z.device] = graph
+        recorded[z.device] = graph
         return graph
 
     def restrict(self, index: Tensor, values: Tensor) -> FilledIn:
         return FilledIn(self, index, values)
 
 
-#: The last one of each device, which keeps the memory that all of them take in turn: each is read
-#: before another is replayed.
-_recorded: dict[torch.device, torch.cuda.CUDAGraph] = {}
+class _OfAThread(threading.local):
+    """What recordings of one thread share: each is read before the thread replays another."""
+
+    def __init__(self) -> None:
+        #: The last one of each device, which keeps the memory that all of them take in turn.
+        self.recorded: dict[torch.device, torch.cuda.CUDAGraph] = {}
+        self._streams: dict[torch.device, torch.cuda.Stream] = {}
+
+    def stream(self, device: torch.device) -> torch.cuda.Stream:
+        """Where evaluations are recorded."""
+        if device not in self._streams:
+            self._streams[device] = torch.cuda.Stream(device)
+        return self._streams[device]
 
 
-@cache
-def _recording_stream(device: torch.device) -> torch.cuda.Stream:
-    """Where evaluations are recorded."""
-    return torch.cuda.Stream(device)
+_own = _OfAThread()

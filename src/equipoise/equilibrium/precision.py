@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -33,36 +34,72 @@ def exact_products() -> Iterator[None]:
 
     On NVIDIA's cards torch rounds what enters a convolution to ten bits ("TF32") unless it is told
     otherwise. f is then a staircase: no solve of the shipped network gets below a residual of about
-    1e-4 (``results/gpu.md``). What belongs to the caller is rounded as the caller likes.
+    1e-4 (``results/gpu.md``). What belongs to the caller is rounded as the caller likes, and so is
+    the last product of a gradient, which leads from the equilibrium to the parameters: it is of the
+    caller's backward pass (our ``Trainer`` has all of it exact).
+
+    torch's settings are those of the process: they come back when the last of several threads has
+    ended.
     """
-    undo = [_exact_convolutions(), _exact_matrix_products()]
+    with _lock:
+        if not _inside:
+            _undo.extend(_make_exact())
+        _inside.append(None)
     try:
         yield
     finally:
-        for step in undo:
-            step()
+        with _lock:
+            _inside.pop()
+            while not _inside and _undo:
+                _undo.pop()()
 
 
-def _exact_convolutions() -> Callable[[], None]:
-    """Answers with what undoes it."""
-    try:
-        return _changed(torch.backends.cudnn, "allow_tf32", False)
-    except RuntimeError:  # the caller has set it by the names of torch 2.9, and not for all kinds
-        conv: Any = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-        return _changed(conv, "fp32_precision", "ieee")
+Undo = Callable[[], None]
+
+_lock = threading.Lock()
+_inside: list[None] = []  #: one for each that is inside
+_undo: list[Undo] = []  #: the last is undone first
+
+#: What torch ≥ 2.9 has a setting ``fp32_precision`` for, in ``torch.backends``, and whose it takes
+#: when it has none.
+SETTINGS = {
+    "cudnn.conv": "cudnn",
+    "cudnn.rnn": "cudnn",
+    "cuda.matmul": "",
+    "mkldnn.conv": "mkldnn",
+    "mkldnn.matmul": "mkldnn",
+}
+ROUNDED = ("tf32", "bf16")
 
 
-def _exact_matrix_products() -> Callable[[], None]:
-    """Answers with what undoes it."""
-    try:
-        before = torch.get_float32_matmul_precision()
-    except RuntimeError:  # likewise
-        return _changed(torch.backends.cuda.matmul, "fp32_precision", "ieee")
-    torch.set_float32_matmul_precision("highest")
-    return partial(torch.set_float32_matmul_precision, before)
+def _make_exact() -> Iterator[Undo]:
+    """Step by step; yields what undoes each."""
+    yield from _by_the_former_names()
+    for name, parent in SETTINGS.items():
+        owner = _backend(name)
+        precision = getattr(owner, "fp32_precision", None)
+        if precision in ROUNDED:
+            inherited = getattr(_backend(parent), "fp32_precision", None) == precision
+            owner.fp32_precision = "ieee"
+            yield partial(setattr, owner, "fp32_precision", "none" if inherited else precision)
 
 
-def _changed(owner: Any, name: str, value: Any) -> Callable[[], None]:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    return partial(setattr, owner, name, before)
+def _by_the_former_names() -> Iterator[Undo]:
+    """These first: code inside f that reads them is refused by torch once the others were used."""
+    with suppress(RuntimeError):  # the caller has used the others for convolutions
+        if torch.backends.cudnn.allow_tf32:
+            torch.backends.cudnn.allow_tf32 = False
+            yield partial(setattr, torch.backends.cudnn, "allow_tf32", True)
+    with suppress(RuntimeError):  # or for matrix products
+        precision = torch.get_float32_matmul_precision()
+        if precision != "highest":
+            torch.set_float32_matmul_precision("highest")
+            yield partial(torch.set_float32_matmul_precision, precision)
+
+
+def _backend(name: str) -> Any:
+    """``torch.backends`` or a part of it; None where this torch has no such part."""
+    owner: Any = torch.backends
+    for part in name.split(".") if name else ():
+        owner = getattr(owner, part, None)
+    return owner

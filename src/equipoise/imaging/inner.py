@@ -228,7 +228,8 @@ def _planned(physics: Any, example: Tensor, strength: float, wanted: Wanted, mov
 
 
 def _best(AtA: Any, M: Any, example: Tensor, strength: float) -> tuple[Circulant | None, Interval]:
-    """The preconditioner that needs the fewest steps, on the worst sample; none, if none helps."""
+    """The preconditioner that needs the fewest steps, for each operator by itself; none, if none
+    helps with any of them."""
     best: Circulant | None = None
     interval = spectrum_interval(M, lambda v: v, example)
     for P in circulants(AtA, example, strength):
@@ -236,8 +237,10 @@ def _best(AtA: Any, M: Any, example: Tensor, strength: float) -> tuple[Circulant
             found = spectrum_interval(M, P, example)
         except SpectrumError:
             continue  # rounding, at a condition number that is of no use anyway
-        if float(found.condition.max()) < 0.9 * float(interval.condition.max()):
-            best, interval = P, found
+        better = found.condition < 0.9 * interval.condition
+        if bool(better.any()):
+            best = P.where(better, best)
+            interval = Interval(*(torch.where(better, *pair) for pair in zip(found, interval)))
     return best, interval
 
 

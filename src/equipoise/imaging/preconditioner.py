@@ -44,6 +44,16 @@ class Circulant:
             return self
         return replace(self, response=self.response[index])
 
+    def where(self, chosen: Tensor, other: Circulant | None) -> Circulant:
+        """This one for the operators that are ``chosen`` (S,), the other, or none, for the rest."""
+        names = [self.name]
+        if not bool(chosen.all()):
+            names.append("nothing" if other is None else other.name)
+        rest = torch.ones_like(self.response) if other is None else other.response
+        shape = (-1, *[1] * (self.response.ndim - 1))
+        response = torch.where(chosen.to(rest.device).reshape(shape), self.response, rest)
+        return replace(self, name=" or ".join(names), response=response)
+
     @property
     def nbytes(self) -> int:
         return self.response.nbytes

@@ -58,9 +58,11 @@ def spectrum_interval(M: Operator, P: Operator, example: Tensor) -> Interval:
 
 
 def random_image(example: Tensor, seed: int) -> Tensor:
-    """Of the shape, precision and device of ``example``, drawn from ``seed``."""
+    """Of the shape, precision and device of ``example`` (S, …), drawn from ``seed``: the same image
+    S times, so that what is found of an operator does not depend on the others."""
     rng = torch.Generator().manual_seed(seed)
-    return torch.randn(example.shape, generator=rng, dtype=torch.float64).to(example)
+    image = torch.randn(example.shape[1:], generator=rng, dtype=torch.float64)
+    return image.to(example).expand(example.shape).contiguous()
 
 
 def _inner(a: Tensor, b: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from .draws import per_sample, shared
 from .framed import Framed
 from .linear import has_other_products, variant
+from .scaled import Scaled, unscaled
 from .selection import select
 
 #: How many sets of views are left out at random.
@@ -48,6 +49,8 @@ def split(physics: Any, y: Tensor, parts: int, k: int | None) -> Split:
             f"this {type(physics).__name__} cannot be split: its A or A_adjoint was replaced, so "
             "its views or mask do not say what it measures"
         )
+    if isinstance(physics, Scaled):
+        return _split_scaled(physics, y, parts, k)
     if hasattr(physics, "views"):
         return _split_views(physics, y, parts, k)
     masked = isinstance(physics, (MRI, MultiCoilMRI, Inpainting))
@@ -91,6 +94,17 @@ def _split_each_size(physics: Framed, y: Tensor, parts: int, k: int | None) -> S
         return out, values
 
     return Split(*framed(True), *framed(False))
+
+
+def _split_scaled(physics: Scaled, y: Tensor, parts: int, k: int | None) -> Split:
+    inner = split(physics.physics, y, parts, k)
+
+    def scaled(part: Any) -> Any:
+        operator = variant(physics)
+        operator.physics = part
+        return operator
+
+    return Split(scaled(inner.physics), inner.y, scaled(inner.left_physics), inner.left_y)
 
 
 def _split_views(physics: Any, y: Tensor, parts: int, k: int | None) -> Split:
@@ -149,9 +163,10 @@ def _split_mask(physics: Any, y: Tensor, parts: int, k: int | None) -> Split:
 
 def may_be_left_out(physics: Any) -> Tensor:
     """Of the mask (N, …, H, W) of MRI, what a split may leave out: 1 there, 0 elsewhere."""
-    mask: Tensor = physics.mask
-    free = [_left_out(plane, 1, 0, None).expand(plane.shape) for plane in mask[:, 0]]
-    return torch.stack(free)[:, None].expand_as(mask)
+    mask: Tensor = unscaled(physics).mask
+    planes = mask[:, 0].flatten(0, -3)  # of each sample, and of each frame of a sequence
+    free = torch.stack([_left_out(plane, 1, 0, None).expand(plane.shape) for plane in planes])
+    return free.reshape(mask[:, 0].shape)[:, None].expand_as(mask)
 
 
 def _left_out(mask: Tensor, parts: int, k: int | None, scores: Tensor | None) -> Tensor:

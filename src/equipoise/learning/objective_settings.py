@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..imaging.framed import Framed
 from ..imaging.group_settings import GroupChoice, RotationsSettings
+from ..imaging.scaled import unscaled
 from ..imaging.selection import of_the_first
 from ..imaging.splitting import may_be_left_out, split
 from ..settings import Settings
@@ -83,14 +84,18 @@ def _rarity(physics: Any) -> Tensor:
     Raises:
         UserError: there are no masks, all samples share one, or they are of different sizes.
     """
-    mask = getattr(physics, "mask", None)
+    inner = unscaled(physics)
+    mask = getattr(inner, "mask", None)
     why = ""
-    if isinstance(physics, Framed):
+    if isinstance(inner, Framed):
         why = "images are of different sizes; set data.size to one for all"
-    elif not isinstance(physics, (MRI, MultiCoilMRI)) or mask is None:
+    elif not isinstance(inner, (MRI, MultiCoilMRI)) or mask is None:
         why = "this operator has no mask of k-space"
     elif len(mask) == 1:
-        why = "all share one mask; give each its own (physics.masks=each)"
+        why = (
+            "there is only one here (physics.masks=each draws one for each image that is thinned "
+            "out; what was acquired undersampled keeps its own)"
+        )
     if why:
         raise UserError(
             f"objective.splitting.weighting=density needs masks that differ, and {why}, or set it "
@@ -100,7 +105,7 @@ def _rarity(physics: Any) -> Tensor:
     share = free.mean(0)
     weights = torch.where(share > 0, 1 / share.clamp_min(1e-12), 0.0)
     weights = weights * (free.sum() / (free * weights).sum())
-    return weights[:, None] if isinstance(physics, MultiCoilMRI) else weights
+    return weights[:, None] if isinstance(inner, MultiCoilMRI) else weights
 
 
 class SplittingSettings(Settings):

@@ -68,7 +68,7 @@ def _training(
     config: Config, dataset: Dataset, sample: Dataset, estimate: Tensor, say: Say
 ) -> Iterator[Finding]:
     try:
-        losses = config.objective.make(sample.scan, sample.measurements()[:1])
+        losses = config.objective.make(dataset.scan, sample.measurements()[:1])
     except UserError as error:
         yield Finding("wrong", str(error))
         return

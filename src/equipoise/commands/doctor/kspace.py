@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...data.dataset import Dataset
 from ...data.item import Item
+from ...imaging.operators import unscaled
 from .finding import Finding, judged
 
 #: A coil whose samples in the middle of k-space are less than this many times those at its edges
@@ -23,7 +24,7 @@ OUTER = 0.25
 def acquisition(sample: Dataset) -> Iterator[Finding]:
     """Of k-space that a scanner measured: which lines, which coils, and whether the readout sees
     more than the object."""
-    physics = sample.scan.physics
+    physics = unscaled(sample.scan.physics)
     if sample.truth is not None or not isinstance(physics, MRI | MultiCoilMRI):
         return
     y = sample.measurements()

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ...config import Config
 from ...data.dataset import Dataset
+from ...imaging.operators import unscaled
 from .finding import Finding, judged
 
 
@@ -25,7 +26,7 @@ def noise(config: Config, sample: Dataset) -> Finding:
     """Whether the noise that is assumed is that of the data."""
     y, assumed = sample.measurements(), sample.scan.noise
     estimate = measured_noise(y)
-    if isinstance(sample.scan.physics, MRI | MultiCoilMRI) or estimate is None:
+    if isinstance(unscaled(sample.scan.physics), MRI | MultiCoilMRI) or estimate is None:
         what = f"noise: standard deviation {assumed:.2e}, found in the data or as configured"
         return Finding("ok", what)
     what = f"noise: at most {estimate:.2e} in the data's finest detail, {assumed:.2e} assumed"

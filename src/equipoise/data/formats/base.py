@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import LONGEST_MESSAGE, UserError, need, shortened
+from ...machine import is_empty
 from ..choice import Choice
 from ..item import Item
 
@@ -269,7 +270,7 @@ def new_folder(out: str | Path) -> Path:
         UserError: it exists and is not empty.
     """
     out = Path(out)
-    if out.exists() and (out.is_file() or any(out.iterdir())):
+    if out.exists() and (out.is_file() or not is_empty(out)):
         raise UserError(
             f"{out}: exists and is not empty; nothing was written. Name a new folder, or empty "
             "this one"

@@ -52,6 +52,11 @@ class MeasurementConsistency(RecordedLoss):
         super().__init__()
         if floor < 0:
             raise ValueError(f"floor must be >= 0, got {floor}; 1e-2 suits operators with ‖A‖ = 1")
+        if attenuation is not None and weights is not None:
+            raise ValueError(
+                "attenuation and weights say both how much a measurement counts; give one of them "
+                "(weights=… may hold the photons that came through)"
+            )
         self.weight = weight
         self.floor = floor
         self.attenuation = attenuation

@@ -106,5 +106,16 @@ def backbone(denoiser: nn.Module) -> Any:
 def is_plain(denoiser: nn.Module) -> bool:
     """Whether it is one of ours, on real or complex images, and nothing was changed about it."""
     network = denoiser.denoiser if type(denoiser) is ComplexDenoiser else denoiser
-    is_ours = type(network) in (ConvDenoiser, UNet)
-    return is_ours and not any(map(parametrize.is_parametrized, network.modules()))
+    return type(network) in (ConvDenoiser, UNet) and all(map(_is_as_made, denoiser.modules()))
+
+
+#: Where a module keeps what somebody wants to be called with it.
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+MAKERS = ("torch.nn.modules.", "equipoise.")
+
+
+def _is_as_made(module: nn.Module) -> bool:
+    """Whether calling it does what its class says, and that is torch's or ours."""
+    is_hooked = any(getattr(module, name) for name in HOOKS)
+    is_replaced = "forward" in vars(module) or parametrize.is_parametrized(module)
+    return type(module).__module__.startswith(MAKERS) and not is_hooked and not is_replaced

@@ -35,9 +35,9 @@ class BoundProximal(BoundStep):
         knows."""
         physics = unscaled(self.physics)
         is_known = type(physics) in (ParallelBeam, FanBeam, MultiCoilMRI)
+        is_known = is_known and type(self.step) is ProximalStep and is_plain(self.step.denoiser)
         is_changed = has_other_products(physics) or has_other_products(self.physics)
-        is_fixed = self.inner.method == "chebyshev"
-        return is_known and not is_changed and is_fixed and is_plain(self.step.denoiser)
+        return is_known and not is_changed and self.inner.method == "chebyshev"
 
     def __call__(self, z: State) -> State:
         out: State = self.step(z, self.y, self.physics, self.inner)
