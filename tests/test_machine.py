@@ -14,7 +14,7 @@ import pytest
 from support import ROOT
 
 from equipoise import cli
-from equipoise.machine import is_empty, write_whole
+from equipoise.machine import is_empty, whole_folder, write_whole
 
 CODE = (
     "import os, sys; import equipoise.cli; "
@@ -62,6 +62,27 @@ class TestWholeFiles:
         write_whole(file, "after")
         assert file.read_text() == "after"
         assert list(file.parent.iterdir()) == [file]
+
+    def test_a_folder_is_whole_or_empty(self, tmp_path):
+        out = tmp_path / "deep" / "out"
+
+        def half():
+            with whole_folder(out) as folder:
+                (folder / "a.txt").write_text("half")
+                raise OSError("full")
+
+        for attempt in range(3):
+            (out / "unfinished.draft" / "left").mkdir(parents=True, exist_ok=True)  # of one killed
+            if attempt < 2:
+                with pytest.raises(OSError, match="full"):
+                    half()
+                assert is_empty(out)
+        with whole_folder(out) as folder:
+            (folder / "a.txt").write_text("whole")
+            (folder / "inner").mkdir()
+            (folder / "inner" / "b.txt").write_text("b")
+        assert sorted(path.name for path in out.iterdir()) == ["a.txt", "inner"]
+        assert (out / "inner" / "b.txt").read_text() == "b"
 
     def test_several_writers_and_a_reader(self, tmp_path):
         file, texts = tmp_path / "a.txt", ["a" * 5000, "b" * 9000]

@@ -29,7 +29,7 @@ class Config(Settings):
         description="name of the run, and of its folder under runs/",
     )
     out: Path | None = Field(None, description="run folder; none: runs/NAME")
-    seed: int = Field(0, ge=0, description="seed of everything random")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of everything random")
     data: Data = Field(default_factory=lambda: PhantomSettings())
     physics: Physics = Field(default_factory=lambda: ParallelBeamSettings())
     model: ModelSettings = Field(default_factory=lambda: ModelSettings())
@@ -109,9 +109,12 @@ def config_of(text: str, path: Path, overrides: list[str] | None = None) -> Conf
     """The configuration that a file at ``path`` would be if it held ``text``; see
     :func:`load_config`."""
     try:
-        tree = read_yaml(text) or {}
+        tree = read_yaml(text)
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not YAML: {error}") from error
+    if tree is None and not overrides:
+        raise UserError(f"{path}: is empty; equipoise init DATA writes one to begin with")
+    tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise UserError(
             f"{path}: expected sections such as data: and physics:, got {type(tree).__name__}"

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import shutil
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 #: Of glibc's ``mallopt`` (malloc.h).
@@ -61,6 +64,31 @@ def write_whole(file: Path, text: str) -> None:
         os.replace(draft, file)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """A place to write to whose contents are those of ``folder``, which is empty or not there, once
+    all of them are written. Whoever stops that, or a full disk, leaves nothing there that is in the
+    way of the next try."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for left_over in folder.glob(f"*{DRAFT}"):
+        _remove(left_over)
+    draft = folder / f"unfinished{DRAFT}"
+    draft.mkdir()
+    try:
+        yield draft
+        for path in sorted(draft.iterdir()):
+            path.replace(folder / path.name)
+    finally:
+        _remove(draft)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def is_empty(folder: Path) -> bool:

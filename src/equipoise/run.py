@@ -35,6 +35,7 @@ from .errors import UserError
 from .imaging.tomography.settings import RaysSettings
 from .learning import checkpoint
 from .learning.validation import solve_dataset
+from .machine import DRAFT
 from .reconstruction import contraction
 from .reconstruction.model import EquilibriumReconstructor
 from .version import __version__
@@ -197,6 +198,14 @@ def is_run(folder: Path) -> bool:
     if not (folder / "config.yaml").is_file() or not readme.is_file():
         return False
     return readme.read_text(errors="replace").startswith(MARK)
+
+
+def is_begun(folder: Path) -> bool:
+    """Whether a training run was stopped before it had said in the folder what it would do."""
+    readme = folder / "README.txt"
+    is_ours = readme.is_file() and readme.read_text(errors="replace").startswith(MARK)
+    names = {path.name for path in folder.iterdir() if not path.name.endswith(DRAFT)}
+    return is_ours and names <= {"README.txt", "versions.json"}
 
 
 def read_config(folder: Path) -> Config:

@@ -614,6 +614,15 @@ class TestEveryKind:
             one = eq.uncertainty(model, y[1:], alone, eq.Reflections(), 10)
             assert torch.allclose(one.std[0], u.std[1], atol=1e-4)
 
+    def test_one_number_of_each_image(self):
+        y = torch.rand(2, 1, 8, 8, dtype=torch.float64)
+        physics = deepinv.physics.Denoising(gaussian(0.1))
+        u = eq.uncertainty(
+            lambda y, physics: y, y, physics, None, 400, quantity=lambda x: x.mean((1, 2, 3))
+        )
+        assert torch.allclose(u.value[:, 0], y.mean((1, 2, 3)))
+        assert torch.allclose(u.std, torch.full_like(u.std, 0.1 / 8), rtol=0.2)
+
     def test_a_quantity_of_the_image(self):
         """The mean of a region: its uncertainty is that of the mean, not the mean of it."""
         y = torch.rand(2, 1, 8, 8, dtype=torch.float64)
@@ -685,6 +694,9 @@ class TestCorrected:
         wide = u.scaled(2.0)
         assert torch.allclose(wide.upper - wide.value, 2 * (u.upper - u.value))
         assert torch.allclose(wide.rmse, 2 * u.rmse)
+        for factor in (-1.0, 0.0, float("nan"), torch.tensor([1.0, -2.0])):
+            with pytest.raises(ValueError, match="factor must be finite and > 0"):
+                u.scaled(factor)
 
 
 class TestCalibration:

@@ -25,7 +25,7 @@ def findings(config):
     return {finding.what.split(":")[0]: finding for finding in examine(config)}
 
 
-def acquired(tmp_path, spoil=lambda k: k, size=32):
+def acquired(tmp_path, spoil=lambda k: k, size=32, every=2):
     """A head with four coils, every other line measured, and a wholly measured middle."""
     rng = np.random.default_rng(0)
     image = eq.phantoms(1, size, 2, ("brain",))[0, 0]
@@ -37,7 +37,7 @@ def acquired(tmp_path, spoil=lambda k: k, size=32):
     noise = rng.standard_normal(kspace.shape) + 1j * rng.standard_normal(kspace.shape)
     kspace = kspace + 0.002 * noise
     keep = np.zeros(size, bool)
-    keep[::2] = True
+    keep[::every] = True
     keep[size // 2 - 6 : size // 2 + 6] = True
     kspace = spoil(kspace * keep)
     np.save(tmp_path / "k.npy", kspace.astype(np.complex64))
@@ -59,14 +59,17 @@ def test_lines_and_coils(tmp_path):
     assert found["coils"].verdict == "ok"
 
 
-def test_a_coil_that_measures_noise_alone_is_named(tmp_path):
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_coil_that_measures_noise_alone_is_named(tmp_path, every):
+    """Where every line was measured, too."""
+
     def spoil(kspace):
         rng = np.random.default_rng(1)
         noise = rng.standard_normal(kspace[2].shape) + 1j * rng.standard_normal(kspace[2].shape)
         kspace[2] = 0.002 * noise * (kspace[0] != 0)
         return kspace
 
-    found = acquired(tmp_path, spoil)["coils"]
+    found = acquired(tmp_path, spoil, every=every)["coils"]
     assert found.verdict == "note"
     assert "number 2 (counted from 0)" in found.what
 

@@ -164,6 +164,34 @@ class TestWhatIsThereAlready:
             train_run(tiny(tmp_path), quiet)
         assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
 
+    @pytest.mark.parametrize("n", [1, 2, 3])
+    def test_a_run_that_was_killed_while_its_folder_was_made_begins_anew(
+        self, tmp_path, monkeypatch, n
+    ):
+        """After the n-th file: README, versions, configuration."""
+        whole, written = train_command.write_whole, []
+
+        def killed(file, text):
+            written.append(file.name)
+            if len(written) == n:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                (file.parent / f"{file.name}.1-2.draft").write_text("half")
+                raise KeyboardInterrupt
+            whole(file, text)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(train_command, "write_whole", killed)
+            with pytest.raises(KeyboardInterrupt):
+                train_run(tiny(tmp_path / "run"), quiet)
+        assert train_run(tiny(tmp_path / "run"), quiet)
+
+    def test_left_overs_of_killed_checkpoints_are_removed(self, tmp_path):
+        folder = tmp_path / "run"
+        folder.mkdir()
+        (folder / "checkpoint.safetensors.4711.tmp").write_bytes(b"half")
+        checkpoint.write(folder / checkpoint.FILE, {"a": torch.zeros(2)}, {})
+        assert [path.name for path in folder.iterdir()] == [checkpoint.FILE]
+
     def test_what_cannot_be_trained_is_told_before_anything_is_written(self, tmp_path):
         config = tiny(tmp_path / "run", objective={"splitting": {"parts": 7}})
         with pytest.raises(UserError, match=r"parts=7: cannot split 6 views into 7 parts"):

@@ -18,8 +18,12 @@ from equipoise.commands import demo
 from equipoise.commands.export import export
 from equipoise.commands.reconstruct import reconstruct
 from equipoise.commands.runs import list_runs
+from equipoise.commands.simulate import simulate
+from equipoise.commands.slices import WholeScan
 from equipoise.commands.train import train_run
+from equipoise.comparison.bootstrap import Bootstrap
 from equipoise.comparison.evaluation import evaluate
+from equipoise.config import changed
 from equipoise.errors import UserError
 from equipoise.run import load_data, load_run, unseen_phantoms
 
@@ -29,6 +33,87 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "tiny"
     train_run(tiny(folder), quiet)
     return folder
+
+
+def of_images(folder, data):
+    """The run, as if it were of images, which are measured first."""
+    run = load_run(folder)
+    images = {"kind": "images", "path": str(data), "size": 16, "units": "1.0"}
+    run.config = changed(run.config, {"data": images})
+    return run
+
+
+class Full:
+    """A disk that is full at the n-th array, then not any more."""
+
+    def __init__(self, monkeypatch, n):
+        self.left, self.save = n, np.save
+        monkeypatch.setattr(np, "save", self)
+
+    def __call__(self, *args, **kwargs):
+        self.left -= 1
+        if self.left == 0:
+            raise OSError("No space left on device")
+        self.save(*args, **kwargs)
+
+
+class TestFullDisk:
+    """The same command goes on, or begins anew; nothing of a half is in its way."""
+
+    def test_reconstruct_of_images(self, folder, tmp_path, monkeypatch):
+        data, out = tmp_path / "images", tmp_path / "out"
+        data.mkdir()
+        run = of_images(folder, data)
+        for i in range(2):
+            np.save(data / f"i{i}.npy", eq.phantoms(1, 16, i)[0, 0].numpy())
+        Full(monkeypatch, 2)
+        with pytest.raises(OSError, match="No space"):
+            reconstruct(run, data, out, quiet)
+        assert not any(path.is_file() for path in out.iterdir())
+        reconstruct(run, data, out, quiet)
+        names = {path.name for path in out.iterdir()}
+        assert names == {"i0.npy", "i1.npy", "preview.png", "report.json"}
+
+    def test_simulate(self, tmp_path, monkeypatch):
+        config, out = tiny(tmp_path / "run"), tmp_path / "sims"
+        Full(monkeypatch, 2)
+        with pytest.raises(OSError, match="No space"):
+            simulate(config, out)
+        paths = simulate(config, out)
+        assert paths
+        assert all(np.load(path).size for path in paths)
+        assert {path.name for path in out.iterdir()} == {"measurements", "config.yaml"}
+
+    def test_the_report_of_a_scan_comes_before_its_progress_goes(
+        self, folder, tmp_path, monkeypatch
+    ):
+        run = load_run(folder)
+        y = run.scan.measurement_to_native(run.scan.physics.A(eq.phantoms(3, 16, 9)))
+        np.save(tmp_path / "s.npy", y[:, 0].numpy())
+
+        def killed(scan):
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(WholeScan, "finish", killed)
+            with pytest.raises(KeyboardInterrupt):
+                reconstruct(run, tmp_path / "s.npy", tmp_path / "out", quiet)
+        report = (tmp_path / "out" / "report.json").read_text()
+        assert len(json.loads(report)["images"]) == 3
+        reconstruct(run, tmp_path / "s.npy", tmp_path / "out", quiet)
+        assert (tmp_path / "out" / "report.json").read_text() == report
+        names = {path.name for path in (tmp_path / "out").iterdir()}
+        assert names >= {"report.json", "preview.png"}
+        assert not any("progress" in name or "rows" in name for name in names)
+
+    def test_what_is_written_beside_an_image_is_no_other_image_s(self, folder, tmp_path):
+        data = tmp_path / "s"
+        data.mkdir()
+        for name in ("scan", "scan_lower"):
+            np.save(data / f"{name}.npy", eq.phantoms(1, 16, 3)[0, 0].numpy())
+        asked = Bootstrap(4, 0.7)
+        with pytest.raises(UserError, match=r"scan_lower.*rename one of them"):
+            reconstruct(of_images(folder, data), data, tmp_path / "o", quiet, asked=asked)
 
 
 class TestUse:

@@ -233,3 +233,11 @@ class TestMeasureNetwork:
         gap = (moved - again).flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1)
         assert curve[30.0] == pytest.approx(gap.tolist(), rel=1e-4)
         assert all(math.isfinite(v) for _, values in found.curves["gap"]["flip"] for v in values)
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "table.md").write_text("mine")
+    with pytest.raises(UserError, match="is not empty and no diagnosis"):
+        diagnose(run_of(tmp_path / "run"), [], folder=tmp_path / "mine", **LOOSE)
+    assert (tmp_path / "mine" / "table.md").read_text() == "mine"

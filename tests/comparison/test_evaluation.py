@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -201,7 +202,7 @@ class TestWords:
 
 
 class TestFolders:
-    def test_are_named_after_the_data(self, tmp_path):
+    def test_are_named_after_the_data(self, tmp_path, monkeypatch):
         run = untrained_run(tmp_path / "run")
         assert evaluate(run, count=2).folder == run.folder / "evaluation-phantoms"
         assert evaluate(run, count=3).folder == run.folder / "evaluation-phantoms"
@@ -213,6 +214,10 @@ class TestFolders:
         first = evaluate(run, tmp_path / "one" / "data.npy").folder
         second = evaluate(run, tmp_path / "two" / "data.npy").folder
         assert [first.name, second.name] == ["evaluation-data", "evaluation-data-2"]
+        monkeypatch.chdir(tmp_path / "one")
+        assert evaluate(run, Path("data.npy")).folder == first
+        monkeypatch.chdir(tmp_path / "two")
+        assert evaluate(run, Path("data.npy")).folder == second
         found = [folder.name for folder, _ in evaluations(run.folder)]
         assert found == ["evaluation-data", "evaluation-data-2", "evaluation-phantoms"]
 

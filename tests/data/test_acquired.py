@@ -120,3 +120,37 @@ def test_a_real_undersampled_acquisition():
     dataset = load_dataset(AutoSettings(path=DATA / "mri" / "brain_8coil_kspace.npy"), scan)
     assert dataset.notes[0].startswith("12.4% of k-space is measured")
     assert float(dataset.scan.physics.mask.mean()) == pytest.approx(0.124, abs=1e-3)
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_k_space_that_was_not_shifted_is_told(tmp_path, step):
+    keep = ((COLUMNS % step == 0) | ((COLUMNS - 32).abs() < 6)).float()
+    samples = torch.fft.ifftshift(kspace() * keep, (-2, -1))
+    with pytest.raises(UserError, match=r"in the corner, .*numpy.fft.fftshift"):
+        load(tmp_path, samples)
+
+
+def test_lines_that_some_coils_lack_are_told(tmp_path):
+    samples = kspace()
+    samples[1, :, ::2] = 0
+    with pytest.raises(UserError, match="50% of what was measured is zero in some coils"):
+        load(tmp_path, samples)
+
+
+def test_files_of_other_scanners_have_noise_and_units_of_their_own(tmp_path):
+    """Slices of one scan in a file each keep their brightness; what is a thousand times as bright
+    is of another."""
+    keep = ((COLUMNS % 2 == 0) | ((COLUMNS - 32).abs() < 6)).float()
+    samples = kspace() * keep
+    (tmp_path / "all").mkdir()
+    for name, factor in (("a", 1.0), ("b", 0.7), ("c", 1000.0)):
+        np.save(tmp_path / "all" / f"{name}.npy", (factor * samples).numpy())
+    scan = Scan.planned(MRISettings(acceleration=4.0), SIZE)
+    dataset = load_dataset(AutoSettings(path=tmp_path / "all"), scan)
+    alone = load(tmp_path, samples)
+    first, second, third = dataset.y
+    assert torch.allclose(first, alone.y[0], rtol=0.02, atol=0.02 * float(alone.y.abs().max()))
+    assert torch.allclose(second, 0.7 * first, atol=1e-3 * float(first.abs().max()))
+    assert torch.allclose(third, alone.y[0], rtol=0.02, atol=0.02 * float(alone.y.abs().max()))
+    assert any("taken as 2 scans" in note for note in dataset.notes)
+    assert not any("taken as" in note for note in alone.notes)

@@ -230,7 +230,9 @@ def test_patients_by_a_list_or_by_folders(tmp_path):
     assert [item.patient for item in open_path(tmp_path)] == ["p1", "p1", "p2", "p2"]
     folder = tmp_path / "p1" / "anat"
     assert [item.patient for item in open_path(folder)] == ["scan0", "scan1"]
-    (folder / "patients.csv").write_text("file,patient\nscan0.npy,X\nscan1,Y\n")
+    # With the mark that spreadsheets put before "CSV UTF-8".
+    text = "file,patient\nscan0.npy,X\nscan1,Y\n"
+    (folder / "patients.csv").write_text(text, encoding="utf-8-sig")
     assert [item.patient for item in open_path(folder)] == ["X", "Y"]
     (folder / "patients.csv").write_text("file,patient\nscan0.npy,X\n")
     with pytest.raises(UserError, match=r"does not name scan1.npy; add a line for it"):

@@ -289,7 +289,8 @@ class TestRefusals:
         ("make", "message"),
         [
             (lambda: eq.Rotations(limit=0), r"limit must be in \(0, 360\]"),
-            (lambda: eq.Rotations(multiples=400), r"multiples must be in \(0, 360.0\]"),
+            (lambda: eq.Rotations(multiples=400), r"multiples must be in \(0, 180.0\]"),
+            (lambda: eq.Rotations(limit=45, multiples=90), "no rotation but that by 0"),
             (lambda: eq.Rotations(n_trans=0), "n_trans must be at least 1"),
             (lambda: eq.Reflections(("z",)), "axes must be some of"),
             (lambda: eq.Shifts(limit=2), r"limit must be a fraction of the size in \(0, 1\]"),
@@ -445,3 +446,12 @@ class TestGroups:
         x = torch.randn(2, 1, 6, 6, dtype=torch.float64, requires_grad=True)
         theta = torch.tensor([33.0, -71.0], dtype=torch.float64)
         assert torch.autograd.gradcheck(lambda x: eq.Rotations().transform(x, theta=theta), x)
+
+
+@pytest.mark.parametrize(("limit", "multiples"), [(180, 180), (90, 90), (45, 30), (10, 10)])
+def test_multiples_within_the_limit_move_something(limit, multiples):
+    group = eq.Rotations(limit=limit, multiples=multiples)
+    torch.manual_seed(0)
+    theta = group.get_params(torch.zeros(200, 1, 4, 4))["theta"]
+    assert float(theta.abs().max()) > 0
+    assert float(theta.abs().max()) <= limit

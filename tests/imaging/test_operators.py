@@ -63,3 +63,9 @@ class TestOperators:
         assert inner.gain == 1
         with pytest.raises(UserError, match="takes neither real images"):
             normalized(inner, 16)
+
+
+@pytest.mark.parametrize("size", ["48", (48, 40, 99), (48,), 2.5, (8.5, 8), 0, (4, -1)])
+def test_sizes_that_are_none(size):
+    with pytest.raises((ValueError, TypeError), match=r"size|iterable"):
+        eq.ParallelBeam(size, 10)

@@ -53,3 +53,6 @@ def test_bounded_networks_stay_so_whatever_is_learnt():
     ).all()
     with pytest.raises(ValueError, match="stride, dilation and groups 1"):
         eq.bounded(torch.nn.Conv2d(1, 1, 3, stride=2))
+    for gain in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="gain must be finite and > 0"):
+            eq.bounded(torch.nn.Conv2d(1, 1, 3), gain)

@@ -3,7 +3,7 @@ format and the units of the input, pictures, and a page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,27 @@ from ..assessment.words import command_line
 from ..comparison.bootstrap import in_native_units, notes_of, readings_of
 from ..data.dataset import Dataset
 from ..data.formats import write_beside
+from ..data.item import Item
+from ..errors import UserError
 from ..run import Run
+
+#: What is written beside an image has its name and one of these.
+WORDS = ("std", "lower", "upper", "measured", "invented")
+
+
+def check_names(items: Sequence[Item]) -> None:
+    """
+    Raises:
+        UserError: an image has the name that belongs to what is written beside another.
+    """
+    stems = {item.name.split(".")[0]: item.name for item in items}
+    for stem, name in stems.items():
+        for word in WORDS:
+            if f"{stem}_{word}" in stems:
+                raise UserError(
+                    f"{stems[f'{stem}_{word}']}: that is what the file beside {name} would be "
+                    "called (--samples); rename one of them"
+                )
 
 
 def write_certainty(

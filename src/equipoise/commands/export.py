@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from ..assessment.words import how_it_was_trained
 from ..comparison.evaluation import evaluations
 from ..data.formats import new_folder
 from ..errors import UserError
 from ..imaging.sizes import shown_size
+from ..machine import whole_folder, write_whole
 from ..reconstruction.settings import denoiser_config
 from ..run import Run
 
@@ -54,14 +55,15 @@ def export(run: Run, out: str | Path, licence: str = "unknown", with_program: bo
         UserError: ``out`` is not empty.
     """
     out = new_folder(out)
-    out.mkdir(parents=True, exist_ok=True)
     weights = {name: v.contiguous().clone() for name, v in run.model.state_dict().items()}
-    save_file(weights, out / "model.safetensors")
     about = _about(run)
-    (out / "config.json").write_text(json.dumps(about, indent=1))
-    (out / "README.md").write_text(_card(run, about, licence))
-    if with_program:
-        _write_program(run, about["channels"], out / "denoiser.pt2")
+    with whole_folder(out) as folder:
+        # Of safetensors' own errors, a full disk's is none of the system's.
+        (folder / "model.safetensors").write_bytes(save(weights))
+        write_whole(folder / "config.json", json.dumps(about, indent=1))
+        write_whole(folder / "README.md", _card(run, about, licence))
+        if with_program:
+            _write_program(run, about["channels"], folder / "denoiser.pt2")
     return out
 
 

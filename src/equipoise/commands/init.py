@@ -17,6 +17,7 @@ from ..errors import UserError
 from ..imaging.linear import least_squares
 from ..imaging.tomography import Tomography
 from ..imaging.tomography.geometry import ParallelGeometry, view_angles
+from ..machine import write_whole
 from ..run import described, load_data
 from .doctor.noise import measured_noise
 from .doctor.trials import Judge, is_brighter_outside
@@ -68,8 +69,7 @@ def init(path: str | Path, out: str | Path | None = None, say: Say = print) -> P
         raise UserError(f"{out}: exists; nothing was written. Name another file with --out")
     draft = draft_of(path)
     text = written(draft, path, out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text)
+    write_whole(out, text)
     for line in draft.found:
         say(line)
     count = text.count(f"# {FILL_IN}")
@@ -350,6 +350,11 @@ def _with_units(draft: Draft, path: Path) -> Draft:
         return draft
     y = dataset.measurements()
     x = least_squares(physics.A, physics.A_adjoint, y, 1e-3, 30).value
+    if float(y.mean()) < 0:
+        draft.found.append(
+            "the values are negative on average: line integrals are −log(I / I₀); multiply them by "
+            "−1"
+        )
     top = float(f"{float(x.flatten().abs().quantile(0.999)):.2g}")
     if top > 0:
         draft.data.append(Line("peak", top, "the value of x that counts as 1: the brightest here"))

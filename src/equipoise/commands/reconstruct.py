@@ -20,8 +20,9 @@ from ..data.scan import native_images
 from ..equilibrium import Equilibrium
 from ..errors import UserError
 from ..learning.processes import first_before_others, processes, together
+from ..machine import whole_folder, write_whole
 from ..run import Run, load_data
-from .certainty import write_certainty
+from .certainty import check_names, write_certainty
 from .slices import PROGRESS, Step, WholeScan, account, lazily
 
 if TYPE_CHECKING:
@@ -117,9 +118,9 @@ def _finish(scan: WholeScan, say: Callable[[str], None]) -> None:
     """Picture and report of a scan whose slices are all written."""
     part, images = scan.examples(SHOWN)
     _save_picture(part, images, scan.folder)
-    rows = scan.finish()
     about = {"run": scan.about["run"], "data": scan.about["data"], "measured": "DATA"}
-    _save_report(rows, about, scan.folder, say)
+    _save_report(scan.rows(), about, scan.folder, say)
+    scan.finish()
     _say_what_was_written(len(scan.output.files), scan.folder, say)
 
 
@@ -133,6 +134,8 @@ def _at_once(
     asked: Bootstrap | None,
     progress: Callable[[int, int], None] | None,
 ) -> Equilibrium:
+    if asked is not None:
+        check_names(dataset.items)
     # One by one, an image is the same to the bit in whichever process, and so are its samples.
     solved = run.solve(dataset, batch=16 if asked is None else 1, fabric=fabric)
     sure = None
@@ -143,15 +146,17 @@ def _at_once(
     if fabric.global_rank:
         return solved
     images = native_images(solved.value, dataset.items, dataset.scan.physics)
-    paths = write_images(dataset.items, images, out)
-    _save_picture(dataset, solved.value, out)
     rows = account(dataset, solved)
     told: dict[str, Any] = {**about, "measured": _what_was_measured(dataset)}
     if asked is not None and sure is not None:
         rows = [row | more for row, more in zip(rows, rows_of(sure), strict=True)]
         told |= {"notes": notes_of(sure, dataset.names), "factor": asked.factor}
-        paths += write_certainty(run, dataset, solved.value, sure, out, say, asked.factor)
-    _save_report(rows, told, out, say)
+    with whole_folder(out) as folder:
+        paths = write_images(dataset.items, images, folder)
+        _save_picture(dataset, solved.value, folder)
+        if asked is not None and sure is not None:
+            paths += write_certainty(run, dataset, solved.value, sure, folder, say, asked.factor)
+        _save_report(rows, told, folder, say)
     _say_what_was_written(len(paths), out, say)
     return solved
 
@@ -175,7 +180,7 @@ def _save_picture(dataset: Dataset, images: Tensor, out: Path) -> None:
 def _save_report(
     rows: list[dict[str, Any]], about: dict[str, Any], out: Path, say: Callable[[str], None]
 ) -> None:
-    (out / "report.json").write_text(json.dumps({**about, "images": rows}, indent=1))
+    write_whole(out / "report.json", json.dumps({**about, "images": rows}, indent=1))
     if len(rows) > SAID_ONE_BY_ONE:
         late = [row["name"] for row in rows if row["status"] != "CONVERGED"]
         mean = sum(row["misfit"] for row in rows) / len(rows)

@@ -15,6 +15,7 @@ from ..data.formats.patients import write_patients
 from ..data.load import load_dataset
 from ..data.scan import Scan
 from ..errors import UserError
+from ..machine import whole_folder, write_whole
 
 
 def simulate(config: Config, out: str | Path) -> list[Path]:
@@ -39,15 +40,19 @@ def simulate(config: Config, out: str | Path) -> list[Path]:
             "measurements of one: set data.size to it (data.fit says how images are made to fit)"
         )
     folder = out / "measurements"
-    folder.mkdir(parents=True, exist_ok=True)
     paths = _file_names(dataset, folder)
-    for i, path in enumerate(paths):
-        y = dataset.batch(torch.tensor([i])).y[0]
-        np.save(path, dataset.scan.measurement_to_native(y).numpy())
-    named = list(zip(paths, dataset.items, strict=True))
-    if any(item.patient != path.stem or item.series for path, item in named):
-        write_patients(folder, ((path.name, item) for path, item in named))
-    (out / "config.yaml").write_text(dump(_that_trains_on(config, dataset, folder)))
+    with whole_folder(out) as unfinished:
+        (unfinished / folder.name).mkdir()
+        for i, path in enumerate(paths):
+            y = dataset.batch(torch.tensor([i])).y[0]
+            values = dataset.scan.measurement_to_native(y).numpy()
+            np.save(unfinished / folder.name / path.name, values)
+        named = list(zip(paths, dataset.items, strict=True))
+        if any(item.patient != path.stem or item.series for path, item in named):
+            who = ((path.name, item) for path, item in named)
+            write_patients(unfinished / folder.name, who)
+        text = dump(_that_trains_on(config, dataset, folder))
+        write_whole(unfinished / "config.yaml", text)
     return paths
 
 

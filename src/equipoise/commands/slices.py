@@ -166,12 +166,15 @@ class WholeScan:
             for row in account(part, solved):
                 file.write(json.dumps(row) + "\n")
 
-    def finish(self) -> list[dict[str, Any]]:
-        """The rows of all slices; what told how far it was is removed."""
-        rows = [json.loads(line) for line in (self.folder / ROWS).read_text().splitlines()]
-        (self.folder / ROWS).unlink()
+    def rows(self) -> list[dict[str, Any]]:
+        """Of all slices."""
+        return [json.loads(line) for line in (self.folder / ROWS).read_text().splitlines()]
+
+    def finish(self) -> None:
+        """Removes what told how far it was: the last of all, so that until then the same command
+        goes on."""
         (self.folder / PROGRESS).unlink()
-        return rows
+        (self.folder / ROWS).unlink()
 
     def examples(self, count: int) -> tuple[Dataset, Tensor]:
         """Some slices, evenly spread, and their images in the units of the model."""

@@ -35,6 +35,7 @@ from ..run import (
     MODEL,
     described,
     differences,
+    is_begun,
     is_run,
     load_training_data,
     read_config,
@@ -143,6 +144,8 @@ def _earlier_state(config: Config, say: Say) -> Checkpoint | None:
     if saved is not None:
         _check_same(config, _saved_config(saved, folder), folder)
     elif not is_empty(folder):
+        if is_begun(folder):
+            return None
         if not is_run(folder):
             raise UserError(
                 f"{folder}: is not empty and no run of Equipoise; nothing was written. Name "
@@ -220,7 +223,7 @@ def _read_data(config: Config, say: Say) -> tuple[Config, _Data]:
     dataset, held_out = load_training_data(config, scan)
     config = with_axis_of(config, dataset)
     _tell_about_data(dataset, held_out, config, say)
-    dataset, kept_out = _keep_out(config, dataset)
+    dataset, kept_out = _keep_out(config, dataset, say)
     if config.objective.supervised.weight:
         dataset.require_truth()
     else:
@@ -237,13 +240,16 @@ def _tell_about_data(dataset: Dataset, held_out: Dataset | None, config: Config,
         say(f"note: {note}")
 
 
-def _keep_out(config: Config, dataset: Dataset) -> tuple[Dataset, Dataset | None]:
+def _keep_out(config: Config, dataset: Dataset, say: Say) -> tuple[Dataset, Dataset | None]:
     """The measurements without the part that ``data.keep_out`` validates on, and that part."""
     fraction = config.data.keep_out
     if not fraction:
         return dataset, None
     try:
-        return dataset.split(round(1 / fraction), 0)
+        parts = round(1 / fraction)
+        if abs(parts * fraction - 1) > 0.02:
+            say(f"note: data.keep_out={fraction:g}: one of {parts} parts is kept out")
+        return dataset.split(parts, 0)
     except (ValueError, TypeError) as error:
         raise UserError(f"data.keep_out={fraction}: {error}, or set data.keep_out=0") from error
 
@@ -315,9 +321,10 @@ def _say_what_was_learnt(
 def _begin_folder(config: Config, state: dict[str, Any], choice: Choice) -> None:
     folder = config.folder
     chosen = "".join(f"# {key} was chosen: {v:.6g}\n" for key, v in choice.settings.items())
-    write_whole(folder / "config.yaml", chosen + dump(config))
+    # The README first: it says whose folder this is, whenever the rest is not written.
     write_whole(folder / "README.txt", ABOUT.format(mark=MARK, folder=folder))
     write_whole(folder / "versions.json", json.dumps(state["versions"], indent=1))
+    write_whole(folder / "config.yaml", chosen + dump(config))
 
 
 class _Watch:

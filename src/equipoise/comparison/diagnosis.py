@@ -22,7 +22,7 @@ from ..data.dataset import Dataset
 from ..equilibrium import Implicit, Stop
 from ..errors import UserError
 from ..imaging.groups import Rotations
-from ..machine import write_whole
+from ..machine import is_empty, write_whole
 from ..reconstruction.denoisers import Invariant
 from ..reconstruction.model import EquilibriumReconstructor
 from ..run import Run, unseen
@@ -89,6 +89,12 @@ def diagnose(
             data or another operator.
     """
     _check_comparable(run, others)
+    folder = run.folder / "diagnosis" if folder is None else folder
+    if folder.exists() and not (is_empty(folder) or (folder / "diagnosis.json").exists()):
+        raise UserError(
+            f"{folder}: is not empty and no diagnosis; nothing was written. Name another folder "
+            "with --out"
+        )
     dataset, what = unseen(run.config, run.scan, data)
     dataset = dataset.spread(images)
     networks = _networks(run, others, dataset)
@@ -112,7 +118,6 @@ def diagnose(
         "images": len(dataset),
         "measures": {key: measure.title for key, measure in MEASURES.items()},
     }
-    folder = run.folder / "diagnosis" if folder is None else folder
     diagnosis = Diagnosis(about, measured, table, folder)
     _write(diagnosis, run, _columns(networks))
     return diagnosis

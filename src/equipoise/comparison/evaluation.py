@@ -84,8 +84,9 @@ def evaluate(
     dataset, what = unseen(run.config, run.scan, data, count)
     if score == "fastmri":
         check_scorable(dataset)
-    folder = _folder(run.folder, what) if folder is None else folder
-    evaluation = Evaluation(_problem(run, dataset, what), dataset, folder)
+    where = "" if data is None else str(Path(data).resolve())
+    folder = _folder(run.folder, what, where) if folder is None else folder
+    evaluation = Evaluation({**_problem(run, dataset, what), "path": where}, dataset, folder)
     evaluation.refer_to(reference_of(dataset))
     _add_baselines(evaluation, run)
     # One by one, an image is the same to the bit in whichever process, and so are its samples.
@@ -311,13 +312,17 @@ def _write(evaluation: Evaluation, run: Run, what: str) -> None:
     )
 
 
-def _folder(run: Path, data: str) -> Path:
-    """Named after the data; other data of the same name gets a number."""
+def _folder(run: Path, data: str, where: str) -> Path:
+    """Named after the data; other data of the same name, or from another place, gets a number."""
     stem = Path(data).resolve().name.split(".")[0]
     for k in range(1, 1000):
         folder = run / (f"evaluation-{stem}" if k == 1 else f"evaluation-{stem}-{k}")
         results = folder / "results.json"
-        if not results.exists() or json.loads(results.read_text())["problem"]["data"] == data:
+        if not results.exists():
+            return folder
+        problem = json.loads(results.read_text())["problem"]
+        path = problem.get("path")  # which release 0.1 did not keep
+        if path == where if path and where else problem["data"] == data:
             return folder
     raise UserError(f"{run}: a thousand evaluations named {stem}; remove some")
 

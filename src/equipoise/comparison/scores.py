@@ -80,10 +80,13 @@ def write_score(file: Path, score: Score) -> None:
 
 
 def read_score(file: Path) -> Score | None:
-    """What became of a method, if that is known."""
+    """What became of a method, if that is known: not where its file is damaged."""
     if not file.exists():
         return None
-    tree = json.loads(file.read_text())
+    try:
+        tree = json.loads(file.read_text())
+    except ValueError:
+        return None
     costs = {key: tree.pop(key) for key in COSTS if key in tree}
     return Score(**tree, costs=costs)
 

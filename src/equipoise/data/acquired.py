@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import deepinv.physics as deepinv
@@ -30,6 +31,13 @@ from .scan import KspaceUnits, Scan
 from .seeds import seed_of
 from .sizes import framed_measurement, framed_truth, in_frames
 
+#: The power in the corner over that in the middle, from which on k-space was not shifted.
+IN_THE_CORNER = 10.0
+#: The share of what was measured that may be zero in some coils, by chance, and not in others.
+BY_SOME_COILS = 0.1
+#: Slices of which no file says which scan they are of belong to one, if their noise has no gap of
+#: so many times.
+ANOTHER_SCAN = 10.0
 #: The root mean square of a noise scan is believed if it lies between these, relative to that of
 #: the outermost samples of k-space: these are noise and some signal.
 PLAUSIBLE = (1 / 100, 2.0)
@@ -92,10 +100,17 @@ def acquired(items: list[Item], scan: Scan, seed: int, said: Sequence[str] = ())
     slices = [_slice(item, settings, own) for item, own in zip(items, seeds, strict=True)]
     notes = [*said, *notes_of(items)]
     prepared: list[Prepared] = []
-    for group in _scans(slices):
+    groups = _scans(slices)
+    for group in groups:
         made, remarks = _prepared(group)
         prepared += made
         notes += remarks
+    if len(groups) > len({(one.item.series, len(one.kspace)) for one in slices}):
+        notes.append(
+            f"the files do not say which scan they are of, and their noise differs by more than "
+            f"{ANOTHER_SCAN:g} times: taken as {len(groups)} scans, each with noise and units of "
+            "its own"
+        )
     notes += _notes(slices, prepared, settings)
     return _dataset(prepared, scan, notes)
 
@@ -107,6 +122,7 @@ def _slice(item: Item, settings: MRISettings, seed: int) -> Slice:
     kspace = torch.from_numpy(item.array().astype(np.complex64))
     kspace = kspace if kspace.ndim == 3 else kspace[None]
     _check_coils(item, kspace)
+    _check_centre(item, kspace)
     measured = _measured(item, kspace)
     kspace = kspace * measured
     used = measured
@@ -120,10 +136,38 @@ def _measured(item: Item, kspace: Tensor) -> Tensor:
     header, there = item.kspace, (kspace != 0).any(0)
     if header.sampled is not None:
         return torch.from_numpy(np.ascontiguousarray(header.sampled)).float()
+    by_some = there & ~(kspace != 0).all(0)
+    share = float(by_some.sum()) / max(float(there.sum()), 1.0)
+    if share > BY_SOME_COILS:
+        raise UserError(
+            f"{item.file}, {item.name}: {share:.0%} of what was measured is zero in some coils and "
+            "not in others, and one mask serves all coils here; fill in or leave out what some of "
+            "them lack"
+        )
     if header.lines is not None:
         lines = torch.from_numpy(header.lines) & there.any(0)
         return lines.float().expand(there.shape).contiguous()
     return there.float()
+
+
+def _check_centre(item: Item, kspace: Tensor) -> None:
+    """
+    Raises:
+        UserError: the zero frequency is not in the middle.
+    """
+    power = kspace.abs().square().sum(0)
+    rows, columns = power.shape
+
+    def middle(plane: Tensor) -> float:
+        r, c = max(rows // 16, 1), max(columns // 16, 1)
+        part = plane[rows // 2 - r : rows // 2 + r + 1, columns // 2 - c : columns // 2 + c + 1]
+        return float(part.sum())
+
+    if middle(torch.fft.fftshift(power)) > IN_THE_CORNER * middle(power):
+        raise UserError(
+            f"{item.file}, {item.name}: the zero frequency of k-space is in the corner, as fft2 "
+            "leaves it, and is expected in the middle: numpy.fft.fftshift(kspace, axes=(-2, -1))"
+        )
 
 
 def _check_coils(item: Item, kspace: Tensor) -> None:
@@ -158,11 +202,30 @@ def _check_coils(item: Item, kspace: Tensor) -> None:
 
 def _scans(slices: Sequence[Slice]) -> list[list[Slice]]:
     """The slices of each scan, which share noise and brightness: of a series; where files do not
-    say, all that have as many coils."""
+    say, all that have as many coils and about as much noise."""
     scans: dict[tuple[str, int], list[Slice]] = {}
     for one in slices:
         scans.setdefault((one.item.series, len(one.kspace)), []).append(one)
-    return list(scans.values())
+    found: list[list[Slice]] = []
+    for (series, _), members in scans.items():
+        found += [members] if series else _alike(members)
+    return found
+
+
+def _alike(slices: list[Slice]) -> list[list[Slice]]:
+    """Those between whose outermost samples, in the order of their strength, there is no gap of
+    ``ANOTHER_SCAN`` times."""
+    levels = [
+        float(edge_samples(one.kspace, mask=one.measured).abs().square().mean().sqrt())
+        for one in slices
+    ]
+    order = sorted(range(len(slices)), key=levels.__getitem__)
+    groups = [[order[0]]]
+    for before, here in pairwise(order):
+        if levels[here] > ANOTHER_SCAN * levels[before]:
+            groups.append([])
+        groups[-1].append(here)
+    return [[slices[i] for i in sorted(group)] for group in groups]
 
 
 def _prepared(slices: list[Slice]) -> tuple[list[Prepared], list[str]]:

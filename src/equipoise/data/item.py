@@ -260,4 +260,4 @@ def check_numbers(array: np.ndarray, where: str) -> np.ndarray:
             f"{where}: {bad} of {array.size} values are NaN or infinite, the first at index "
             f"{first}; replace them (interpolate dead detectors) or leave the file out"
         )
-    return array
+    return array.astype(np.float32) if array.dtype == bool else array

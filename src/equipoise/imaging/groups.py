@@ -94,8 +94,11 @@ class Rotations(Group):
         super().__init__(n_trans, rng)
         if not 0 < limit <= 360:
             raise ValueError(f"limit must be in (0, 360] degrees, got {limit}")
-        if multiples is not None and not 0 < multiples <= 2 * limit:
-            raise ValueError(f"multiples must be in (0, {2 * limit}] degrees, got {multiples}")
+        if multiples is not None and not 0 < multiples <= limit:
+            raise ValueError(
+                f"multiples must be in (0, {limit}] degrees, the limit, got {multiples}: there "
+                "would be no rotation but that by 0"
+            )
         self.limit = float(limit)
         self.multiples = multiples
 

@@ -10,10 +10,10 @@ Size = int | tuple[int, int]
 
 def image_size(size: int | Sequence[int]) -> tuple[int, int]:
     """Height and width of ``size``, which may be one number for both."""
-    if isinstance(size, int):
-        height = width = size
-    else:
-        height, width = int(size[0]), int(size[1])
+    numbers = (size, size) if isinstance(size, int) else tuple(size)
+    if isinstance(size, str) or len(numbers) != 2 or any(n != int(n) for n in numbers):
+        raise ValueError(f"size must be one whole number or (height, width), got {size!r}")
+    height, width = (int(n) for n in numbers)
     if height < 1 or width < 1:
         raise ValueError(f"size must be at least 1 pixel each way, got {size}")
     return height, width

@@ -42,11 +42,17 @@ def _prepare(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> P
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     text = json.dumps(state, sort_keys=True)
     data = save(tensors, {"state": text, "sha256": _digest(tensors, text)})
+    for left_over in path.parent.glob("*.safetensors.*.tmp"):  # of a process that was killed
+        left_over.unlink(missing_ok=True)
     temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
-    with temporary.open("wb") as f:
-        f.write(data)
-        f.flush()
-        os.fsync(f.fileno())
+    try:
+        with temporary.open("wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     return temporary
 
 

@@ -130,8 +130,11 @@ def bounded(network: nn.Module, gain: float = 1.0) -> nn.Module:
     is 1.1).
 
     Raises:
-        ValueError: it has no convolutions, or strided ones, which the bound is not made for.
+        ValueError: it has no convolutions, or strided ones, which the bound is not made for; the
+            gain is not a finite number above 0.
     """
+    if not 0 < gain < math.inf:
+        raise ValueError(f"gain must be finite and > 0, got {gain}")
     convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
     plain = all(m.stride == (1, 1) and m.dilation == (1, 1) and m.groups == 1 for m in convolutions)
     if not (convolutions and plain):

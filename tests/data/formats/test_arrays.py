@@ -9,8 +9,12 @@ import numpy as np
 import pytest
 
 from equipoise.data.formats import holds_images, may_hold_either, open_path, write_images
+from equipoise.data.load import load_dataset
 from equipoise.data.pick import acquisitions_of, images_of, measurements_of
+from equipoise.data.scan import Scan
+from equipoise.data.settings import ImageSettings
 from equipoise.errors import UserError
+from equipoise.imaging.settings import ParallelBeamSettings
 
 from .make import arrays, complex_array
 
@@ -137,3 +141,30 @@ def test_empty_arrays_hold_no_image(tmp_path):
     np.save(tmp_path / "a.npy", np.zeros((0, 4, 4)))
     with pytest.raises(UserError, match="nothing to read"):
         images_of(open_path(tmp_path))
+
+
+def test_numbers_beside_an_array_are_left_out_and_said(tmp_path):
+    sinogram = np.random.default_rng(0).random((12, 46)).astype(np.float32)
+    np.savez(tmp_path / "s.npz", sino=sinogram, pixel=0.5, angles=np.arange(12.0))
+    (item,) = open_path(tmp_path / "s.npz")
+    assert np.array_equal(item.array(), sinogram)
+    assert any("pixel, angles left out" in note for note in item.notes)
+    (angles,) = open_path(tmp_path / "s.npz", "angles")
+    assert angles.shape == (12,)
+
+
+@pytest.mark.parametrize("shape", [(0, 12, 46), (3, 0)])
+def test_arrays_of_no_numbers_are_refused(tmp_path, shape):
+    np.save(tmp_path / "e.npy", np.zeros(shape, np.float32))
+    with pytest.raises(UserError, match="has nothing to read: an array of shape"):
+        open_path(tmp_path / "e.npy")
+
+
+def test_truth_values_are_numbers(tmp_path):
+    mask = np.random.default_rng(0).random((8, 8)) > 0.5
+    np.save(tmp_path / "b.npy", mask)
+    (item,) = open_path(tmp_path / "b.npy")
+    assert np.array_equal(item.array(), mask.astype(np.float32))
+    scan = Scan.planned(ParallelBeamSettings(angles=4), 8)
+    dataset = load_dataset(ImageSettings(path=tmp_path / "b.npy", size=8), scan)
+    assert float(dataset.require_truth().max()) == 1.0

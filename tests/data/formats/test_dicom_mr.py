@@ -211,3 +211,10 @@ def test_one_frame_keeps_what_its_groups_say(tmp_path):
     assert [float(v) for v in data.ImagePositionPatient] == [0, 0, 7]
     assert [float(v) for v in data.PixelSpacing] == [0.5, 0.5]
     assert data.SOPClassUID == MR_IMAGE
+
+
+def test_images_whose_smallest_value_is_white_are_refused(tmp_path):
+    """They would be their own negatives."""
+    make_mr(tmp_path / "a.dcm", magnitude(0), PhotometricInterpretation="MONOCHROME1")
+    with pytest.raises(UserError, match=r"its smallest value is white.*MONOCHROME2"):
+        settled(images_of(open_path(tmp_path)))

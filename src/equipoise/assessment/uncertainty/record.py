@@ -99,7 +99,13 @@ class Uncertainty:
 
     def scaled(self, factor: float | Tensor) -> Uncertainty:
         """With std, bounds and predicted errors ``factor`` times as wide: see
-        :func:`calibrated_on_truths`."""
+        :func:`calibrated_on_truths`.
+
+        Raises:
+            ValueError: a factor is not a finite number above 0.
+        """
+        if not bool(((given := torch.as_tensor(factor)) > 0).all() & given.isfinite().all()):
+            raise ValueError(f"factor must be finite and > 0, got {factor}")
         half = factor * (self.upper - self.lower) / 2
         return replace(
             self,

@@ -56,7 +56,13 @@ def sampled(
     done: Callable[[int], None],
 ) -> Uncertainty:
     """The record of one image, whose samples are made ``batch`` at a time."""
-    x = quantity(image.x)
+
+    def of_each(images: Tensor) -> Tensor:
+        """(n, …); what is one number of each is a column."""
+        values = quantity(images)
+        return values[:, None] if values.ndim == 1 else values
+
+    x = of_each(image.x)
     batch = max(1, min(MOST_AT_ONCE, SOLVED_AT_ONCE // image.x.numel())) if batch is None else batch
     sums, kept = _Sums(x), Kept(samples, x.numel(), x.dtype)
     divided = _Divided(image) if parts else None
@@ -65,7 +71,7 @@ def sampled(
     for first in range(0, samples, batch):
         numbers = range(first, min(first + batch, samples))
         back, found = image.solve(numbers)
-        deviations = quantity(back) - x
+        deviations = of_each(back) - x
         finite = deviations.flatten(1).isfinite().all(1) & (found.status != Status.NONFINITE)
         sums.add(deviations[finite])
         for k, one in zip(numbers, deviations, strict=True):
@@ -76,7 +82,7 @@ def sampled(
         status.append(torch.where(finite, found.status, int(Status.NONFINITE)))
         steps.append(found.steps)
         if keep:
-            all_samples.append(quantity(back))
+            all_samples.append(of_each(back))
         done(len(numbers))
     outcome = torch.cat(status)
     good = outcome != Status.NONFINITE

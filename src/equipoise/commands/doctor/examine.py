@@ -24,6 +24,7 @@ from .noise import noise
 from .prior import prior
 from .scale import scale
 from .tellable import not_tellable
+from .values import values
 
 #: Measurements that are looked at closely.
 SAMPLES = 4
@@ -51,6 +52,10 @@ def examine(config: Config, say: Say = lambda text: None) -> Iterator[Finding]:
     yield _norm(sample.scan, y)
     yield _data(dataset, y)
     yield from acquisition(sample)
+    unlikely = list(values(sample, y))
+    yield from unlikely
+    if unlikely:  # whatever the geometry is
+        return
     say("least squares")
     estimate = least_squares(physics.A, physics.A_adjoint, y, 1e-3, 50).value
     yield fit(config, sample, estimate, say)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...config import Config, config_of, load_config, paths_of
 from ...errors import UserError
+from ...machine import write_whole
 from ...settings import read_yaml
 from .edit import edited
 from .examine import examine
@@ -61,9 +62,8 @@ def write_fixed(
         config = config_of(_written(text, changes, echo=lambda _: None), file)
     for finding in wrong:
         echo(f"{finding.verdict:<6}{finding.what}\n      → by hand: {finding.remedy}")
-    out.parent.mkdir(parents=True, exist_ok=True)
     changes |= _paths_from(config, file, out)
-    out.write_text(_written(text, changes, echo))
+    write_whole(out, _written(text, changes, echo))
     return len(wrong)
 
 

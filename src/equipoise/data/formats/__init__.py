@@ -274,6 +274,11 @@ def write_beside(
     with tempfile.TemporaryDirectory(dir=out) as folder:
         for path in write_images(shown, images, folder):
             new = out / _with_word(path.name, word)
+            if new.exists():
+                raise UserError(
+                    f"{new.name} is an image of its own, and what is written beside {path.name}; "
+                    "rename one of them"
+                )
             path.rename(new)
             paths.append(new)
     return paths

@@ -17,6 +17,9 @@ from .base import Format, first_bytes, listed
 #: The kinds of numbers: truth values, unsigned, signed, floating and complex ones.
 NUMBERS = "buifc"
 
+#: Name → shape and type, of the arrays of a file.
+Headers = dict[str, tuple[tuple[int, ...], np.dtype]]
+
 
 class _Arrays(Format):
     """What both have in common: nothing says whether an array is an image or a measurement."""
@@ -38,6 +41,8 @@ class _Arrays(Format):
         shape, dtype = header
         if dtype.kind not in NUMBERS:
             raise self.error(file, f"holds {dtype}, not numbers")
+        if 0 in shape:
+            raise self.error(file, f"has nothing to read: an array of shape {shape}")
         is_complex = dtype.kind == "c"
         return Item(
             name=name,
@@ -108,14 +113,26 @@ class Npz(_Arrays):
             if self.variable is not None and self.variable not in headers:
                 there = listed(headers)
                 raise self.error(file, f"no array {self.variable!r}; it holds {there}")
-            for name, header in headers.items():
-                if self.variable not in (None, name):
-                    continue
-                item = self.item(f"{file.stem}_{name}", file, header)
-                items.append(replace(item, read=partial(self._load, file, changed, name)))
+            wanted, notes = self._wanted(file, headers)
+            for name in wanted:
+                item = self.item(f"{file.stem}_{name}", file, headers[name])
+                read = partial(self._load, file, changed, name)
+                items.append(replace(item, read=read, notes=notes))
         return items
 
-    def _headers(self, file: Path) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    def _wanted(self, file: Path, headers: Headers) -> tuple[list[str], tuple[str, ...]]:
+        """The names of the arrays that are read, and what is said of the others: numbers and lists
+        of numbers stand beside images and measurements to tell about them."""
+        if self.variable is not None:
+            return [self.variable], ()
+        arrays = [name for name, (shape, _) in headers.items() if len(shape) > 1]
+        others = [name for name in headers if name not in arrays]
+        if not arrays or not others:
+            return list(headers), ()
+        said = f"{file.name}: {listed(others)} left out: no array of rows and columns"
+        return arrays, (f"{said} (data.variable names the one that is read)",)
+
+    def _headers(self, file: Path) -> Headers:
         headers = {}
         with self.reading(file), zipfile.ZipFile(file) as archive:
             for member in archive.infolist():

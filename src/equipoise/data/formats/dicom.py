@@ -170,6 +170,12 @@ class Dicom(Format):
             data = pydicom.dcmread(one.file, force=True)
             self._check_codec(one.file, data)
             _check_length(data)
+            if one.modality != "CT" and data.get("PhotometricInterpretation") == "MONOCHROME1":
+                raise self.error(
+                    one.file,
+                    "its smallest value is white (PhotometricInterpretation MONOCHROME1), so that "
+                    "it would be taken for its negative; export it as MONOCHROME2",
+                )
             index = one.frame if one.frame is not None else 0
             stored = pydicom.pixels.pixel_array(data, index=index)
             if stored.shape != (one.rows, one.columns):

@@ -73,7 +73,8 @@ class _Itk(Format):
         return items
 
     def remedy(self, error: Exception) -> str:
-        if isinstance(error, RuntimeError):  # SimpleITK has no other
+        # SimpleITK has no other; what this reader refuses has a remedy of its own.
+        if isinstance(error, RuntimeError) and not isinstance(error, NotImplementedError):
             return "copy it again, with the file of values that its header names beside it"
         return super().remedy(error)
 

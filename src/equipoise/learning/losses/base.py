@@ -75,5 +75,13 @@ def accepts(function: Any, name: str) -> bool:
 
 
 def mean_square(a: Tensor, b: Tensor) -> Tensor:
-    """mean |a − b|² of each sample: (B,)."""
+    """mean |a − b|² of each sample: (B,).
+
+    Raises:
+        ValueError: their shapes differ.
+    """
+    if a.shape != b.shape:
+        raise ValueError(
+            f"a loss compares what has one shape, got {tuple(a.shape)} and {tuple(b.shape)}"
+        )
     return (a - b).abs().square().flatten(1).mean(1)

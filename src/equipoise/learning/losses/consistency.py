@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -50,8 +51,10 @@ class MeasurementConsistency(RecordedLoss):
         weights: Tensor | None = None,
     ):
         super().__init__()
-        if floor < 0:
-            raise ValueError(f"floor must be >= 0, got {floor}; 1e-2 suits operators with ‖A‖ = 1")
+        if not 0 <= floor < math.inf:
+            raise ValueError(
+                f"floor must be >= 0 and finite, got {floor}; 1e-2 suits operators with ‖A‖ = 1"
+            )
         if attenuation is not None and weights is not None:
             raise ValueError(
                 "attenuation and weights say both how much a measurement counts; give one of them "
@@ -74,7 +77,13 @@ class MeasurementConsistency(RecordedLoss):
             shapes = [measured.shape[1:]]
         else:  # stacked physics: a list of measurements
             shapes = [part.shape[1:] for part in measured]
-        r = _side_by_side(measured) - _side_by_side(y)
+        ours, given = _side_by_side(measured), _side_by_side(y)
+        if ours.shape != given.shape:
+            raise ValueError(
+                f"y has {tuple(given.shape)} values (samples, numbers), and the operator measures "
+                f"{tuple(ours.shape)} of these images"
+            )
+        r = ours - given
         if self.weights is not None:
             weighted = r.abs().square() * self.weights.to(r).expand(shapes[0]).flatten()
             return weighted.mean(1) if self.floor == 0 else weighted.sum(1) / x[0].numel()

@@ -52,8 +52,8 @@ class Splitting(SecondSolveLoss):
         weights: Tensor | None = None,
     ):
         super().__init__(accuracy)
-        if parts < 2:
-            raise ValueError(f"parts must be at least 2, got {parts}")
+        if not isinstance(parts, int) or parts < 2:
+            raise ValueError(f"parts must be a whole number, at least 2, got {parts}")
         self.parts = parts
         self.weight = weight
         self.group = group

@@ -1,0 +1,59 @@
+"""What the doctor says of the numbers in sinograms, before anything is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ...data.counts.losses import LEFT
+from ...data.dataset import Dataset
+from ...data.formats.base import listed
+from ...imaging.tomography import Tomography
+from .finding import Finding
+
+
+def values(sample: Dataset, y: Tensor) -> Iterator[Finding]:
+    """Of line integrals that a scanner measured: what cannot be right whatever the geometry is.
+
+    Args:
+        y: (B, 1, views, detectors) of the sample.
+    """
+    if sample.truth is not None or not isinstance(sample.scan.physics, Tomography):
+        return
+    if not bool(y.any()):
+        yield Finding("wrong", "values: everything is zero", "nothing was measured; leave it out")
+        return
+    if float(y.mean()) < 0:
+        yield Finding(
+            "wrong",
+            f"values: the line integrals are negative, {float(y.mean()):.3g} on average",
+            "line integrals are −log(I / I₀): multiply them by −1",
+        )
+    yield from _dead_detectors(sample)
+    yield from _empty_views(y)
+
+
+def _dead_detectors(sample: Dataset) -> Iterator[Finding]:
+    left = next((note for note in sample.notes if LEFT in note), None)
+    if left is not None:
+        yield Finding(
+            "wrong",
+            f"values: {left}",
+            "set data.dead=interpolate, and ask again",
+            {"data.dead": "interpolate"},
+        )
+
+
+def _empty_views(y: Tensor) -> Iterator[Finding]:
+    """Frames that were dropped: views of nothing between views of something."""
+    is_empty = ~y.flatten(0, -3).any(0).any(-1)
+    empty = [int(view) for view in torch.nonzero(is_empty)]
+    if empty:
+        yield Finding(
+            "wrong",
+            f"values: {len(empty)} of {len(is_empty)} views measured nothing: number "
+            f"{listed(empty)} (counted from 0)",
+            "leave them out (numpy.delete of the views, and of physics.angles)",
+        )
