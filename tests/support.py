@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,8 @@ def bytes_of_tensors() -> int:
     for thing in gc.get_objects():
         if issubclass(type(thing), torch.Tensor) and thing.layout == torch.strided:
             storage = thing.untyped_storage()
-            held[storage.data_ptr()] = storage.nbytes()
+            with suppress(RuntimeError):  # of a program that was traced: it holds nothing
+                held[storage.data_ptr()] = storage.nbytes()
     return sum(held.values())
 
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 import deepinv.physics as deepinv
@@ -213,19 +215,20 @@ def _scans(slices: Sequence[Slice]) -> list[list[Slice]]:
 
 
 def _alike(slices: list[Slice]) -> list[list[Slice]]:
-    """Those between whose outermost samples, in the order of their strength, there is no gap of
-    ``ANOTHER_SCAN`` times."""
-    levels = [
-        float(edge_samples(one.kspace, mask=one.measured).abs().square().mean().sqrt())
-        for one in slices
-    ]
-    order = sorted(range(len(slices)), key=levels.__getitem__)
+    """Those of files between whose outermost samples, in the order of their strength, there is no
+    gap of ``ANOTHER_SCAN`` times. The slices of one file stay together."""
+    files: dict[Path, list[float]] = {}
+    for one in slices:
+        edges = edge_samples(one.kspace, mask=one.measured)
+        files.setdefault(one.item.file, []).append(float(edges.abs().square().mean().sqrt()))
+    levels = {file: median(each) for file, each in files.items()}
+    order = sorted(levels, key=levels.__getitem__)
     groups = [[order[0]]]
     for before, here in pairwise(order):
         if levels[here] > ANOTHER_SCAN * levels[before]:
             groups.append([])
         groups[-1].append(here)
-    return [[slices[i] for i in sorted(group)] for group in groups]
+    return [[one for one in slices if one.item.file in group] for group in groups]
 
 
 def _prepared(slices: list[Slice]) -> tuple[list[Prepared], list[str]]:
