@@ -84,6 +84,7 @@ def test_sizes(tmp_path):
             "physics stands there twice; join them",
         ),
         ("learning: {lr: 1e-3, steps: 3, lr: 1e-4}", [], "lr stands there twice"),
+        ("? [a, b]\n: 1", [], "not YAML"),
         ("seed: 18446744073709551616", [], "seed: .*less than"),
         ("", ["learning"], "written section.key=value"),
         ("", ["learning.step=3"], "learning.step: unknown key"),

@@ -14,7 +14,7 @@ import pytest
 from support import ROOT
 
 from equipoise import cli
-from equipoise.machine import is_empty, whole_folder, write_whole
+from equipoise.machine import DRAFT, is_empty, whole_folder, write_whole
 
 CODE = (
     "import os, sys; import equipoise.cli; "
@@ -72,7 +72,9 @@ class TestWholeFiles:
                 raise OSError("full")
 
         for attempt in range(3):
-            (out / "unfinished.draft" / "left").mkdir(parents=True, exist_ok=True)  # of one killed
+            (out / f"unfinished{DRAFT}" / "left").mkdir(
+                parents=True, exist_ok=True
+            )  # of one killed
             if attempt < 2:
                 with pytest.raises(OSError, match="full"):
                     half()
@@ -83,6 +85,13 @@ class TestWholeFiles:
             (folder / "inner" / "b.txt").write_text("b")
         assert sorted(path.name for path in out.iterdir()) == ["a.txt", "inner"]
         assert (out / "inner" / "b.txt").read_text() == "b"
+
+    def test_drafts_of_the_user_s_are_none_of_ours(self, tmp_path):
+        (tmp_path / "chapter.draft").write_text("mine")
+        assert not is_empty(tmp_path)
+        with whole_folder(tmp_path) as folder:
+            (folder / "a.txt").write_text("a")
+        assert (tmp_path / "chapter.draft").read_text() == "mine"
 
     def test_several_writers_and_a_reader(self, tmp_path):
         file, texts = tmp_path / "a.txt", ["a" * 5000, "b" * 9000]
@@ -101,7 +110,7 @@ class TestWholeFiles:
 
     def test_what_a_killed_command_had_begun_is_in_nobody_s_way(self, tmp_path):
         assert is_empty(tmp_path)
-        (tmp_path / "config.yaml.12-34.draft").write_text("na")
+        (tmp_path / f"config.yaml.12-34{DRAFT}").write_text("na")
         assert is_empty(tmp_path)
         (tmp_path / "mine.txt").write_text("mine")
         assert not is_empty(tmp_path)

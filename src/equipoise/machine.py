@@ -24,8 +24,8 @@ OF_THE_USER = (
     "MALLOC_TRIM_THRESHOLD_",
 )
 
-#: How the name of a file ends that is not whole yet.
-DRAFT = ".draft"
+#: How the name of a file or folder ends that is not whole yet; nobody else's ends so.
+DRAFT = ".equipoise-draft"
 
 
 def wait_without_spinning() -> None:
@@ -72,8 +72,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
     all of them are written. Whoever stops that, or a full disk, leaves nothing there that is in the
     way of the next try."""
     folder.mkdir(parents=True, exist_ok=True)
-    for left_over in folder.glob(f"*{DRAFT}"):
-        _remove(left_over)
+    for left_over in drafts(folder):
+        _remove(folder / left_over)
     draft = folder / f"unfinished{DRAFT}"
     draft.mkdir()
     try:
@@ -91,7 +91,16 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
+def drafts(folder: Path) -> set[str]:
+    """The names of what a process that was killed had begun to write in a folder."""
+    return {path.name for path in folder.iterdir() if path.name.endswith(DRAFT)}
+
+
+def contents(folder: Path) -> set[str]:
+    """The names of all else in a folder."""
+    return {path.name for path in folder.iterdir()} - drafts(folder)
+
+
 def is_empty(folder: Path) -> bool:
-    """Whether there is nothing in a folder but what a process that was killed had begun to
-    write."""
-    return all(path.name.endswith(DRAFT) for path in folder.iterdir())
+    """Whether there is nothing in a folder, drafts aside."""
+    return not contents(folder)

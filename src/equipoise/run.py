@@ -35,7 +35,7 @@ from .errors import UserError
 from .imaging.tomography.settings import RaysSettings
 from .learning import checkpoint
 from .learning.validation import solve_dataset
-from .machine import DRAFT
+from .machine import contents
 from .reconstruction import contraction
 from .reconstruction.model import EquilibriumReconstructor
 from .version import __version__
@@ -194,18 +194,18 @@ def _fill(model: EquilibriumReconstructor, weights: dict[str, Tensor], file: Pat
 
 def is_run(folder: Path) -> bool:
     """Whether the folder was made by a training run."""
-    readme = folder / "README.txt"
-    if not (folder / "config.yaml").is_file() or not readme.is_file():
-        return False
-    return readme.read_text(errors="replace").startswith(MARK)
+    return _is_marked(folder) and (folder / "config.yaml").is_file()
 
 
 def is_begun(folder: Path) -> bool:
     """Whether a training run was stopped before it had said in the folder what it would do."""
+    return _is_marked(folder) and contents(folder) <= {"README.txt", "versions.json"}
+
+
+def _is_marked(folder: Path) -> bool:
+    """Whether the README there is that of a training run."""
     readme = folder / "README.txt"
-    is_ours = readme.is_file() and readme.read_text(errors="replace").startswith(MARK)
-    names = {path.name for path in folder.iterdir() if not path.name.endswith(DRAFT)}
-    return is_ours and names <= {"README.txt", "versions.json"}
+    return readme.is_file() and readme.read_text(errors="replace").startswith(MARK)
 
 
 def read_config(folder: Path) -> Config:

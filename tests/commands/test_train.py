@@ -25,6 +25,7 @@ from equipoise.config import Config, parse
 from equipoise.data.scan import Scan
 from equipoise.errors import UserError
 from equipoise.learning import checkpoint
+from equipoise.machine import DRAFT
 from equipoise.run import MODEL, load_run
 
 
@@ -175,7 +176,7 @@ class TestWhatIsThereAlready:
             written.append(file.name)
             if len(written) == n:
                 file.parent.mkdir(parents=True, exist_ok=True)
-                (file.parent / f"{file.name}.1-2.draft").write_text("half")
+                (file.parent / f"{file.name}.1-2{DRAFT}").write_text("half")
                 raise KeyboardInterrupt
             whole(file, text)
 

@@ -11,7 +11,7 @@ from ..comparison.evaluation import Evaluation, evaluate
 from ..config import Config, parse
 from ..errors import UserError
 from ..learning.log import Report
-from ..machine import DRAFT, is_empty
+from ..machine import contents, drafts, is_empty
 from ..run import is_run, load_run, read_config
 from .train import train_run
 
@@ -104,14 +104,13 @@ def _clear(config: Config) -> None:
             f"{folder}: is not empty and not an earlier demo; nothing was written. Name another "
             "folder with --out"
         )
-    drafts = [path.name for path in folder.iterdir() if path.name.endswith(DRAFT)]
-    others = sorted({p.name for p in folder.iterdir()} - {*WRITTEN, *drafts})
+    others = sorted(contents(folder) - set(WRITTEN))
     if others:
         raise UserError(
             f"{folder}: holds {', '.join(others)} beside an earlier demo; nothing was written. "
             "Name another folder with --out"
         )
-    for name in (*WRITTEN, *drafts):
+    for name in (*WRITTEN, *drafts(folder)):
         (folder / name).unlink(missing_ok=True)
 
 

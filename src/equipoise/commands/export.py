@@ -58,7 +58,7 @@ def export(run: Run, out: str | Path, licence: str = "unknown", with_program: bo
     weights = {name: v.contiguous().clone() for name, v in run.model.state_dict().items()}
     about = _about(run)
     with whole_folder(out) as folder:
-        # Of safetensors' own errors, a full disk's is none of the system's.
+        # Of a full disk save_file says something of its own, which nobody expects; this an OSError.
         (folder / "model.safetensors").write_bytes(save(weights))
         write_whole(folder / "config.json", json.dumps(about, indent=1))
         write_whole(folder / "README.md", _card(run, about, licence))

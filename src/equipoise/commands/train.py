@@ -143,9 +143,7 @@ def _earlier_state(config: Config, say: Say) -> Checkpoint | None:
         say(f"{remark}; going on from the one before")
     if saved is not None:
         _check_same(config, _saved_config(saved, folder), folder)
-    elif not is_empty(folder):
-        if is_begun(folder):
-            return None
+    elif not (is_empty(folder) or is_begun(folder)):
         if not is_run(folder):
             raise UserError(
                 f"{folder}: is not empty and no run of Equipoise; nothing was written. Name "

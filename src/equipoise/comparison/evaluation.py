@@ -322,7 +322,8 @@ def _folder(run: Path, data: str, where: str) -> Path:
             return folder
         problem = json.loads(results.read_text())["problem"]
         path = problem.get("path")  # which release 0.1 did not keep
-        if path == where if path and where else problem["data"] == data:
+        is_same = path == where if path and where else problem["data"] == data
+        if is_same:
             return folder
     raise UserError(f"{run}: a thousand evaluations named {stem}; remove some")
 

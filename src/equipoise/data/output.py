@@ -72,8 +72,10 @@ class TiffStack(Output):
             need("tifffile", "images").memmap(
                 part, shape=stack, dtype=np.float32, bigtiff=large, photometric="minisblack"
             ).flush()
-            with part.open("r+b") as file:  # a page that the disk has no room for ends the process
-                os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
+            # A page that the disk has no room for ends the process. Some systems tell before.
+            if hasattr(os, "posix_fallocate"):
+                with part.open("r+b") as file:
+                    os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
             os.replace(part, self.path)
 
     def write(self, first: int, images: np.ndarray) -> None:

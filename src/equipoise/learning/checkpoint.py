@@ -42,7 +42,7 @@ def _prepare(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> P
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     text = json.dumps(state, sort_keys=True)
     data = save(tensors, {"state": text, "sha256": _digest(tensors, text)})
-    for left_over in path.parent.glob("*.safetensors.*.tmp"):  # of a process that was killed
+    for left_over in path.parent.glob(f"{path.name}.*.tmp"):  # of a process that was killed
         left_over.unlink(missing_ok=True)
     temporary = path.with_name(path.name + f".{os.getpid()}.tmp")
     try:

@@ -104,7 +104,8 @@ class Uncertainty:
         Raises:
             ValueError: a factor is not a finite number above 0.
         """
-        if not bool(((given := torch.as_tensor(factor)) > 0).all() & given.isfinite().all()):
+        given = torch.as_tensor(factor)
+        if not bool(((given > 0) & given.isfinite()).all()):
             raise ValueError(f"factor must be finite and > 0, got {factor}")
         half = factor * (self.upper - self.lower) / 2
         return replace(
