@@ -21,8 +21,15 @@ from ..data.item import Item
 from ..errors import UserError
 from ..run import Run
 
-#: What is written beside an image has its name and one of these.
-WORDS = ("std", "lower", "upper", "measured", "invented")
+#: What is written beside an image: the word that is added to its name, what it is, and whether it
+#: is a difference of images.
+BESIDE = {
+    "std": ("standard deviation", True),
+    "lower": ("lower {bound}", False),
+    "upper": ("upper {bound}", False),
+    "measured": ("what the data determine", False),
+    "invented": ("what the prior adds", True),
+}
 
 
 def check_names(items: Sequence[Item]) -> None:
@@ -32,7 +39,7 @@ def check_names(items: Sequence[Item]) -> None:
     """
     stems = {item.name.split(".")[0]: item.name for item in items}
     for stem, name in stems.items():
-        for word in WORDS:
+        for word in BESIDE:
             if f"{stem}_{word}" in stems:
                 raise UserError(
                     f"{stems[f'{stem}_{word}']}: that is what the file beside {name} would be "
@@ -59,15 +66,9 @@ def write_certainty(
     items = dataset.items
     shown = in_native_units(u, x, items, dataset.scan.physics)
     percent = f"{u.level:.0%} bound"
-    what: list[tuple[str, str, Any, bool]] = [
-        ("std", "standard deviation", shown.std, True),
-        ("lower", f"lower {percent}", shown.lower, False),
-        ("upper", f"upper {percent}", shown.upper, False),
-        ("measured", "what the data determine", shown.measured, False),
-        ("invented", "what the prior adds", shown.invented, True),
-    ]
     paths = []
-    for word, meaning, images, is_difference in what:
+    for word, (what, is_difference) in BESIDE.items():
+        images, meaning = getattr(shown, word), what.format(bound=percent)
         if images is not None:
             written = write_beside(items, images, out, word, meaning, is_difference)
             paths += written

@@ -25,18 +25,14 @@ from ..imaging.mri import (
 )
 from ..imaging.settings import MRISettings
 from .dataset import Dataset, notes_of
-from .formats.base import listed
 from .item import Frame, Item, KspaceHeader
+from .kspace import check_kspace
 from .sampling import is_fully_sampled as _is_fully_sampled
 from .sampling import planned_inside
 from .scan import KspaceUnits, Scan
 from .seeds import seed_of
 from .sizes import framed_measurement, framed_truth, in_frames
 
-#: The power in the corner over that in the middle, from which on k-space was not shifted.
-IN_THE_CORNER = 10.0
-#: The share of what was measured that may be zero in some coils, by chance, and not in others.
-BY_SOME_COILS = 0.1
 #: Slices of which no file says which scan they are of belong to one, if their noise has no gap of
 #: so many times.
 ANOTHER_SCAN = 10.0
@@ -102,17 +98,10 @@ def acquired(items: list[Item], scan: Scan, seed: int, said: Sequence[str] = ())
     slices = [_slice(item, settings, own) for item, own in zip(items, seeds, strict=True)]
     notes = [*said, *notes_of(items)]
     prepared: list[Prepared] = []
-    groups = _scans(slices)
-    for group in groups:
+    for group in _scans(slices, notes):
         made, remarks = _prepared(group)
         prepared += made
         notes += remarks
-    if len(groups) > len({(one.item.series, len(one.kspace)) for one in slices}):
-        notes.append(
-            f"the files do not say which scan they are of, and their noise differs by more than "
-            f"{ANOTHER_SCAN:g} times: taken as {len(groups)} scans, each with noise and units of "
-            "its own"
-        )
     notes += _notes(slices, prepared, settings)
     return _dataset(prepared, scan, notes)
 
@@ -123,8 +112,7 @@ def acquired(items: list[Item], scan: Scan, seed: int, said: Sequence[str] = ())
 def _slice(item: Item, settings: MRISettings, seed: int) -> Slice:
     kspace = torch.from_numpy(item.array().astype(np.complex64))
     kspace = kspace if kspace.ndim == 3 else kspace[None]
-    _check_coils(item, kspace)
-    _check_centre(item, kspace)
+    check_kspace(item, kspace)
     measured = _measured(item, kspace)
     kspace = kspace * measured
     used = measured
@@ -138,85 +126,39 @@ def _measured(item: Item, kspace: Tensor) -> Tensor:
     header, there = item.kspace, (kspace != 0).any(0)
     if header.sampled is not None:
         return torch.from_numpy(np.ascontiguousarray(header.sampled)).float()
-    by_some = there & ~(kspace != 0).all(0)
-    share = float(by_some.sum()) / max(float(there.sum()), 1.0)
-    if share > BY_SOME_COILS:
-        raise UserError(
-            f"{item.file}, {item.name}: {share:.0%} of what was measured is zero in some coils and "
-            "not in others, and one mask serves all coils here; fill in or leave out what some of "
-            "them lack"
-        )
     if header.lines is not None:
         lines = torch.from_numpy(header.lines) & there.any(0)
         return lines.float().expand(there.shape).contiguous()
     return there.float()
 
 
-def _check_centre(item: Item, kspace: Tensor) -> None:
-    """
-    Raises:
-        UserError: the zero frequency is not in the middle.
-    """
-    power = kspace.abs().square().sum(0)
-    rows, columns = power.shape
-
-    def middle(plane: Tensor) -> float:
-        r, c = max(rows // 16, 1), max(columns // 16, 1)
-        part = plane[rows // 2 - r : rows // 2 + r + 1, columns // 2 - c : columns // 2 + c + 1]
-        return float(part.sum())
-
-    if middle(torch.fft.fftshift(power)) > IN_THE_CORNER * middle(power):
-        raise UserError(
-            f"{item.file}, {item.name}: the zero frequency of k-space is in the corner, as fft2 "
-            "leaves it, and is expected in the middle: numpy.fft.fftshift(kspace, axes=(-2, -1))"
-        )
-
-
-def _check_coils(item: Item, kspace: Tensor) -> None:
-    """Names coils that add nothing: they would make the noise covariance singular.
-
-    Raises:
-        UserError: a coil measured nothing, or two the same.
-    """
-    coils = kspace.flatten(1).to(torch.complex128)
-    norms = torch.linalg.vector_norm(coils, dim=1)
-    dead = [int(i) for i in torch.nonzero(norms == 0)]
-    where = f"{item.file}, {item.name}"
-    if len(dead) == len(coils):
-        raise UserError(f"{where}: k-space is zero everywhere: nothing was measured; leave it out")
-    if dead:
-        raise UserError(
-            f"{where}: of {len(coils)} coils, number {listed(dead)} (counted from 0) measured "
-            "nothing; leave out such coils (numpy.delete along the axis of the coils)"
-        )
-    unit = coils / norms[:, None]
-    alike = torch.nonzero(torch.triu((unit @ unit.mH).abs(), 1) > 1 - 1e-6)
-    if len(alike):
-        first, second = (int(i) for i in alike[0])
-        raise UserError(
-            f"{where}: coils {first} and {second} (counted from 0) measured the same; leave one "
-            "out (numpy.delete along the axis of the coils)"
-        )
-
-
 # ---------------------------------------------------------------------------------- each scan
 
 
-def _scans(slices: Sequence[Slice]) -> list[list[Slice]]:
+def _scans(slices: Sequence[Slice], notes: list[str]) -> list[list[Slice]]:
     """The slices of each scan, which share noise and brightness: of a series; where files do not
-    say, all that have as many coils and about as much noise."""
+    say, all that have as many coils and about as much noise, which is noted."""
     scans: dict[tuple[str, int], list[Slice]] = {}
     for one in slices:
         scans.setdefault((one.item.series, len(one.kspace)), []).append(one)
     found: list[list[Slice]] = []
     for (series, _), members in scans.items():
-        found += [members] if series else _alike(members)
+        groups = [members] if series else _alike(members)
+        if len(groups) > 1:
+            notes.append(
+                "the files do not say which scan they are of, and their noise differs by more than "
+                f"{ANOTHER_SCAN:g} times: taken as {len(groups)} scans, each with noise and units "
+                "of its own"
+            )
+        found += groups
     return found
 
 
 def _alike(slices: list[Slice]) -> list[list[Slice]]:
     """Those of files between whose outermost samples, in the order of their strength, there is no
     gap of ``ANOTHER_SCAN`` times. The slices of one file stay together."""
+    if len({one.item.file for one in slices}) == 1:
+        return [slices]
     files: dict[Path, list[float]] = {}
     for one in slices:
         edges = edge_samples(one.kspace, mask=one.measured)

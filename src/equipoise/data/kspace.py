@@ -1,0 +1,94 @@
+"""What k-space cannot be taken as it is: coils that add nothing, and zeros in the wrong places."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from .formats.base import listed
+from .item import Item
+
+#: The power in the corner over that in the middle, from which on k-space was not shifted.
+IN_THE_CORNER = 10.0
+#: The share of what was measured that may be zero in some coils, by chance, and not in others.
+BY_SOME_COILS = 0.1
+
+
+def check_kspace(item: Item, kspace: Tensor) -> None:
+    """
+    Args:
+        kspace: of the item, (coils, rows, columns), complex.
+
+    Raises:
+        UserError: a coil measured nothing, or two the same; the zero frequency is not in the
+            middle; coils measured different lines, and no header says which count.
+    """
+    _check_coils(item, kspace)
+    _check_centre(item, kspace)
+    if item.kspace.sampled is None:
+        _check_one_mask(item, kspace)
+
+
+def _check_coils(item: Item, kspace: Tensor) -> None:
+    """Names coils that add nothing: they would make the noise covariance singular.
+
+    Raises:
+        UserError: a coil measured nothing, or two the same.
+    """
+    coils = kspace.flatten(1).to(torch.complex128)
+    norms = torch.linalg.vector_norm(coils, dim=1)
+    dead = [int(i) for i in torch.nonzero(norms == 0)]
+    where = f"{item.file}, {item.name}"
+    if len(dead) == len(coils):
+        raise UserError(f"{where}: k-space is zero everywhere: nothing was measured; leave it out")
+    if dead:
+        raise UserError(
+            f"{where}: of {len(coils)} coils, number {listed(dead)} (counted from 0) measured "
+            "nothing; leave out such coils (numpy.delete along the axis of the coils)"
+        )
+    unit = coils / norms[:, None]
+    alike = torch.nonzero(torch.triu((unit @ unit.mH).abs(), 1) > 1 - 1e-6)
+    if len(alike):
+        first, second = (int(i) for i in alike[0])
+        raise UserError(
+            f"{where}: coils {first} and {second} (counted from 0) measured the same; leave one "
+            "out (numpy.delete along the axis of the coils)"
+        )
+
+
+def _check_centre(item: Item, kspace: Tensor) -> None:
+    """
+    Raises:
+        UserError: the zero frequency is not in the middle.
+    """
+    power = kspace.abs().square().sum(0)
+    rows, columns = power.shape
+
+    def middle(plane: Tensor) -> float:
+        r, c = max(rows // 16, 1), max(columns // 16, 1)
+        part = plane[rows // 2 - r : rows // 2 + r + 1, columns // 2 - c : columns // 2 + c + 1]
+        return float(part.sum())
+
+    if middle(torch.fft.fftshift(power)) > IN_THE_CORNER * middle(power):
+        raise UserError(
+            f"{item.file}, {item.name}: the zero frequency of k-space is in the corner, as fft2 "
+            "leaves it, and is expected in the middle: numpy.fft.fftshift(kspace, axes=(-2, -1))"
+        )
+
+
+def _check_one_mask(item: Item, kspace: Tensor) -> None:
+    """
+    Raises:
+        UserError: much of what some coils measured is zero in others.
+    """
+    measured = kspace != 0
+    by_any = measured.any(0)
+    by_some = by_any & ~measured.all(0)
+    share = float(by_some.sum()) / float(by_any.sum())
+    if share > BY_SOME_COILS:
+        raise UserError(
+            f"{item.file}, {item.name}: {share:.0%} of what was measured is zero in some coils and "
+            "not in others, and one mask serves all coils here; fill in or leave out what some of "
+            "them lack"
+        )
