@@ -114,6 +114,12 @@ def test_coils_that_add_nothing_are_named(tmp_path):
         load(tmp_path, 0 * samples)
 
 
+@pytest.mark.parametrize("place", [1, 2])
+def test_coils_behind_an_axis_of_the_image_are_told(tmp_path, place):
+    with pytest.raises(UserError, match=r"64 coils are more than .*numpy.moveaxis\(kspace"):
+        load(tmp_path, kspace().movedim(0, place))
+
+
 @real_data
 def test_a_real_undersampled_acquisition():
     scan = Scan.planned(MRISettings(), SIZE)

@@ -127,6 +127,23 @@ def test_elsewhere_the_option_is_about_what_no_file_says(tmp_path):
     assert settled(images(tmp_path), 4095.0, override=False)[0].units == HOUNSFIELD
 
 
+def test_values_that_are_no_hounsfield_units_whatever_the_file_says(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    brightness = np.random.default_rng(0).random((2, 16, 16))
+
+    def holding(values: np.ndarray) -> list:
+        with h5py.File(tmp_path / "a.h5", "w") as stored:
+            stored["hu"] = values
+        return images(tmp_path)
+
+    with pytest.raises(UserError, match=r"says Hounsfield units, and holds .*data.units=1$"):
+        settled(holding(brightness))
+    assert settled(holding(brightness), asked=1.0)[0].units == Units()
+    assert settled(holding(brightness), asked="hounsfield")[0].units == HOUNSFIELD
+    assert settled(holding(20 * brightness))[0].units == HOUNSFIELD  # noise in water
+    assert settled(holding(np.full((2, 16, 16), -1000)))[0].units == HOUNSFIELD  # air
+
+
 def test_values():
     assert Values.of_arrays([np.zeros((0, 4))]).brightest == 0
     phase = np.random.default_rng(0).uniform(-4096, 4096, (16, 16, 16))

@@ -21,13 +21,30 @@ def check_kspace(item: Item, kspace: Tensor) -> None:
         kspace: of the item, (coils, rows, columns), complex.
 
     Raises:
-        UserError: a coil measured nothing, or two the same; the zero frequency is not in the
-            middle; coils measured different lines, and no header says which count.
+        UserError: the axes are in another order; a coil measured nothing, or two the same; the
+            zero frequency is not in the middle; coils measured different lines, and no header says
+            which count.
     """
+    _check_axes(item, kspace)
     _check_coils(item, kspace)
     _check_centre(item, kspace)
     if item.kspace.sampled is None:
         _check_one_mask(item, kspace)
+
+
+def _check_axes(item: Item, kspace: Tensor) -> None:
+    """
+    Raises:
+        UserError: there are more coils than rows or columns, so that an axis of the image was
+            taken for that of the coils.
+    """
+    coils, rows, columns = kspace.shape
+    if coils > min(rows, columns):
+        raise UserError(
+            f"{item.file}, {item.name}: k-space of {coils} × {rows} × {columns} is read as coils × "
+            f"rows × columns, and {coils} coils are more than an image has rows or columns; bring "
+            "the axis of the coils to the front: numpy.moveaxis(kspace, -1, -3) if it is the last"
+        )
 
 
 def _check_coils(item: Item, kspace: Tensor) -> None:

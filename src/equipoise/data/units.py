@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -26,6 +26,10 @@ AIR_ABOVE_MIRROR = 4
 BRIGHTEST = (0.25, 4.0)
 #: How many images of a group tell its units.
 SAMPLES = 32
+
+#: Images whose values all lie this near each other are not in Hounsfield units, of which water and
+#: air, or even fat, are further apart.
+LEAST_SPREAD = 10
 
 OPTIONS = (
     "set data.units=hounsfield, data.units=magnitude (the brightest 0.1% count as 1), or the value "
@@ -101,18 +105,46 @@ def settled(items: Sequence[Item], asked: Asked = "auto", override: bool = True)
         override: whether ``asked`` stands above what a file says of itself.
 
     Raises:
-        UserError: nothing says the units, and the values do not look like any that are known.
+        UserError: nothing says the units, and the values do not look like any that are known; or a
+            file says Hounsfield units, and holds other ones.
     """
-    groups: dict[tuple[str, str], list[int]] = {}
-    for i, item in enumerate(items):
-        if _is_open(item, asked, override):
-            groups.setdefault((item.format, item.series), []).append(i)
     result = list(items)
-    for group in groups.values():
+    if asked == "auto":
+        for group in _by_series(items, _says_hounsfield).values():
+            _check_hounsfield([items[i] for i in group])
+    for group in _by_series(items, lambda item: _is_open(item, asked, override)).values():
         members = [items[i] for i in group]
         for i, item in zip(group, _settled_group(members, asked), strict=True):
             result[i] = item
     return result
+
+
+def _by_series(
+    items: Sequence[Item], wanted: Callable[[Item], bool]
+) -> dict[tuple[str, str], list[int]]:
+    """The numbers of the items that are wanted, by their format and series."""
+    groups: dict[tuple[str, str], list[int]] = {}
+    for i, item in enumerate(items):
+        if wanted(item):
+            groups.setdefault((item.format, item.series), []).append(i)
+    return groups
+
+
+def _says_hounsfield(item: Item) -> bool:
+    return item.holds == "image" and item.units == HOUNSFIELD and item.units_from == "file"
+
+
+def _check_hounsfield(items: list[Item]) -> None:
+    """
+    Raises:
+        UserError: the values of images of one series lie too near each other for Hounsfield units.
+    """
+    values = Values.of_arrays(item.array() for item in _some(items))
+    if 0 < values.highest - values.lowest < LEAST_SPREAD:
+        raise UserError(
+            f"{items[0].file}: says Hounsfield units, and holds {values}, where air is -1000 and "
+            f"water 0; {OPTIONS.format(example=max(values.highest, 1))}"
+        )
 
 
 def _is_open(item: Item, asked: Asked, override: bool) -> bool:
@@ -157,7 +189,12 @@ def _fits(values: Values, units: Units) -> bool:
 
 def _spread(items: list[Item]) -> list[Item]:
     """All slices of one file; otherwise some of the items, evenly spread."""
-    if len({item.file for item in items}) == 1 or len(items) <= SAMPLES:
+    return items if len({item.file for item in items}) == 1 else _some(items)
+
+
+def _some(items: list[Item]) -> list[Item]:
+    """At most ``SAMPLES`` of the items, evenly spread."""
+    if len(items) <= SAMPLES:
         return items
     places = np.linspace(0, len(items) - 1, SAMPLES).round().astype(int)
     return [items[i] for i in places]
