@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -33,6 +35,19 @@ def test_none_on_the_right_set_up(phantoms):
         eq.FanBeam(64, 60, 90, 80, curved=True, offset=-2.0, normalize=True),
     ):
         assert likely_cause(physics, measured(physics, phantoms)) is None
+
+
+@pytest.mark.parametrize("inserts", [0, 4])
+@pytest.mark.parametrize("views", [60, 120])
+def test_none_for_what_scanners_are_calibrated_with(inserts, views):
+    """Round objects in the middle look alike from everywhere, and fit all angles."""
+    physics = eq.FanBeam(48, views, 100, 60, detectors=80, normalize=True)
+    rows, columns = torch.meshgrid(*[torch.arange(48.0) - 23.5] * 2, indexing="ij")
+    x = torch.sigmoid(18 - torch.hypot(rows, columns))
+    for k in range(inserts):
+        row, column = 6 * math.sin(k * math.pi / 2), 6 * math.cos(k * math.pi / 2)
+        x = x + 0.5 * torch.sigmoid(2 * (1.5 - torch.hypot(rows - row, columns - column)))
+    assert likely_cause(physics, measured(physics, x[None, None])) is None
 
 
 @pytest.mark.parametrize("offset", [5.0, -0.5, 2.3])

@@ -52,6 +52,10 @@ class TestMRI:
                 side = min(rows, round(center * columns))
             assert calibration_size(mask) >= side
 
+    def test_a_density_that_does_not_exist_is_not_searched_for_ever(self):
+        with pytest.raises(ValueError, match=r"no Poisson-disc mask of 24×33 points has accel"):
+            MASKS["poisson_disc"](24, 33, 30, 0.08, 0)
+
     @pytest.mark.parametrize("name", MASKS)
     @pytest.mark.parametrize("acceleration", [1, 1.0, 1.1, 1.2, 1.4, 2.0])
     def test_what_little_acceleration_gives_or_says(self, name, acceleration):

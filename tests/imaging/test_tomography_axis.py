@@ -66,6 +66,21 @@ def test_of_truncated_views():
     assert abs(estimate.offset - 2.6) < 0.15
 
 
+@pytest.mark.parametrize("offset", [12.0, -16.0])
+def test_near_an_end_of_the_detector_where_views_go_all_around(offset):
+    size = 48
+    angles = torch.arange(90) * 4.0
+    scan = eq.ParallelBeam(size, angles, 40, offset=offset)
+    estimate = found(scan, measured(scan, size))
+    assert estimate.is_told
+    assert estimate.offset == pytest.approx(offset, abs=0.25)
+
+
+def test_far_from_the_middle_of_complete_views():
+    scan = eq.ParallelBeam(48, 60, 120, offset=-30.0)
+    assert found(scan, measured(scan, 48)).offset == pytest.approx(-30, abs=0.05)
+
+
 def test_few_detectors():
     physics = eq.ParallelBeam(16, 24, detectors=25, offset=0.8)
     assert abs(found(physics, measured(physics, 16)).offset - 0.8) < 0.1

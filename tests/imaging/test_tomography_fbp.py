@@ -105,6 +105,18 @@ def beams(fractions, size=64):
     }
 
 
+@pytest.mark.parametrize("offset", [13.0, -13.0])
+def test_a_detector_moved_aside_sees_as_much_as_a_wide_one(offset):
+    """Over the whole turn opposite views complete each other: the usual way to scan what is wider
+    than the detector."""
+    size, angles = 48, torch.arange(120) * 3.0
+    x = blob(size, -9, 7, 4.0) + blob(size, 5, -10, 3.0) + blob(size, 0, 0, 8.0)
+    wide = eq.ParallelBeam(size, angles, 70)
+    aside = eq.ParallelBeam(size, angles, 35, offset=offset)
+    by_wide, by_aside = (p.fbp(p.A(x)) for p in (wide, aside))
+    assert error(by_aside, x) < 1.2 * error(by_wide, x) + 0.005
+
+
 class TestShares:
     @settings(max_examples=50, deadline=None)
     @given(st.lists(st.floats(-720, 720), min_size=1, max_size=20), st.sampled_from([180.0, 360.0]))

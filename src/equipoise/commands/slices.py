@@ -17,6 +17,7 @@ from torch import Tensor
 from ..assessment.metrics import misfit
 from ..assessment.solves import solve_rows
 from ..data.dataset import Dataset, Streamed
+from ..data.fingerprint import changes, fingerprint
 from ..data.formats import new_folder
 from ..data.output import Output, check_form, output
 from ..data.ranges import Places, chosen
@@ -93,6 +94,7 @@ class WholeScan:
         check_form(form)
         self.run, self.dataset, self.folder = run, dataset, folder
         self.about = {**about, "as": form, "slices": len(dataset), "weights": _digest(run)}
+        self.fingerprint = fingerprint(dataset.items)
         self.done = self._begin(is_first)
         shape = tuple(dataset.scan.image_shape[-2:])
         self.output: Output = output(form, folder, dataset.names, (shape[0], shape[1]))
@@ -104,6 +106,7 @@ class WholeScan:
             try:
                 saved = json.loads(progress.read_text())
                 done, about = int(saved["done"]), saved["about"]
+                kept = saved.get("fingerprint")  # none: of an earlier release
             except (ValueError, KeyError, TypeError) as error:
                 raise UserError(f"{progress}: damaged; name a new folder") from error
             if about != self.about:
@@ -112,6 +115,12 @@ class WholeScan:
                     f"{self.folder}: holds a part of another reconstruction (other: "
                     f"{', '.join(changed)}); nothing was written. Name a new folder, or give the "
                     "same command to go on with that one"
+                )
+            other = changes(kept, self.fingerprint, self.dataset.names)
+            if other:
+                raise UserError(
+                    f"{self.folder}: holds a part of the reconstruction of other measurements "
+                    f"({other}); nothing was written. Name a new folder, or put those back"
                 )
             if is_first:
                 self._cut_rows(done)
@@ -128,7 +137,7 @@ class WholeScan:
         write_whole(rows, "".join(lines[:done]))
 
     def _save(self, done: int) -> None:
-        progress = {"done": done, "about": self.about}
+        progress = {"done": done, "about": self.about, "fingerprint": self.fingerprint}
         write_whole(self.folder / PROGRESS, json.dumps(progress, indent=1))
         self.done = done
 

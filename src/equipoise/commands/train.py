@@ -16,6 +16,7 @@ from ..assessment import figures
 from ..assessment.page import page
 from ..config import Config, dump, parse
 from ..data.dataset import Dataset
+from ..data.fingerprint import changes, fingerprint
 from ..data.scan import Scan
 from ..errors import UserError
 from ..learning import checkpoint
@@ -76,6 +77,9 @@ def train_run(
     saved = _earlier_state(config, say)
 
     config, data = _read_data(config, say)
+    learnt_from = fingerprint(data.training.items)
+    if saved is not None:
+        _check_same_data(saved, learnt_from, data.training, folder)
     dataset, first = data.training, data.training.batch(torch.arange(1))
     losses = config.objective.make(dataset.scan, first.y)
     judge = held_out_part(dataset, data.kept_out)
@@ -98,6 +102,7 @@ def train_run(
         "config": config.model_dump(mode="json"),
         "inner": inner,
         "noise": dataset.scan.noise,
+        "data": learnt_from,
         "denoiser": denoiser_config(model),
         "chosen": choice.settings,
         "versions": versions(),
@@ -168,6 +173,21 @@ def _check_same(config: Config, earlier: Config, folder: Path) -> None:
         raise UserError(
             f"{folder} holds a run with another configuration ({'; '.join(changes)}); "
             "nothing was changed. Name another run (name=… or out=…), or move that folder away"
+        )
+
+
+def _check_same_data(
+    saved: Checkpoint, learnt_from: dict[str, Any], dataset: Dataset, folder: Path
+) -> None:
+    """
+    Raises:
+        UserError: the folder's run has learnt from other measurements than there are now.
+    """
+    other = changes(saved.state.get("data"), learnt_from, dataset.names)
+    if other:
+        raise UserError(
+            f"{folder} holds a run that learnt from other data ({other}); nothing was changed. "
+            "Name another run (name=… or out=…), or put those data back"
         )
 
 

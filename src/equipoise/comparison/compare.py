@@ -8,7 +8,7 @@ from ..assessment.table import Table
 from ..machine import write_whole
 from .elsewhere import generalise
 from .outcome import Outcome
-from .sweep import Comparison, Sweep, check_folder, collect
+from .sweep import Comparison, Sweep, check_data, check_folder, collect
 
 
 def compare(
@@ -30,12 +30,14 @@ def compare(
         says why, and ``failed`` tells whether something should have worked and did not.
 
     Raises:
-        UserError: the folder holds another comparison; the data have no truth.
+        UserError: the folder holds another comparison, or that of other data; the data have no
+            truth.
         Interrupted: a training was stopped; the same call goes on from there.
     """
     check_folder(comparison)
     dataset, what = comparison.unseen(comparison.config.seed)
     out = comparison.out
+    check_data(comparison, dataset)
     write_whole(out / "config.yaml", comparison.text())
     say(
         f"{len(comparison.asked())} methods, {comparison.seeds} seeds; scored on {len(dataset)} "

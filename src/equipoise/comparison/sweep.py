@@ -2,6 +2,7 @@
 
 compare/NAME/
   config.yaml           what was compared
+  data.json             by which its data are known again
   METHOD-SEED/          the run of each trained method; its .yaml and .log beside it
   scores/*.json         of each method and seed: per image, with costs; on other problems
   results.json          all of them, with means, deviations and intervals
@@ -10,6 +11,7 @@ compare/NAME/
 
 from __future__ import annotations
 
+import json
 import time
 import traceback
 from collections.abc import Callable
@@ -26,10 +28,11 @@ from ..assessment.solves import unfinished
 from ..assessment.table import reason_of
 from ..config import Config, changed, dump
 from ..data.dataset import Dataset
+from ..data.fingerprint import changes, fingerprint
 from ..data.scan import Scan
 from ..equilibrium import Equilibrium
 from ..errors import UserError
-from ..machine import is_empty
+from ..machine import is_empty, write_whole
 from ..run import described, differences, load_training_data, read_configs, unseen
 from .method import Failed, Fitted, Interrupted, Method, Problem, Unavailable
 from .methods import methods_for
@@ -84,6 +87,10 @@ class Comparison:
 
     def score_file(self, method: Method, seed: int) -> Path:
         return self.out / "scores" / f"{method.name}-{seed}.json"
+
+    @property
+    def data_file(self) -> Path:
+        return self.out / "data.json"
 
     def image_file(self, method: Method) -> Path:
         return self.out / "scores" / f"{method.name}.npy"
@@ -339,6 +346,33 @@ def check_folder(comparison: Comparison) -> None:
             f"{out}: is not empty and no comparison; nothing was written. Name another folder "
             "with --out"
         )
+
+
+def check_data(comparison: Comparison, scored_on: Dataset) -> None:
+    """Keeps by what the data are known, if the comparison begins now.
+
+    Args:
+        scored_on: from :meth:`Comparison.unseen`, in the first seed.
+
+    Raises:
+        UserError: it began with others.
+    """
+    file, config = comparison.data_file, comparison.config
+    training, _ = load_training_data(config, comparison.scan(config.seed))
+    parts = {"training": training, "scored on": scored_on}
+    now = {what: fingerprint(dataset.items) for what, dataset in parts.items()}
+    try:
+        then = json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):  # of an earlier release, or damaged
+        then = {}
+    for what, dataset in parts.items():
+        other = changes(then.get(what), now[what], dataset.names)
+        if other:
+            raise UserError(
+                f"{comparison.out}: holds a comparison on other data ({what}: {other}); nothing "
+                "was changed. Name another folder with --out, or put those data back"
+            )
+    write_whole(file, json.dumps(now))
 
 
 def _changes(now: list[Config], then: list[Config]) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -72,7 +74,7 @@ def _found(items: Sequence[Item], scan: Scan) -> tuple[float, AxisEstimate, int]
     scatter = (max(offsets) - min(offsets)) / 2
     width = max(scatter, float(np.median([estimate.uncertainty for estimate in told])))
     moved = (middle - physics.geometry.offset) * settings.bin
-    estimate = AxisEstimate(middle, width, told[0].method)
+    estimate = replace(told[0], offset=middle, uncertainty=width)
     return _assumed(settings) + moved, estimate, len(some)
 
 
@@ -85,8 +87,10 @@ def _not_told(before: float | None, estimate: AxisEstimate) -> str:
     taken = "taken to be in the middle, or where the file says"
     if before is not None:
         taken = f"taken to be at {before:+.2f}, as found in training"
+    how_far = ""
+    if math.isfinite(estimate.uncertainty):
+        how_far = f"; it could be {estimate.uncertainty:.1f} detectors elsewhere"
     return (
-        "axis of rotation: these measurements do not tell it (too few views or too narrow an "
-        f"angle; it could be {estimate.uncertainty:.1f} detectors elsewhere); {taken}: compare "
-        "with a scan of something sharp, and set physics.offset"
+        f"axis of rotation: {estimate} (too few views or too narrow an angle{how_far}); {taken}: "
+        "compare with a scan of something sharp, and set physics.offset"
     )

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..imaging.tomography import Tomography
+from ..imaging.tomography.geometry import go_all_around
 from ..imaging.tomography.scanner import ScannerGeometry
 from ..imaging.tomography.settings import RaysSettings
 from ..imaging.tomography.setup import Setup
@@ -205,23 +206,28 @@ CUT_OFF = 0.1
 
 def cut_off_words(y: Tensor, scan: Scan) -> list[str]:
     """A line, if the object reaches beyond the detector in most views of sinograms (N, 1, views,
-    detectors)."""
+    detectors): on the far side alone, where views go all around and complete each other."""
     settings = scan.settings
     if not isinstance(settings, RaysSettings) or not isinstance(scan.physics, Tomography):
         return []
     if y.shape[-1] < 3:
         return []
     largest = y.amax(-1).clamp_min(1e-30)
-    ends = torch.maximum(y[..., :2].mean(-1), y[..., -2:].mean(-1)) / largest
-    share = float(ends.flatten().median())
+    geometry = scan.physics.geometry
+    first, last = y[..., :2].mean(-1), y[..., -2:].mean(-1)
+    ends = torch.maximum(first, last)
+    is_completed = go_all_around(geometry.angles) and abs(geometry.offset) > 1
+    if is_completed:
+        ends = last if geometry.offset > 0 else first
+    share = float((ends / largest).flatten().median())
     if share < CUT_OFF:
         return []
-    physics = scan.physics
-    radius = physics.geometry.half_width() * physics.pixel
+    radius = geometry.half_width(is_completed) * scan.physics.pixel
+    who = "opposite views together see" if is_completed else "every view sees"
     unit = "mm" if _in_millimetres(settings) else "units of physics.pixel"
     return [
         f"projections are cut off: at an end of the detector they still have {share:.0%} of their "
-        f"largest value; every view sees {radius:.3g} {unit} around the axis, and images are to be "
+        f"largest value; {who} {radius:.3g} {unit} around the axis, and images are to be "
         "trusted there alone (or these are counts, or the axis is far from the middle)"
     ]
 

@@ -4,7 +4,7 @@ that mends the fit is named."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -17,6 +17,12 @@ from .trials import Judge, Trial, pairs, trials
 SAMPLES = 2
 #: What the best trial may leave before two mistakes at once are thought of.
 UNEXPLAINED = 0.02
+#: What a small copy leaves of a scan that is set up right: its pixels are coarse. No wrong geometry
+#: leaves as little.
+OF_COARSE_PIXELS = 0.006
+#: Other angles have to leave less than this share of what they leave in any order: the views of an
+#: object that is round are all alike, and fit all angles.
+OF_ANY_ORDER = 0.6
 #: Trials that leave no more than this times what the best one leaves mend the fit as well.
 AS_GOOD = 1.05
 
@@ -68,6 +74,7 @@ def cause_of(
     found: list[tuple[float, float, Trial]] = []
     now = judge.of(geometry)
     now_by_fit = judge.by_fit(geometry) if judge.by_moments else now
+    in_any_order = judge.of(_shuffled(geometry))
     tried: set[str] = set()
     for trial in trials(judge):
         if trial.name not in tried:
@@ -78,6 +85,10 @@ def cause_of(
             # What all counts have in common is easily explained.
             before *= _size(y) / _size(y - float(np.median(y)))
         after = judge(trial)
+        if trial.is_of_geometry and before < OF_COARSE_PIXELS:
+            continue
+        if trial.turn is not None and after > OF_ANY_ORDER * in_any_order:
+            continue
         if after < trial.mends * before:
             found.append((after / max(before, 1e-300), before, trial))
     lowest = min([now, *[share * before for share, before, _ in found]])
@@ -92,6 +103,12 @@ def cause_of(
     share, before, best = min(found, key=lambda one: one[0] * (0.5 if _is_sure(one[2]) else 1))
     others = {t.what for s, _, t in found if t.name != best.name and s <= AS_GOOD * share}
     return Cause(best, before, share * before, tuple(sorted(others)))
+
+
+def _shuffled(geometry: Geometry) -> Geometry:
+    """Its angles in an order that means nothing."""
+    order = np.random.default_rng(0).permutation(len(geometry.angles))
+    return replace(geometry, angles=tuple(geometry.angles[place] for place in order))
 
 
 def _is_sure(trial: Trial) -> bool:

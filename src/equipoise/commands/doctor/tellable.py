@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from ...imaging.tomography import FanGeometry, Tomography
-from ...imaging.tomography.geometry import view_gaps
+from ...imaging.tomography.geometry import go_all_around
 from .finding import Finding
 
 
@@ -14,7 +12,7 @@ def not_tellable(physics: Tomography) -> Finding:
     geometry = physics.geometry
     missed = ["the angle of the first view (it turns the image)"]
     if isinstance(geometry, FanGeometry):
-        if not covers_the_turn(physics):
+        if not go_all_around(geometry.angles):
             missed.append(
                 "over less than a turn, small errors of the sense of rotation, of the angle that "
                 "the views cover, of the distances and of the axis"
@@ -28,9 +26,3 @@ def not_tellable(physics: Tomography) -> Finding:
         "compare a reconstruction with something in the scanner whose place, handedness, size and "
         "attenuation you know",
     )
-
-
-def covers_the_turn(physics: Tomography) -> bool:
-    """Whether the views go all around, without a gap of more than a twelfth of the turn."""
-    gaps, _ = view_gaps(physics.geometry.angles, 360.0)
-    return bool(np.max(gaps) <= 30.0)

@@ -27,6 +27,8 @@ COARSE, COARSER = (48, 48), (32, 32)
 SCALES = np.exp(np.arange(-22, 23) * 0.04)
 #: A nearer axis, in detectors, is not worth a word.
 LEAST_AXIS = 0.35
+#: More than a turn is not proposed, but for a view or two that are measured twice, in degrees.
+MOST_SPAN = 370.0
 DISTANCES = np.exp(np.arange(-10, 11) * 0.1)
 
 
@@ -43,6 +45,11 @@ class Trial:
     values: str = "as given"  #: what is done to the sinograms: a key of ``VALUES``
     #: The share of the inconsistency that it may leave to be named.
     mends: float = 0.85
+
+    @property
+    def is_of_geometry(self) -> bool:
+        """Whether rays would run elsewhere; the axis apart, which has an error of its own."""
+        return self.values == "as given" and self.name != "axis"
 
 
 def line_integrals(counts: np.ndarray) -> np.ndarray:
@@ -169,12 +176,13 @@ def _angles(geometry: Geometry) -> Iterator[Trial]:
         "give physics.angles in degrees",
         np.degrees,
     )
-    yield turned(
-        "span",
-        "the views cover twice the angle",
-        "double physics.angles (a list: views over 360° instead of 180°)",
-        lambda angles: 2 * angles,
-    )
+    if 2 * _span_of(np.asarray(geometry.angles)) <= MOST_SPAN:
+        yield turned(
+            "span",
+            "the views cover twice the angle",
+            "double physics.angles (a list: views over 360° instead of 180°)",
+            lambda angles: 2 * angles,
+        )
     yield turned(
         "span",
         "the views cover half the angle",
@@ -218,7 +226,7 @@ def _span(judge: Judge) -> Iterator[Trial]:
             continue
         scale = _refined(cost, float(SCALES[best]), 0.02)
         span = _span_of(angles)
-        if abs(scale - 1) * span < 2:
+        if abs(scale - 1) * span < 2 or scale * span > MOST_SPAN:
             continue
         yield Trial(
             "span",

@@ -10,6 +10,9 @@ from torch import Tensor
 
 from ...errors import need
 
+#: So often a search for a density halves its interval: to a part in a billion.
+PATIENCE = 30
+
 
 def cartesian_mask(
     rows: int, columns: int, acceleration: float, center: float = 0.08, seed: int = 0
@@ -91,7 +94,7 @@ def poisson_disc_mask(
             calib=block,
             crop_corner=False,
             seed=seed,
-            tol=0.1 * acceleration,
+            tol=_Tolerance(0.1 * acceleration),
         )
     except ValueError as error:
         raise ValueError(
@@ -105,6 +108,26 @@ def poisson_disc_mask(
     left = columns // 2 - block[1] // 2
     points[top : top + block[0], left : left + block[1]] = 1
     return points
+
+
+class _Tolerance:
+    """A tolerance that gives up after ``PATIENCE`` comparisons: where no density has the
+    acceleration, sigpy goes on halving its interval for ever."""
+
+    __array_ufunc__ = None  # numbers of NumPy leave the comparison to this class
+
+    def __init__(self, value: float):
+        self.value = value
+        self.left = PATIENCE
+
+    def __gt__(self, error: float) -> bool:
+        self.left -= 1
+        if self.left < 0:
+            raise ValueError(f"no density was found in {PATIENCE} halvings")
+        return bool(error < self.value)
+
+    def __le__(self, error: float) -> bool:
+        return bool(error >= self.value)
 
 
 def radial_mask(

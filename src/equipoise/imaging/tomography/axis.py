@@ -9,19 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .coarse import CoarseScan, coarsened
 from .consistency import inconsistency
-from .geometry import Geometry, ParallelGeometry
+from .geometry import Geometry, ParallelGeometry, go_all_around
 from .moments import Moments, are_complete
 
-#: How far from the detector's middle it is looked for, as a share of the detector.
-FARTHEST = 0.2
-#: An axis that is less certain than this, in detectors, is not told at all.
-TELLABLE = 0.3
+#: How far from the detector's middle it is looked for first, as a share of the detector; and where
+#: it is not found there by views that go all around, or by complete ones: such scans may have the
+#: axis near an end of the detector, which doubles the field of view.
+FARTHEST, FARTHEST_AROUND = 0.2, 0.5
+#: An axis so far away has to leave less than this share of what the best one nearby leaves.
+CLEARLY_BETTER = 0.5
+#: An axis that is less certain than this, in detectors, is not told at all; far from the middle,
+#: where few detectors see both sides of it, any that is known at all is far better than none.
+TELLABLE, TELLABLE_FAR = 0.3, 1.0
 #: What no statistics know of: pixels, rays that are not lines. In detectors.
 LEAST_UNCERTAINTY = 0.02
 #: Detectors and views of the small copies that are looked at, first and last.
@@ -39,15 +44,19 @@ class AxisEstimate:
     offset: float  #: of the detector's middle from the axis' shadow, in detectors
     uncertainty: float  #: twice the standard error, in detectors
     method: str  #: "moments", or "fit" of a small image
+    reach: float = math.inf  #: how far from the detector's middle it was looked for, in detectors
+    tellable: float = TELLABLE  #: the uncertainty up to which it is told
 
     @property
     def is_told(self) -> bool:
         """Whether the measurements tell it."""
-        return self.uncertainty <= TELLABLE
+        return self.uncertainty <= self.tellable
 
     def __str__(self) -> str:
         if not self.is_told:
-            return "the measurements do not tell the axis of rotation"
+            near = f" within {self.reach:.0f} detectors of the middle"
+            near = near if math.isfinite(self.reach) else ""
+            return f"the measurements do not tell the axis of rotation{near}"
         return f"offset {self.offset:+.2f} ± {self.uncertainty:.2f} detectors"
 
 
@@ -73,12 +82,17 @@ def estimate_axis(geometry: Geometry, sinograms: np.ndarray) -> AxisEstimate:
         found = _by_moments(geometry, sinograms)
         if found.is_told:
             return found
-    return _by_fit(geometry, sinograms)
+    found, left = _by_fit(geometry, sinograms, FARTHEST)
+    if not found.is_told and go_all_around(geometry.angles):
+        farther, left_there = _by_fit(geometry, sinograms, FARTHEST_AROUND)
+        if left_there < CLEARLY_BETTER * left:
+            return replace(farther, tellable=TELLABLE_FAR)
+    return found
 
 
 def _by_moments(geometry: ParallelGeometry, sinograms: np.ndarray) -> AxisEstimate:
     cost = Moments(sinograms).at(geometry.angles)
-    reach = FARTHEST * geometry.detectors
+    reach = FARTHEST_AROUND * geometry.detectors
     places = np.linspace(-reach, reach, 1 + 2 * math.ceil(reach / 2))
     nearest = float(min(places, key=cost))
     step = float(places[1] - places[0])
@@ -86,16 +100,17 @@ def _by_moments(geometry: ParallelGeometry, sinograms: np.ndarray) -> AxisEstima
     best, curvature, _ = _valley(cost, best, 0.25 * step)
     value = cost(best)
     if value > AGREEING:
-        return AxisEstimate(best, math.inf, "moments")
+        return AxisEstimate(best, math.inf, "moments", reach)
     error = _error(value**2, curvature, cost.freedom)
-    return AxisEstimate(best, error, "moments")
+    return AxisEstimate(best, error, "moments", reach)
 
 
-def _by_fit(geometry: Geometry, sinograms: np.ndarray) -> AxisEstimate:
-    """Coarse first, over the whole range; then finer, about what was found."""
+def _by_fit(geometry: Geometry, sinograms: np.ndarray, share: float) -> tuple[AxisEstimate, float]:
+    """Coarse first, over the whole range, which is this share of the detector to both sides; then
+    finer, about what was found. With what the best image leaves there."""
     rough = coarsened(geometry, sinograms, *SEARCHED)
     cost = _fit_cost(rough, geometry)
-    reach = math.ceil(FARTHEST * rough.geometry.detectors) * rough.factor
+    reach = math.ceil(share * rough.geometry.detectors) * rough.factor
     places = np.arange(-reach, reach + 1, rough.factor, dtype=float)
     nearest = float(min(places, key=cost))
     fine = coarsened(geometry, sinograms, *REFINED)
@@ -106,7 +121,7 @@ def _by_fit(geometry: Geometry, sinograms: np.ndarray) -> AxisEstimate:
     freedom = fine.values.size
     error = _error(cost(best) ** 2, curvature, freedom)
     roughness = 2 * scatter / max(curvature * step**2, 1e-300) * step
-    return AxisEstimate(best, math.hypot(error, roughness), "fit")
+    return AxisEstimate(best, math.hypot(error, roughness), "fit", reach), cost(best)
 
 
 def _fit_cost(coarse: CoarseScan, geometry: Geometry) -> Cost:

@@ -9,12 +9,20 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .geometry import FanGeometry, Geometry, ParallelGeometry, view_gaps, view_shares
+from .geometry import (
+    FanGeometry,
+    Geometry,
+    ParallelGeometry,
+    go_all_around,
+    view_gaps,
+    view_shares,
+)
 from .projector import SystemMatrix
 
 WINDOWS = ("ramp", "shepp-logan", "cosine", "hamming", "hann")
@@ -26,8 +34,14 @@ def parallel_fbp(
     """y (B, 1, views, detectors), in units of x times pixels → x (B, 1, H, W).
 
     Every view counts by its own share of the half turn, so that views need not be evenly spread.
+    Where views go all around and the detector reaches farther on one side of the axis, a line that
+    is measured from both sides counts by half.
     """
     pitch = abs(geometry.pitch)
+    given = geometry
+    geometry, y = _completed(geometry, y)
+    if geometry is not given:
+        matrix = None
     shares = torch.from_numpy(view_shares(geometry.angles, 180.0)).to(y)
     filtered = _filtered(y, geometry, window, pitch) * shares[:, None]
     if matrix is not None and pitch <= geometry.per_detector:  # there is a ray for every pixel
@@ -38,6 +52,30 @@ def parallel_fbp(
         across, _ = _coordinates(geometry, theta, y)
         out[:, 0] += _interpolated(geometry, filtered[:, 0, view], across / geometry.pitch)
     return out
+
+
+def _completed(geometry: ParallelGeometry, y: Tensor) -> tuple[ParallelGeometry, Tensor]:
+    """A detector that sees the image on both sides of the axis, and what it measured, where it is
+    moved aside and the views go all around; else what is given.
+
+    What the near side does not see counts as nothing there, and twice in the opposite view. In
+    between, where both views of a line measured it, weights rise smoothly from 0 to 2.
+    """
+    left, right = _unseen_sides(geometry)
+    overlap = geometry.detectors / 2 - abs(geometry.offset)
+    is_aside = abs(geometry.offset) > 1 and left != right and overlap > 0
+    if not (is_aside and go_all_around(geometry.angles)):
+        return geometry, y
+    place = np.arange(geometry.detectors) - (geometry.detectors - 1) / 2 + geometry.offset
+    far = place if geometry.offset > 0 else -place
+    weights = 1 + np.sin(np.pi / 2 * np.clip(far / overlap, -1, 1))
+    near = (left, 0) if geometry.offset > 0 else (0, right)
+    wider = replace(
+        geometry,
+        detectors=geometry.detectors + sum(near),
+        offset=geometry.offset + (near[1] - near[0]) / 2,
+    )
+    return wider, torch.nn.functional.pad(y * torch.from_numpy(weights).to(y), near)
 
 
 def fan_fbp(g: FanGeometry, y: Tensor, window: str) -> Tensor:

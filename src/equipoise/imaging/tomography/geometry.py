@@ -48,10 +48,10 @@ class ParallelGeometry:
         point = self.positions()[:, None] * across + np.array(self.axis)
         return point, np.broadcast_to(along, point.shape)
 
-    def half_width(self) -> float:
-        """How far from the axis every view sees, in pixels."""
-        reach = _sides(self)
-        return abs(self.pitch) * max(0.0, min(reach))
+    def half_width(self, by_either_side: bool = False) -> float:
+        """How far from the axis every view sees, in pixels; or every view or its opposite."""
+        reach = max(_sides(self)) if by_either_side else min(_sides(self))
+        return abs(self.pitch) * max(0.0, reach)
 
 
 @dataclass(frozen=True)
@@ -96,9 +96,10 @@ class FanGeometry:
         source = np.array(self.axis) - self.source_distance * along
         return np.broadcast_to(source, direction.shape), direction
 
-    def half_width(self) -> float:
-        """How far from the axis every view sees, in pixels."""
-        angle = abs(float(self._angle_of(np.array(max(0.0, min(_sides(self)))))))
+    def half_width(self, by_either_side: bool = False) -> float:
+        """How far from the axis every view sees, in pixels; or every view or its opposite."""
+        reach = max(_sides(self)) if by_either_side else min(_sides(self))
+        angle = abs(float(self._angle_of(np.array(max(0.0, reach)))))
         return self.source_distance * math.sin(angle)
 
 
@@ -176,6 +177,12 @@ def view_shares(angles: Sequence[float], period: float) -> np.ndarray:
     shares = np.empty(len(gaps))
     shares[order] = (gaps + np.roll(gaps, 1)) / 2
     return np.radians(shares)
+
+
+def go_all_around(angles: Sequence[float]) -> bool:
+    """Whether views cover the turn without a gap of more than a twelfth of it."""
+    gaps, _ = view_gaps(angles, 360.0)
+    return bool(np.max(gaps) <= 30.0)
 
 
 def view_gaps(angles: Sequence[float], period: float) -> tuple[np.ndarray, np.ndarray]:
