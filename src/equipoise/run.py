@@ -374,6 +374,7 @@ def unseen(
     if config.data.kind != "phantoms":
         raise UserError(
             f"{config.name}: name the data to score on (what it was trained on would flatter it): "
-            "equipoise evaluate RUN DATA, or data.validation=…, or data.holdout=0.2"
+            "equipoise evaluate RUN DATA, equipoise diagnose RUN --data DATA, or, when training, "
+            "data.validation=… or data.holdout=0.2"
         )
     return unseen_phantoms(config, scan, count), "phantoms"

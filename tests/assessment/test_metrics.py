@@ -83,6 +83,15 @@ def test_misfit(truth):
     assert misfit(torch.zeros_like(truth), y, physics) == pytest.approx([1.0, 1.0])
 
 
+def test_nothing_is_no_measure_of_a_misfit(truth):
+    physics = eq.ParallelBeam(24, 5, normalize=True).double()
+    y = physics.A(truth)
+    y[1] = 0
+    found = misfit(truth, y, physics)
+    assert float(found[0]) == pytest.approx(0, abs=1e-12)
+    assert math.isnan(float(found[1]))
+
+
 def test_an_image_that_is_not_finite_has_no_score(truth):
     broken = truth.clone()
     broken[1, 0, 3, 3] = math.nan

@@ -638,6 +638,37 @@ class TestEveryKind:
         assert torch.allclose(u.value, y[..., :4, :4].mean((-2, -1)))
         assert u.std.flatten().tolist() == pytest.approx([0.1 / 4] * 2, rel=0.1)
 
+    def test_the_volume_of_what_is_bright(self):
+        """Whole numbers are numbers."""
+        y = torch.rand(2, 1, 8, 8)
+        physics = deepinv.physics.Denoising(gaussian(0.1))
+        u = eq.uncertainty(
+            lambda y, physics: y, y, physics, None, 40, quantity=lambda x: (x > 0.5).sum((1, 2, 3))
+        )
+        assert torch.equal(u.value[:, 0], (y > 0.5).sum((1, 2, 3)).float())
+        assert (u.std > 0).all()
+
+    @pytest.mark.parametrize(
+        "quantity",
+        [
+            lambda x: x.mean(),
+            lambda x: x.numpy().mean((1, 2, 3)),
+            lambda x: (x.mean(), x.std()),
+            lambda x: float(x.mean()),
+        ],
+    )
+    def test_what_is_no_quantity_is_refused(self, quantity):
+        physics = deepinv.physics.Denoising(gaussian(0.1))
+        with pytest.raises(ValueError, match=r"quantity must make a tensor with a row for each"):
+            eq.uncertainty(
+                lambda y, physics: y, torch.rand(2, 1, 8, 8), physics, None, 10, quantity=quantity
+            )
+
+    def test_of_nothing(self):
+        physics = deepinv.physics.Denoising(gaussian(0.1))
+        with pytest.raises(ValueError, match="y holds no measurement"):
+            eq.uncertainty(lambda y, physics: y, torch.rand(0, 1, 8, 8), physics, None, 10)
+
     def test_unrolled_models_and_progress(self):
         _, physics, y = problem(count=2)
         model = linear_model()

@@ -130,6 +130,19 @@ def test_another_reconstruction_is_not_mixed_in(run, tmp_path, monkeypatch):
         reconstruct(run, scan, tmp_path / "out", quiet)
 
 
+def test_other_measurements_of_the_same_name_are_not_mixed_in(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(slices, "BATCH", 4)
+    h5py = pytest.importorskip("h5py")
+    scan = make_scan(tmp_path / "scan.h5", 10)
+    reconstruct(run, scan, tmp_path / "out", quiet, interrupted=stop_after(1))
+    before = contents(tmp_path / "out")
+    with h5py.File(scan, "r+") as stored:
+        stored["exchange/data"][:, 7] = stored["exchange/data"][:, 3]
+    with pytest.raises(UserError, match=r"of other measurements \(scan_007: other values\)"):
+        reconstruct(run, scan, tmp_path / "out", quiet)
+    assert contents(tmp_path / "out") == before
+
+
 def test_rows(run, tmp_path):
     scan = make_scan(tmp_path / "scan.h5", 10)
     whole = reconstruct(run, scan, tmp_path / "whole", quiet)

@@ -153,6 +153,25 @@ class TestWhatIsThereAlready:
             train_run(tiny(tmp_path / "run", learning={"lr": 0.1}), quiet)
         assert before == {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
 
+    @pytest.mark.parametrize("is_finished", [False, True])
+    def test_other_data_of_the_same_names_are_refused(self, tmp_path, is_finished):
+        scans, folder = tmp_path / "scans", tmp_path / "run"
+        scans.mkdir()
+        y = np.random.default_rng(0).random((3, 8, 23)).astype(np.float32)
+        for k in range(3):
+            np.save(scans / f"s{k}.npy", y[k])
+        tree = tiny_tree(out=str(folder), learning={"steps": 2})
+        tree["data"] = {"path": str(scans), "kind": "measurements", "size": 16, "peak": 1.0}
+        tree["physics"] = {"kind": "parallel_beam", "angles": 8}
+        config = parse(tree, "test")
+        steps = []
+        train_run(config, quiet, steps.append, lambda: not is_finished and len(steps) >= 1)
+        np.save(scans / "s1.npy", y[0])
+        with pytest.raises(UserError, match=r"learnt from other data \(s1: other values\)"):
+            train_run(config, quiet)
+        np.save(scans / "s1.npy", y[1])
+        assert train_run(config, quiet)
+
     def test_a_foreign_folder_is_refused(self, tmp_path):
         (tmp_path / "thesis.tex").write_text("precious")
         with pytest.raises(UserError, match="no run of Equipoise; nothing was written"):

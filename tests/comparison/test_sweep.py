@@ -18,7 +18,15 @@ from equipoise.comparison.compare import compare
 from equipoise.comparison.method import Fitted, Interrupted
 from equipoise.comparison.outcome import Outcome
 from equipoise.comparison.scores import read_score
-from equipoise.comparison.sweep import Comparison, Sweep, check_folder, collect, plan, scored
+from equipoise.comparison.sweep import (
+    Comparison,
+    Sweep,
+    check_data,
+    check_folder,
+    collect,
+    plan,
+    scored,
+)
 from equipoise.config import changed, parse
 from equipoise.errors import UserError
 from equipoise.learning.search import Ladder
@@ -32,6 +40,7 @@ def run(comparison, say=quiet):
     dataset, what = comparison.unseen(comparison.config.seed)
     comparison.out.mkdir(parents=True, exist_ok=True)
     (comparison.out / "config.yaml").write_text(comparison.text())
+    check_data(comparison, dataset)
     Sweep(comparison, say=say).run()
     return Outcome(comparison, collect(comparison), dataset, what, {}).table
 
@@ -267,6 +276,24 @@ class TestFolders:
         task.config = changed(config, {"physics.angles": 7})
         named = r"comparison of another configuration \(physics.angles: \d+ then, 7 now\)"
         with pytest.raises(UserError, match=named):
+            run(task)
+
+    @pytest.mark.parametrize("part", ["data.path", "data.validation"])
+    def test_other_images_of_the_same_names_are_refused(self, config, tmp_path, part):
+        folders = {"data.path": tmp_path / "a", "data.validation": tmp_path / "b"}
+        for seed, folder in enumerate(folders.values()):
+            folder.mkdir()
+            for k in range(3):
+                image = np.random.default_rng([seed, k]).random((16, 16))
+                np.save(folder / f"x{k}.npy", image.astype(np.float32))
+        tree = config.model_dump(mode="json")
+        tree["data"] = {"kind": "images", "size": 16}
+        tree["data"] |= {key.split(".")[1]: str(path) for key, path in folders.items()}
+        task = Comparison(parse(tree, "test"), [Scaled("one")], tmp_path / "c", 1)
+        run(task)
+        run(task)
+        np.save(folders[part] / "x1.npy", np.zeros((16, 16), np.float32))
+        with pytest.raises(UserError, match=r"comparison on other data \(.*x1: other values\)"):
             run(task)
 
     def test_one_of_an_earlier_release_goes_on(self, comparison):

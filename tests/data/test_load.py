@@ -214,6 +214,17 @@ def test_measurements_in_memory_and_streamed(tmp_path, ct):
     assert len(streamed) == 40
 
 
+def test_the_noise_of_a_run_is_that_of_other_measurements(tmp_path, ct):
+    """Of one scanner, whatever else lies in the folder."""
+    y = np.random.default_rng(0).random((2, *ct.measurement_shape)).astype(np.float32)
+    y[1] *= 50
+    np.save(tmp_path / "y.npy", y)
+    data = AutoSettings(path=tmp_path / "none", size=SIZE)
+    found = load_dataset(data, ct.with_noise(0.3), path=tmp_path / "y.npy")
+    assert found.scan.noise == 0.3
+    assert found.scan.physics.noise_model.sigma == pytest.approx(0.3)
+
+
 def test_what_other_files_hold_is_seen_in_them(tmp_path, ct):
     """``data.kind`` is about ``data.path``; arrays elsewhere could be either, DICOM could not."""
     np.save(tmp_path / "y.npy", np.random.default_rng(0).random((SIZE, SIZE)))

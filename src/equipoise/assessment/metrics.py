@@ -24,11 +24,12 @@ def magnitude(x: Tensor) -> Tensor:
 
 
 def misfit(x: Tensor, y: Tensor, physics: Any) -> Tensor:
-    """‖A x − y‖ / ‖y‖ of each sample, (B,)."""
+    """‖A x − y‖ / ‖y‖ of each sample, (B,); NaN where nothing was measured, y = 0."""
     with torch.no_grad():
         residual = (physics.A(x) - y).flatten(1)
-    size = torch.linalg.vector_norm(y.flatten(1), dim=1).clamp_min(torch.finfo(y.dtype).tiny)
-    return torch.linalg.vector_norm(residual, dim=1) / size
+    size = torch.linalg.vector_norm(y.flatten(1), dim=1)
+    share = torch.linalg.vector_norm(residual, dim=1) / size
+    return torch.where(size > 0, share, torch.nan)
 
 
 def psnr(x: Tensor, truth: Tensor) -> Tensor:

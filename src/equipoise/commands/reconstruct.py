@@ -183,15 +183,21 @@ def _save_report(
     write_whole(out / "report.json", json.dumps({**about, "images": rows}, indent=1))
     if len(rows) > SAID_ONE_BY_ONE:
         late = [row["name"] for row in rows if row["status"] != "CONVERGED"]
-        mean = sum(row["misfit"] for row in rows) / len(rows)
+        known = [row["misfit"] for row in rows if row["misfit"] is not None]
+        mean = sum(known) / max(len(known), 1)
         first = f", the first {late[0]}" if late else ""
         say(f"{len(rows)} slices: {len(late)} unfinished{first}; misfit {mean:.1e} on average")
         return
     for row in rows:
         say(
             f"{row['name']}: residual {residual_in_words(row)} after {row['steps']} evaluations, "
-            f"{row['status']}, misfit {row['misfit']:.1e}{_predicted(row)}"
+            f"{row['status']}, {_misfit_in_words(row)}{_predicted(row)}"
         )
+
+
+def _misfit_in_words(row: dict[str, Any]) -> str:
+    known = row["misfit"]
+    return "no misfit: nothing was measured" if known is None else f"misfit {known:.1e}"
 
 
 def _predicted(row: dict[str, Any]) -> str:

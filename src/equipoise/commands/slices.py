@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -202,7 +203,7 @@ def account(dataset: Dataset, solved: Equilibrium) -> list[dict[str, Any]]:
     rows = solve_rows(solved, dataset.names)
     misfits = misfit(solved.value, dataset.measurements(), dataset.scan.physics)
     for row, value, item in zip(rows, misfits.tolist(), dataset.items, strict=True):
-        row["misfit"] = value
+        row["misfit"] = value if math.isfinite(value) else None
         if item.units.name:
             row["unit"] = item.units.name
     return rows

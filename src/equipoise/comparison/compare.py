@@ -37,8 +37,8 @@ def compare(
     check_folder(comparison)
     dataset, what = comparison.unseen(comparison.config.seed)
     out = comparison.out
-    check_data(comparison, dataset)
     write_whole(out / "config.yaml", comparison.text())
+    check_data(comparison, dataset)
     say(
         f"{len(comparison.asked())} methods, {comparison.seeds} seeds; scored on {len(dataset)} "
         f"images ({what})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ COLUMNS = [
     Column("ssim", "SSIM", ".4f", ".4f"),
     Column("misfit", "misfit", ".2e", ".0e"),
 ]
+NOTHING_MEASURED = "nothing was measured, all values are zero"
 NO_TRUTH = "the data are measurements, so there is no truth to compare with"
 
 
@@ -95,11 +97,22 @@ class Evaluation:
             }
         if self.reference is not None:
             scores |= self.reference.scores(images)
-        cells |= {name: value_over_images(values) for name, values in scores.items()}
+        is_measured = self.is_measured(y)
+        for name, values in scores.items():
+            counted = values
+            if name in ("misfit", "unseen"):  # relative to what was measured
+                counted = [v for v, is_there in zip(values, is_measured) if is_there]
+            cells[name] = value_over_images(counted) if counted else Missing(NOTHING_MEASURED)
         misfits = cells["misfit"]
         if isinstance(misfits, Value):
             cells["misfit"] = Value(misfits.mean)
-        more = {f"{name}_per_image": values for name, values in scores.items()}
+        empty = len(is_measured) - sum(is_measured)
+        if empty:
+            setting = f"{setting}; misfit without {empty} image(s) of which nothing was measured"
+        more = {
+            f"{name}_per_image": [v if math.isfinite(v) else None for v in values]
+            for name, values in scores.items()
+        }
         self.images[key], self.scores[key] = images.detach(), scores
         self.table.rows.append(Row(key, title, cells, setting, more=more))
 
@@ -113,6 +126,12 @@ class Evaluation:
             row.title: self.images[row.key] for row in self.table.rows if row.key in self.images
         }
 
+    @staticmethod
+    def is_measured(y: Tensor) -> list[bool]:
+        """Of each measurement, whether any value is not zero."""
+        found: list[bool] = (y != 0).flatten(1).any(1).tolist()
+        return found
+
     def per_image(self) -> Table:
         """A row for each image: the score of every method, and the solve of the run."""
         score = "psnr" if self.dataset.truth is not None else "misfit"
@@ -123,8 +142,13 @@ class Evaluation:
         heading = {"psnr": "PSNR (dB)", "misfit": "misfit", "unseen": "unseen misfit"}[score]
         table = Table(heading, columns, remarks="")
         assert self.solved is not None
+        is_measured = self.is_measured(self.dataset.measurements())
         for i, solve in enumerate(solve_rows(self.solved, self.names)):
-            cells: dict[str, Cell] = {k: Value(s[score][i]) for k, s in self.scores.items()}
+            empty = score != "psnr" and not is_measured[i]
+            cells: dict[str, Cell] = {
+                key: Missing(NOTHING_MEASURED) if empty else Value(scores[score][i])
+                for key, scores in self.scores.items()
+            }
             cells["residual"], cells["status"] = residual_in_words(solve), solve["status"]
             table.rows.append(Row(solve["name"], solve["name"], cells))
         return table

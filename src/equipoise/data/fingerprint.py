@@ -1,4 +1,4 @@
-"""What tells one set of data from another: work that goes on goes on with the data it began with."""
+"""What tells one set of data from another: what goes on goes on with the data it began with."""
 
 from __future__ import annotations
 

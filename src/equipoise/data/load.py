@@ -116,6 +116,7 @@ def _measurements(
     """
     peak, water = getattr(data, "peak", 1.0), getattr(data, "water", None)
     options = data if isinstance(data, SinogramSettings) else SinogramSettings()
+    known_noise = scan.noise
     if isinstance(scan.settings, RaysSettings):
         if seed is None:
             options = options.model_copy(update={"rows": None})
@@ -124,12 +125,12 @@ def _measurements(
         measurements, said = _sampled(measurements, data, seed)
         scan, on_axis = with_axis_found(measurements, found.scan, anew=seed is None)
         notes = [*found.notes, *notes, *said, *on_axis]
-        return _read(measurements, scan, stream, notes, found)
+        return _read(measurements, scan, stream, notes, known_noise, found)
     refuse_options(options, f"physics.kind is {scan.settings.kind}")
     measurements = measurements_of(items, tuple(scan.measurement_shape), peak)
     measurements, notes = with_chosen_slices(measurements, slices)
     measurements, said = _sampled(measurements, data, seed)
-    return _read(measurements, scan, stream, [*notes, *said])
+    return _read(measurements, scan, stream, [*notes, *said], known_noise)
 
 
 def _sampled(items: list[Item], data: Data, seed: int | None) -> tuple[list[Item], list[str]]:
@@ -220,12 +221,15 @@ def _read(
     scan: Scan,
     stream: bool,
     said: Sequence[str] = (),
+    known_noise: float = 0.0,
     found: Sinograms | None = None,
 ) -> Dataset:
     """Measurements as they are in their files.
 
     Args:
         said: what was noticed about all of them.
+        known_noise: what a run knows its scanner to have; 0: as configured, for measurements like
+            these.
         found: of a tomograph, what becomes known as they are read.
     """
     notes = [*notes_of(items), *said]
@@ -244,7 +248,7 @@ def _read(
     if scan.has_own_masks:
         scan, said_of_masks = with_masks_found(items, scan, None if stream else values)
         notes.append(said_of_masks)
-    scan = scan.with_noise(scan.noise_level(values))
+    scan = scan.with_noise(known_noise or scan.noise_level(values))
     if stream:
         y = Streamed(len(items), partial(_one, items, scan, mask))
         return Dataset(items, scan, y, notes=notes)

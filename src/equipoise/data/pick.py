@@ -190,6 +190,11 @@ def _one_measurement(item: Item, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _does_not_fit(item: Item, shape: tuple[int, ...]) -> str:
     wanted = _one_measurement(item, shape)
+    if shape[0] == 2 and not item.complex and item.shape[-1] == 2:
+        return (
+            f"{item.file}: shape {item.shape} looks like real and imaginary parts in the last "
+            "axis; write complex numbers: k[..., 0] + 1j * k[..., 1]"
+        )
     axes = "channels × rows × columns"
     if len(wanted) == 2:
         axes = "views × detectors" if shape[0] == 1 else "rows × columns"

@@ -33,7 +33,7 @@ LEAST_SPREAD = 10
 
 OPTIONS = (
     "set data.units=hounsfield, data.units=magnitude (the brightest 0.1% count as 1), or the value "
-    "that counts as 1, such as data.units={example:g}"
+    "that counts as 1 (for other data of a run: in its config.yaml), such as data.units={example:g}"
 )
 
 

@@ -55,7 +55,8 @@ class HeldOut:
         if bool((~(solved.residual <= LOST)).any()):
             return math.nan
         y, physics, _ = self.left_out.batch(torch.arange(len(self.left_out)))
-        return float(misfit(solved.value.to(y), y, physics).double().log().mean())
+        misfits = misfit(solved.value.to(y), y, physics).double()
+        return float(misfits[(y != 0).flatten(1).any(1)].log().mean())
 
 
 def held_out_part(dataset: Dataset, kept_out: Dataset | None = None) -> HeldOut | None:

@@ -144,4 +144,5 @@ def _first(dataset: Dataset) -> Dataset:
 
 def _mean_misfit(x: Tensor, dataset: Dataset) -> float:
     y, physics, _ = dataset.batch(torch.arange(len(dataset)))
-    return float(misfit(x.to(y), y, physics).double().mean())
+    misfits = misfit(x.to(y), y, physics).double()
+    return float(misfits[(y != 0).flatten(1).any(1)].mean())

@@ -147,6 +147,18 @@ class TestAngles:
         assert np.allclose(found, np.degrees(theta))
         assert "taken for radians" in notes
 
+    @pytest.mark.parametrize("span", [0.7 * np.pi, 4 * np.pi])
+    def test_what_may_be_radians_is_said(self, tmp_path, span):
+        theta = np.linspace(0, span, VIEWS)
+        found, notes = self.angles(make_exchange(tmp_path / "x.h5", exchange__theta=theta))
+        assert np.allclose(found, theta)
+        assert f"if they are radians, they span {np.degrees(span):.1f}°" in notes
+
+    def test_angles_of_two_axes_are_refused(self, tmp_path):
+        theta = np.stack([np.arange(VIEWS) * 6.0, np.zeros(VIEWS)], 1)
+        with pytest.raises(UserError, match=r"has the shape \(\d+, 2\), and angles are one"):
+            self.angles(make_exchange(tmp_path / "x.h5", exchange__theta=theta))
+
     def test_elsewhere(self, tmp_path):
         path = make_exchange(
             tmp_path / "x.h5",

@@ -47,6 +47,14 @@ def test_averages_are_averaged(tmp_path):
     assert np.array_equal(found[:, 2:], k[:, 2:])
 
 
+def test_averages_that_cancel_each_other_are_no_average(tmp_path):
+    k = complex_array(2, 6, 8)
+    make_ismrmrd(tmp_path / "scan.h5", k)
+    make_ismrmrd(tmp_path / "scan.h5", -k)
+    with pytest.raises(UserError, match=r"measured 2 times, and their mean has 0% .*phases differ"):
+        only(tmp_path / "scan.h5").array()
+
+
 def test_an_oversampled_readout_is_cropped_and_said(tmp_path):
     """The readout measures twice the field of view; the image is in the middle half of it."""
     image = complex_array(2, 32, 12)  # coils × readout × phase

@@ -89,6 +89,8 @@ def uncertainty(
     value = value.detach()
     check_group(group, value)
     count = len(value)
+    if count == 0:
+        raise ArgumentError("y holds no measurement, (0, …); at least one is needed")
     keys = [0] * count if keys is None else [whole_number("keys", key, 0) for key in keys]
     if len(keys) != count:
         raise ArgumentError(f"keys: one for each of {count} images is needed, got {len(keys)}")

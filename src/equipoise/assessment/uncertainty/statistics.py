@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...equilibrium import Equilibrium, Status
+from ...errors import ArgumentError
 from .kept import Kept
 from .moves import seed_for
 from .noise import noise_variance
@@ -59,7 +60,7 @@ def sampled(
 
     def of_each(images: Tensor) -> Tensor:
         """(n, …); what is one number of each is a column."""
-        values = quantity(images)
+        values = checked(quantity(images), images)
         return values[:, None] if values.ndim == 1 else values
 
     x = of_each(image.x)
@@ -112,6 +113,23 @@ def sampled(
         widths=widths[1:] if len(widths) > 1 else None,
         **more,
     )
+
+
+def checked(values: Any, images: Tensor) -> Tensor:
+    """What a quantity made of images (n, C, …, H, W), (n, …) as real numbers.
+
+    Raises:
+        ArgumentError: it is something else.
+    """
+    if not (isinstance(values, Tensor) and values.ndim and len(values) == len(images)):
+        made = f"of shape {tuple(values.shape)}" if hasattr(values, "shape") else repr(values)[:80]
+        raise ArgumentError(
+            f"quantity must make a tensor with a row for each of {len(images)} image(s), got "
+            f"{type(values).__name__} {made}; images.mean((1, 2, 3)), for instance"
+        )
+    if values.is_complex():
+        raise ArgumentError("quantity must make real numbers, got complex ones; take their abs()")
+    return values if values.is_floating_point() else values.to(images.dtype)
 
 
 def rms(x: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ OUTDATED = (
     "PerFrameFunctionalGroupsSequence",
     "DimensionIndexSequence",
     "DimensionOrganizationSequence",
+    "FloatPixelData",  # of the three kinds of pixels a file has one
+    "DoubleFloatPixelData",
 )
 #: The storage classes of single slices.
 SINGLE = {"CT": "1.2.840.10008.5.1.4.1.1.2", "MR": "1.2.840.10008.5.1.4.1.1.4"}

@@ -148,7 +148,14 @@ class Exchange(Format):
                     "number of views spread evenly over 180°, or each in degrees)"
                 ],
             )
-        values = np.atleast_1d(stored[key][()]).ravel()
+        values = np.atleast_1d(stored[key][()])
+        if values.size > max(values.shape):
+            raise self.error(
+                file,
+                f"'{key}' has the shape {values.shape}, and angles are one number a view; write "
+                "the column that turns alone, or set physics.angles",
+            )
+        values = values.ravel()
         notes = []
         if len(values) > views:
             notes.append(

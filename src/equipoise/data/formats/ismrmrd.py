@@ -190,7 +190,10 @@ class Ismrmrd(Format):
                 )
             plane.add(row, start, samples)
         for plane in planes.values():
-            plane.average()
+            try:
+                plane.average()
+            except ValueError as error:
+                raise self.error(file, str(error)) from error
         return planes
 
     def _noise(

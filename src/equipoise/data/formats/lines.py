@@ -34,6 +34,9 @@ SAME_CONTRAST = ("embedded", "interleaved")
 SEPARATE = "separate calibration"
 #: What one image has one of.
 APART = ("contrast", "phase", "set", "kspace_encode_step_2")
+#: What is left of the strength of points when they are averaged: of the same signal nearly all; of
+#: noise, which is most of k-space by number and not by strength, one over the root of their number.
+LEAST_LEFT = 0.5
 #: A noise scan must have so many samples a coil, so that their covariance is known.
 LEAST_NOISE = 10
 
@@ -144,19 +147,35 @@ class Plane:
 
     samples: np.ndarray  #: (coils, phase, readout) complex
     times: np.ndarray  #: (phase, readout): how often each point was measured
+    strength: np.ndarray  #: (phase, readout): sum of the norms over the coils, time by time
 
     @classmethod
     def empty(cls, coils: int, encoding: Encoding) -> Plane:
         size = (encoding.rows, encoding.columns)
-        return cls(np.zeros((coils, *size), np.complex64), np.zeros(size, np.float32))
+        samples = np.zeros((coils, *size), np.complex64)
+        return cls(samples, np.zeros(size, np.float32), np.zeros(size, np.float32))
 
     def add(self, row: int, start: int, samples: np.ndarray) -> None:
         """A line (coils, n), whose first sample is at ``start``."""
         end = start + samples.shape[1]
         self.samples[:, row, start:end] += samples
         self.times[row, start:end] += 1
+        self.strength[row, start:end] += np.linalg.norm(samples, axis=0)
 
     def average(self) -> None:
+        """
+        Raises:
+            ValueError: what was measured several times cancels itself.
+        """
+        again = self.times > 1
+        whole = float(self.strength[again].sum())
+        left = float(np.linalg.norm(self.samples[:, again], axis=0).sum())
+        if left < LEAST_LEFT * whole:
+            raise ValueError(
+                f"points were measured {int(self.times.max())} times, and their mean has "
+                f"{left / whole:.0%} of their strength (at least {LEAST_LEFT:.0%}, where they are "
+                "repeats): their phases differ; undo that before, or write one of them alone"
+            )
         self.samples[...] /= np.maximum(self.times, 1)
 
 

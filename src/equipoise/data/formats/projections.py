@@ -114,6 +114,12 @@ def degrees_of(values: np.ndarray, units: str) -> tuple[np.ndarray, str]:
             f"says no unit, and spans {span:.3f}: taken for radians; if they are degrees, give "
             "them as physics.angles"
         )
+    if len(angles) > 8 and 0 < span < 4.1 * np.pi:
+        return angles, (
+            f"says no unit, and {len(angles)} views span {span:.3f}: taken for degrees; if they "
+            f"are radians, they span {np.degrees(span):.1f}°: give them in degrees as "
+            "physics.angles"
+        )
     return angles, ""
 
 
