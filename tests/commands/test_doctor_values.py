@@ -48,6 +48,7 @@ SPOILT = {
     "a dead detector": (with_zeros(EVERY, EVERY, 20), "dead detector.*number 20", "interpolate"),
     "a dropped frame": (with_zeros(EVERY, 5), "1 of 24 views measured nothing: number 5", "leave"),
     "a minus": (lambda y: -y, "line integrals are negative", "multiply them by −1"),
+    "a beam that drifted": (lambda y: y - 0.1 * y.max(), "beside the object", "open beam anew"),
     "nothing": (lambda y: 0 * y, "everything is zero", "leave it out"),
 }
 
@@ -60,6 +61,32 @@ def test_it_is_named_and_no_geometry_is_blamed(tmp_path, sinograms, name):
     assert re.search(what, finding.what)
     assert remedy in finding.remedy
     assert finding is found[-1]
+
+
+@pytest.mark.parametrize("top", [3600, 65535])
+def test_a_saturated_detector(tmp_path, sinograms, top):
+    h5py = pytest.importorskip("h5py")
+    y = sinograms[0][:2].swapaxes(0, 1)  # views × rows × detectors
+    counts = np.random.default_rng(0).poisson(5000 * np.exp(-2 * y / y.max()))
+    with h5py.File(tmp_path / "scan.h5", "w") as stored:
+        stored["exchange/data"] = np.minimum(counts, top).astype(np.uint16)
+        stored["exchange/data_white"] = np.full((2, *y.shape[1:]), 5000, np.uint16)
+        stored["exchange/data_dark"] = np.zeros((2, *y.shape[1:]), np.uint16)
+        stored["exchange/theta"] = np.arange(24) * 7.5
+    tree = {
+        "data": {"path": str(tmp_path / "scan.h5"), "size": 32},
+        "physics": {"kind": "parallel_beam"},
+        "learning": {"steps": 2, "batch": 2},
+    }
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(tree))
+    found = [f for f in examine(load_config(tmp_path / "c.yaml")) if f.what.startswith("values")]
+    if top > counts.max():
+        assert found == []
+        return
+    assert re.search(
+        r"\d+% of the counts are exactly the largest of all: the detector is saturated",
+        found[0].what,
+    )
 
 
 def test_what_is_fine_is_not_mentioned(tmp_path, sinograms):

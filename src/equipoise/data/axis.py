@@ -87,10 +87,12 @@ def _not_told(before: float | None, estimate: AxisEstimate) -> str:
     taken = "taken to be in the middle, or where the file says"
     if before is not None:
         taken = f"taken to be at {before:+.2f}, as found in training"
-    how_far = ""
+    why = "too few views or too narrow an angle"
     if math.isfinite(estimate.uncertainty):
-        how_far = f"; it could be {estimate.uncertainty:.1f} detectors elsewhere"
+        why += f"; it could be {estimate.uncertainty:.1f} detectors elsewhere"
+    elif math.isfinite(estimate.reach):
+        why += f", or it is farther than {estimate.reach:.0f} detectors from the middle"
     return (
-        f"axis of rotation: {estimate} (too few views or too narrow an angle{how_far}); {taken}: "
-        "compare with a scan of something sharp, and set physics.offset"
+        f"axis of rotation: these measurements do not tell it ({why}); {taken}: compare with a "
+        "scan of something sharp, and set physics.offset"
     )

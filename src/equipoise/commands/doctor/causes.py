@@ -85,7 +85,7 @@ def cause_of(
             # What all counts have in common is easily explained.
             before *= _size(y) / _size(y - float(np.median(y)))
         after = judge(trial)
-        if trial.is_of_geometry and before < OF_COARSE_PIXELS:
+        if trial.is_of_geometry and not judge.by_moments and before < OF_COARSE_PIXELS:
             continue
         if trial.turn is not None and after > OF_ANY_ORDER * in_any_order:
             continue

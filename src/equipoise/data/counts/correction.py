@@ -23,6 +23,9 @@ FEWEST_VIEWS = 8
 VARIES = 0.02
 #: Neighbours, with the value itself, that a hot one is compared with.
 NEIGHBOURS = 5
+#: More counts than this, as a share, that are the largest of all were cut off there; of counts up
+#: to the second number many are alike.
+MOST_LARGEST, FEW_COUNTS = 0.01, 255
 #: What measured nothing is filled in from its neighbours up to this share of a sinogram.
 MOST_FILLED = 0.3
 
@@ -80,6 +83,7 @@ def line_integrals(
         hot=int((is_hot & single).sum()),
         lost=int((lost & ~lost.all(0)).sum()),
         missing=int((missing & single).sum()),
+        cut_off=_cut_off(counts),
     )
     _check_enough(measured, losses)
     values = -np.log(np.where(measured, transmission, 1))
@@ -113,6 +117,15 @@ def _has_beam(beam: np.ndarray) -> np.ndarray:
     with np.errstate(invalid="ignore"):
         seen: np.ndarray = finite & (beam > DIMMEST * usual)
     return seen
+
+
+def _cut_off(counts: np.ndarray) -> float:
+    """The share of counts that are the largest of all; 0, where it is small, as it is by chance, or
+    where the counts are so few that many are alike."""
+    values = np.asarray(counts)
+    top = values.max(initial=0)
+    share = float(np.mean(values == top))
+    return share if share > MOST_LARGEST and top > FEW_COUNTS else 0.0
 
 
 def _stuck(signal: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ class Losses:
     hot: int = 0  #: single values far brighter than their neighbours
     lost: int = 0  #: single values that are not above the dark current
     missing: int = 0  #: single values that are NaN or infinite
+    cut_off: float = 0.0  #: the share of the counts that are the largest of all, if it is not small
 
     @property
     def size(self) -> int:
@@ -33,6 +34,8 @@ class Losses:
 #: What is done with what measured nothing.
 FILLED = "filled in from its neighbours"
 MASKED = "left out of the operator"
+#: What is said where a detector could not tell bright rays from each other.
+SATURATED = "the detector is saturated"
 LEFT = "left as it is (data.dead=interpolate fills it in, data.dead=mask leaves it out)"
 
 
@@ -51,14 +54,22 @@ class Tally:
 
     def notes(self, of: int) -> list[str]:
         """What is said of ``of`` sinograms, of which some were read."""
+        cut_off = max((losses.cut_off for losses in self.seen.values()), default=0.0)
+        said = []
+        if cut_off:
+            said = [
+                f"{cut_off:.0%} of the counts are exactly the largest of all: {SATURATED}, and "
+                "what is brighter (air, for instance) looks denser than it is"
+            ]
         found = {name: losses for name, losses in self.seen.items() if losses}
         if not found:
-            return []
+            return said
         worst = max(found, key=lambda name: found[name].size)
         looked_at = f" (of {of})" if len(self.seen) < of else ""
         return [
+            *said,
             f"{'; '.join(_in_words(found.values()))}: {self.done}; in {len(found)} of the "
-            f"{len(self.seen)} sinograms that were read{looked_at}, most in {worst}"
+            f"{len(self.seen)} sinograms that were read{looked_at}, most in {worst}",
         ]
 
 

@@ -54,9 +54,7 @@ class AxisEstimate:
 
     def __str__(self) -> str:
         if not self.is_told:
-            near = f" within {self.reach:.0f} detectors of the middle"
-            near = near if math.isfinite(self.reach) else ""
-            return f"the measurements do not tell the axis of rotation{near}"
+            return "the measurements do not tell the axis of rotation"
         return f"offset {self.offset:+.2f} ± {self.uncertainty:.2f} detectors"
 
 
