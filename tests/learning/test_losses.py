@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import deepinv
 import pytest
 import torch
@@ -369,3 +371,18 @@ class TestContract:
         after = list(model.parameters())
         assert all(p.isfinite().all() for p in after)
         assert any((p != q).any() for p, q in zip(after, before, strict=True))
+
+
+@pytest.mark.parametrize("weight", [math.nan, math.inf, -1.0, "1"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda weight: eq.MeasurementConsistency(weight),
+        lambda weight: eq.Equivariance(eq.Rotations(), weight),
+        lambda weight: Splitting(weight=weight),
+        lambda weight: Supervised(weight),
+    ],
+)
+def test_a_weight_is_a_number_that_weighs(make, weight):
+    with pytest.raises(ValueError, match="weight must be a finite number >= 0, got"):
+        make(weight)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -65,6 +66,17 @@ def evaluate(loss: Callable[..., Tensor], example: Example) -> LossValue:
         **more,
     )
     return LossValue(value)
+
+
+def checked_weight(weight: float) -> float:
+    """The weight of a loss.
+
+    Raises:
+        ValueError: it is no finite number, or negative.
+    """
+    if isinstance(weight, str) or not (math.isfinite(weight) and weight >= 0):
+        raise ValueError(f"weight must be a finite number >= 0, got {weight!r}")
+    return weight
 
 
 def accepts(function: Any, name: str) -> bool:

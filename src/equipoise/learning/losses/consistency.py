@@ -11,7 +11,7 @@ from deepinv.utils import TensorList
 from torch import Tensor
 
 from ...imaging.linear import inverse_form
-from .base import Example, LossValue, RecordedLoss, mean_square
+from .base import Example, LossValue, RecordedLoss, checked_weight, mean_square
 
 #: Of the conjugate gradients that count the misfit in the image. Where the iterations do not
 #: suffice, which takes a floor below 1e-6, they warn.
@@ -60,7 +60,7 @@ class MeasurementConsistency(RecordedLoss):
                 "attenuation and weights say both how much a measurement counts; give one of them "
                 "(weights=… may hold the photons that came through)"
             )
-        self.weight = weight
+        self.weight = checked_weight(weight)
         self.floor = floor
         self.attenuation = attenuation
         self.weights = weights
@@ -125,7 +125,7 @@ class Supervised(RecordedLoss):
 
     def __init__(self, weight: float = 1.0):
         super().__init__()
-        self.weight = weight
+        self.weight = checked_weight(weight)
 
     def forward(self, x_net: Tensor, x: Tensor, **kwargs: Any) -> Tensor:
         return self.evaluate(Example(x_net, x=x)).value
@@ -141,7 +141,7 @@ class Weighted(Loss):
     def __init__(self, loss: Loss, weight: float = 1.0):
         super().__init__()
         self.loss = loss
-        self.weight = weight
+        self.weight = checked_weight(weight)
 
     def forward(self, **kwargs: Any) -> Tensor:
         value: Tensor = self.loss(**kwargs)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...equilibrium.flat import FlatMap
 from ...reconstruction.contraction import row_norms, unit_rows
-from .base import Example, LossValue, RecordedLoss
+from .base import Example, LossValue, RecordedLoss, checked_weight
 
 #: Where the penalty looks.
 Along = Literal["residual", "memory"]
@@ -42,7 +42,7 @@ class JacobianPenalty(RecordedLoss):
             raise ValueError(f"bound must be in (0, 1), got {bound}")
         if along not in ("residual", "memory"):
             raise ValueError(f'along must be "residual" or "memory", got {along!r}')
-        self.weight = weight
+        self.weight = checked_weight(weight)
         self.bound = bound
         self.along = along
         self._direction: Tensor | None = None  # between calls of forward

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...imaging.draws import per_sample
 from ...imaging.operators import differs_per_sample, select, selectable
-from .base import Example, LossValue, mean_square
+from .base import Example, LossValue, checked_weight, mean_square
 from .second_solve import DEFAULT_ACCURACY, Accuracy, SecondSolveLoss, reconstruct_again, refined
 
 
@@ -43,7 +43,7 @@ class Equivariance(SecondSolveLoss):
     ):
         super().__init__(accuracy)
         self.group = group
-        self.weight = weight
+        self.weight = checked_weight(weight)
         self.noise = noise
         self.stop_gradient = stop_gradient
 
@@ -88,7 +88,7 @@ class MultiOperator(SecondSolveLoss):
         accuracy: Accuracy = DEFAULT_ACCURACY,
     ):
         super().__init__(accuracy)
-        self.weight = weight
+        self.weight = checked_weight(weight)
         self.group = group
         self.noise = noise
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...imaging.draws import per_sample
-from .base import Example, LossValue, mean_square
+from .base import Example, LossValue, checked_weight, mean_square
 from .second_solve import DEFAULT_ACCURACY, Accuracy, SecondSolveLoss, reconstruct_again
 
 
@@ -36,7 +36,7 @@ class Recorrupted(SecondSolveLoss):
         if not (sigma > 0 and a > 0):
             raise ValueError(f"sigma and a must be > 0, got {sigma} and {a}")
         self.sigma = sigma
-        self.weight = weight
+        self.weight = checked_weight(weight)
         self.a = a
 
     def forward(self, x_net: Tensor, y: Any, physics: Any, model: Any, **kwargs: Any) -> Tensor:

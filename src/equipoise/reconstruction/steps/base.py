@@ -76,9 +76,9 @@ class Step(nn.Module):
 
     def __init__(self, denoiser: nn.Module, sigma: float):
         super().__init__()
-        if not sigma >= 0:
+        if not 0 <= sigma < math.inf:
             raise ValueError(
-                f"sigma must be >= 0, got {sigma}; it is the noise level the denoiser is told, for "
+                f"sigma must be >= 0 and finite, got {sigma}; it is the noise level the denoiser is told, for "
                 "images in [0, 1]"
             )
         self.denoiser = denoiser
@@ -143,5 +143,5 @@ class Step(nn.Module):
 
 def check_strength(strength: float) -> None:
     """λ, which weighs the prior."""
-    if not strength > 0:
-        raise ValueError(f"strength must be > 0, got {strength}")
+    if not 0 < strength < math.inf:
+        raise ValueError(f"strength must be > 0 and finite, got {strength}")
