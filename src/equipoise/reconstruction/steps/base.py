@@ -78,8 +78,8 @@ class Step(nn.Module):
         super().__init__()
         if not 0 <= sigma < math.inf:
             raise ValueError(
-                f"sigma must be >= 0 and finite, got {sigma}; it is the noise level the denoiser is told, for "
-                "images in [0, 1]"
+                f"sigma must be >= 0 and finite, got {sigma}; it is the noise level the denoiser "
+                "is told, for images in [0, 1]"
             )
         self.denoiser = denoiser
         self.sigma = float(sigma)
