@@ -68,6 +68,7 @@ def test_the_sense_and_the_axis_one_after_the_other(tmp_path):
     assert said.count("changed") == 2
 
 
+@pytest.mark.slow
 def test_from_the_shell_and_trained(tmp_path):
     scan(tmp_path, 30 * measured())
     done = equipoise("doctor", "mine.yaml", "--fix", "new.yaml", cwd=tmp_path)

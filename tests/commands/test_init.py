@@ -78,6 +78,7 @@ def test_nothing_is_overwritten(tmp_path):
     assert not (tmp_path / "new.yaml").exists()
 
 
+@pytest.mark.slow
 def test_from_the_shell(tmp_path):
     folder = tmp_path / "my scans"
     folder.mkdir()

@@ -399,6 +399,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_kill_9_at_random_moments_changes_nothing(tmp_path):
     """A real process, killed again and again, ends with the weights of one that was left alone, to
     the bit."""
@@ -449,6 +450,7 @@ class TestProcesses:
                 assert b["gradient"] == pytest.approx(a["gradient"], rel=1e-5)
                 assert b["parts"].keys() == a["parts"].keys()
 
+    @pytest.mark.slow
     def test_a_process_that_dies_ends_the_run_and_fewer_go_on(self, tmp_path):
         learning = {"steps": 400, "checkpoint_every": 1, "schedule": "constant"}
         tree = tiny_tree(name="run", learning=learning)

@@ -21,6 +21,7 @@ def weights(path):
     return eq.load_denoiser(path).state_dict()
 
 
+@pytest.mark.slow
 def test_it_learns(tmp_path):
     before = Pretraining("unet", 1, **SMALL).scores()
     after = pretrain(tmp_path / "d.safetensors", 60, "unet", say=quiet, **SMALL)

@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 CONVENTIONS = (
     "model units clipped to [0, 1], data range 1, magnitude of complex images, no mask; PSNR and "
@@ -45,6 +44,9 @@ def psnr(x: Tensor, truth: Tensor) -> Tensor:
 def ssim(x: Tensor, truth: Tensor) -> Tensor:
     """(B,) structural similarity (Wang et al., IEEE TIP 2004); of a sequence, the mean over its
     frames; of what lies in a frame of NaN, that of what is inside."""
+    # It loads torchvision and torch's compiler: two seconds, which commands without it save.
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     if bool(truth.isnan().any()):
         each = [ssim(*_inside(x[i : i + 1], truth[i : i + 1])) for i in range(len(x))]
         return torch.cat(each)
