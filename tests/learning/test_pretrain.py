@@ -33,6 +33,7 @@ def test_it_learns(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["d.safetensors"]
 
 
+@pytest.mark.slow
 def test_what_was_interrupted_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "EVERY", 3)
     pretrain(tmp_path / "whole.safetensors", 8, "conv", say=quiet, **SMALL)
