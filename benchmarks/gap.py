@@ -5,8 +5,8 @@
 Chest CT of `ct/train.h5`, scored on `ct/val.h5`; the same network, start, batches and contraction
 penalty in each row. What the model is given: all views of a sinogram, or all but a fifth of them,
 as splitting does. What its image is compared with: the true image; what all rays, or those of the
-views that are left out, would have measured of it without noise; or what they did measure. The last
-row is splitting as it is (without equivariance). No row but the last can be had without images.
+views that are left out, would have measured of it without noise; or what they did measure. The
+row `splitting` is splitting as it is, without equivariance; it and `rest_noisy` need no images.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from scans import DETECTORS, FAR, NEAR, PIXEL, SIZE, VIEWS, disc, write
 from support import quiet, tiny, tiny_tree
 
 from equipoise.assessment.metrics import misfit, psnr
+from equipoise.commands.reconstruct import reconstruct
 from equipoise.commands.train import train_run
 from equipoise.comparison.classical import Classical
 from equipoise.comparison.evaluation import evaluate, evaluations
@@ -65,6 +66,23 @@ class TestRows:
         solved = run.solve(dataset)
         assert torch.allclose(found.images["equipoise"], solved.value)
         assert not torch.allclose(found.images["untrained"], solved.value)
+
+    def test_of_nothing_there_is_no_misfit(self, tmp_path):
+        """And none is counted in the mean."""
+        run = untrained_run(tmp_path / "run", physics={"kind": "parallel_beam", "angles": 6})
+        y = np.random.default_rng(0).random((3, *run.scan.measurement_shape)).astype(np.float32)
+        y[1] = 0
+        np.save(tmp_path / "y.npy", y)
+        found = evaluate(run, tmp_path / "y.npy")
+        saved = json.loads((found.folder / "results.json").read_text())["methods"]["equipoise"]
+        first, none, last = saved["misfit_per_image"]
+        assert none is None
+        assert saved["misfit"] == pytest.approx((first + last) / 2)
+        assert "misfit without 1 image(s)" in found.table.row("equipoise").remark
+        assert not found.table.failed
+        reconstruct(run, tmp_path / "y.npy", tmp_path / "out", quiet)
+        rows = json.loads((tmp_path / "out" / "report.json").read_text())["images"]
+        assert [row["misfit"] is None for row in rows] == [False, True, False]
 
     def test_where_there_is_no_backprojection(self, tmp_path):
         """Its row says why, and nothing stands in its place."""

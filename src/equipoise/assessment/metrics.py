@@ -31,6 +31,11 @@ def misfit(x: Tensor, y: Tensor, physics: Any) -> Tensor:
     return torch.where(size > 0, share, torch.nan)
 
 
+def is_measured(y: Tensor) -> Tensor:
+    """(B,) whether anything in a measurement is not zero, so that it has a :func:`misfit`."""
+    return (y != 0).flatten(1).any(1)
+
+
 def psnr(x: Tensor, truth: Tensor) -> Tensor:
     """(B,) peak signal-to-noise ratio in dB; where the truth is NaN, there is none, and nothing
     counts."""

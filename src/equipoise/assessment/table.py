@@ -240,14 +240,14 @@ def _text(cell: Cell | None, column: Column, form: str | None) -> str:
 
 def _cell_as_json(cell: Cell | None, key: str) -> dict[str, Any]:
     if isinstance(cell, Interval):
-        return {"low": _finite(cell.low), "high": _finite(cell.high)}
+        return {"low": finite_or_none(cell.low), "high": finite_or_none(cell.high)}
     if isinstance(cell, Value):
-        spread = {} if cell.spread is None else {f"{key}_std": _finite(cell.spread)}
-        return {key: _finite(cell.mean), **spread}
+        spread = {} if cell.spread is None else {f"{key}_std": finite_or_none(cell.spread)}
+        return {key: finite_or_none(cell.mean), **spread}
     return {key: cell if isinstance(cell, str) else None}
 
 
-def _finite(number: float) -> float | None:
+def finite_or_none(number: float) -> float | None:
     """JSON knows no NaN."""
     return number if math.isfinite(number) else None
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from ..assessment.metrics import misfit
 from ..assessment.solves import solve_rows
+from ..assessment.table import finite_or_none
 from ..data.dataset import Dataset, Streamed
 from ..data.fingerprint import changes, fingerprint
 from ..data.formats import new_folder
@@ -203,7 +203,7 @@ def account(dataset: Dataset, solved: Equilibrium) -> list[dict[str, Any]]:
     rows = solve_rows(solved, dataset.names)
     misfits = misfit(solved.value, dataset.measurements(), dataset.scan.physics)
     for row, value, item in zip(rows, misfits.tolist(), dataset.items, strict=True):
-        row["misfit"] = value if math.isfinite(value) else None
+        row["misfit"] = finite_or_none(value)
         if item.units.name:
             row["unit"] = item.units.name
     return rows

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,20 @@ import torch
 from torch import Tensor
 
 from ..assessment.fastmri import CONVENTION
-from ..assessment.metrics import CONVENTIONS, misfit, psnr, ssim
+from ..assessment.metrics import CONVENTIONS, is_measured, misfit, psnr, ssim
 from ..assessment.reference import CONVENTIONS as REFERENCE_CONVENTIONS
 from ..assessment.reference import MEASURES, Reference
 from ..assessment.solves import residual_in_words, solve_rows
-from ..assessment.table import Cell, Column, Missing, Row, Table, Value, value_over_images
+from ..assessment.table import (
+    Cell,
+    Column,
+    Missing,
+    Row,
+    Table,
+    Value,
+    finite_or_none,
+    value_over_images,
+)
 from ..data.dataset import Dataset
 from ..equilibrium import Equilibrium
 from .sureness import Sureness
@@ -97,20 +105,20 @@ class Evaluation:
             }
         if self.reference is not None:
             scores |= self.reference.scores(images)
-        is_measured = self.is_measured(y)
+        has_misfit = is_measured(y).tolist()
         for name, values in scores.items():
             counted = values
             if name in ("misfit", "unseen"):  # relative to what was measured
-                counted = [v for v, is_there in zip(values, is_measured) if is_there]
+                counted = [v for v, is_there in zip(values, has_misfit) if is_there]
             cells[name] = value_over_images(counted) if counted else Missing(NOTHING_MEASURED)
         misfits = cells["misfit"]
         if isinstance(misfits, Value):
             cells["misfit"] = Value(misfits.mean)
-        empty = len(is_measured) - sum(is_measured)
+        empty = has_misfit.count(False)
         if empty:
             setting = f"{setting}; misfit without {empty} image(s) of which nothing was measured"
         more = {
-            f"{name}_per_image": [v if math.isfinite(v) else None for v in values]
+            f"{name}_per_image": [finite_or_none(v) for v in values]
             for name, values in scores.items()
         }
         self.images[key], self.scores[key] = images.detach(), scores
@@ -126,12 +134,6 @@ class Evaluation:
             row.title: self.images[row.key] for row in self.table.rows if row.key in self.images
         }
 
-    @staticmethod
-    def is_measured(y: Tensor) -> list[bool]:
-        """Of each measurement, whether any value is not zero."""
-        found: list[bool] = (y != 0).flatten(1).any(1).tolist()
-        return found
-
     def per_image(self) -> Table:
         """A row for each image: the score of every method, and the solve of the run."""
         score = "psnr" if self.dataset.truth is not None else "misfit"
@@ -142,9 +144,9 @@ class Evaluation:
         heading = {"psnr": "PSNR (dB)", "misfit": "misfit", "unseen": "unseen misfit"}[score]
         table = Table(heading, columns, remarks="")
         assert self.solved is not None
-        is_measured = self.is_measured(self.dataset.measurements())
+        has_misfit = is_measured(self.dataset.measurements()).tolist()
         for i, solve in enumerate(solve_rows(self.solved, self.names)):
-            empty = score != "psnr" and not is_measured[i]
+            empty = score != "psnr" and not has_misfit[i]
             cells: dict[str, Cell] = {
                 key: Missing(NOTHING_MEASURED) if empty else Value(scores[score][i])
                 for key, scores in self.scores.items()

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ..assessment.metrics import misfit
+from ..assessment.metrics import is_measured, misfit
 from ..data.dataset import Dataset
 from ..equilibrium import Stop
 from ..reconstruction.model import EquilibriumReconstructor
@@ -56,7 +56,7 @@ class HeldOut:
             return math.nan
         y, physics, _ = self.left_out.batch(torch.arange(len(self.left_out)))
         misfits = misfit(solved.value.to(y), y, physics).double()
-        return float(misfits[(y != 0).flatten(1).any(1)].log().mean())
+        return float(misfits[is_measured(y)].log().mean())
 
 
 def held_out_part(dataset: Dataset, kept_out: Dataset | None = None) -> HeldOut | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..assessment.metrics import misfit, psnr
+from ..assessment.metrics import is_measured, misfit, psnr
 from ..data.dataset import Dataset
 from ..equilibrium import Equilibrium
 from ..reconstruction.model import EquilibriumReconstructor
@@ -145,4 +145,4 @@ def _first(dataset: Dataset) -> Dataset:
 def _mean_misfit(x: Tensor, dataset: Dataset) -> float:
     y, physics, _ = dataset.batch(torch.arange(len(dataset)))
     misfits = misfit(x.to(y), y, physics).double()
-    return float(misfits[(y != 0).flatten(1).any(1)].mean())
+    return float(misfits[is_measured(y)].mean())

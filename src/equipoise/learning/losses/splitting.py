@@ -11,7 +11,7 @@ from ...imaging.draws import shared
 from ...imaging.groups import Group
 from ...imaging.splitting import split
 from ...reconstruction.model import EquilibriumReconstructor
-from .base import Example, LossValue, checked_weight
+from .base import Example, LossValue
 from .consistency import MeasurementConsistency
 from .second_solve import DEFAULT_ACCURACY, Accuracy, SecondSolveLoss, reconstruct_again
 
@@ -55,7 +55,7 @@ class Splitting(SecondSolveLoss):
         if not isinstance(parts, int) or parts < 2:
             raise ValueError(f"parts must be a whole number, at least 2, got {parts}")
         self.parts = parts
-        self.weight = checked_weight(weight)
+        self.weight = weight
         self.group = group
         self.at_random = at_random
         self.misfit = MeasurementConsistency(weight, floor, attenuation, weights)
