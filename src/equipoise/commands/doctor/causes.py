@@ -17,12 +17,9 @@ from .trials import Judge, Trial, pairs, trials
 SAMPLES = 2
 #: What the best trial may leave before two mistakes at once are thought of.
 UNEXPLAINED = 0.02
-#: What a small copy leaves of a scan that is set up right: its pixels are coarse. No wrong geometry
-#: leaves as little.
-OF_COARSE_PIXELS = 0.006
 #: Other angles have to leave less than this share of what they leave in any order: the views of an
 #: object that is round are all alike, and fit all angles.
-OF_ANY_ORDER = 0.6
+OF_ANY_ORDER = 0.5
 #: Trials that leave no more than this times what the best one leaves mend the fit as well.
 AS_GOOD = 1.05
 
@@ -85,8 +82,6 @@ def cause_of(
             # What all counts have in common is easily explained.
             before *= _size(y) / _size(y - float(np.median(y)))
         after = judge(trial)
-        if trial.is_of_geometry and not judge.by_moments and before < OF_COARSE_PIXELS:
-            continue
         if trial.turn is not None and after > OF_ANY_ORDER * in_any_order:
             continue
         if after < trial.mends * before:
