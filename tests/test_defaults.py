@@ -7,6 +7,7 @@ Whoever changes a default on purpose says so in the changelog, and writes the fi
 
 from __future__ import annotations
 
+import ast
 import enum
 import importlib
 import inspect
@@ -73,11 +74,25 @@ def of_constants() -> Iterator[str]:
             continue
         module = importlib.import_module(found.name)
         where = found.name.removeprefix("equipoise.")
-        own = set(re.findall(r"^([A-Z][A-Z0-9_]*)\b", Path(str(module.__file__)).read_text(), re.M))
+        own = names_given(Path(str(module.__file__)).read_text())
         for name, value in vars(module).items():
             named = f"{where}.{name}"
             if name in own and named not in OF_THE_MACHINE and _is_plain(value):
                 yield f"{named} = {value!r}"
+
+
+def names_given(source: str) -> set[str]:
+    """What a module gives a value to by itself, one name or several in a line."""
+    targets: list[ast.expr] = []
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Assign):
+            targets += statement.targets
+        elif isinstance(statement, ast.AnnAssign):
+            targets.append(statement.target)
+    named = (
+        node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)
+    )
+    return {name for name in named if re.fullmatch("[A-Z][A-Z0-9_]*", name)}
 
 
 def _is_plain(value: Any) -> bool:

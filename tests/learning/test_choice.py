@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
+from deepinv.physics import Inpainting
 
 import equipoise as eq
 from equipoise.learning.choice import HeldOut, choose, held_out_part, with_values
@@ -84,3 +86,11 @@ def test_a_solve_that_came_to_nothing_has_no_score():
     model = with_values(ModelSettings(), {"model.sigma": 0.02}).make(1, 0.03).eval()
     model.stop = eq.Stop(1e-9, 1)
     assert math.isnan(HeldOut(*data.split(5, 0)).score(model))
+
+
+@pytest.mark.parametrize(("size", "expected"), [(16, 16), (64, 16), (96, 7), (128, 4), (320, 1)])
+def test_small_measurements_are_looked_at_in_greater_numbers(size, expected):
+    """So that about as much is left out of them."""
+    few = dataset_of(Inpainting((1, size, size), 0.5), torch.zeros(20, 1, 4, 4))
+    few = replace(few, scan=replace(few.scan, image_shape=(1, size, size)))
+    assert len(held_out_part(few, kept_out=few).given) == expected
