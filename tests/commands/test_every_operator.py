@@ -91,7 +91,7 @@ def operator_config(folder: Path, physics: dict, data: dict | None = None, **mod
     return parse(tree, "test")
 
 
-@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("stream", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "name",
     [

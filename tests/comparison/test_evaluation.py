@@ -14,12 +14,14 @@ from support import quiet, tiny, tiny_tree
 from equipoise.assessment.metrics import misfit, psnr
 from equipoise.commands.reconstruct import reconstruct
 from equipoise.commands.train import train_run
+from equipoise.comparison import classical
 from equipoise.comparison.classical import Classical
 from equipoise.comparison.evaluation import evaluate, evaluations
 from equipoise.comparison.methods import METHODS, register
 from equipoise.config import changed, parse
 from equipoise.data.scan import Scan
 from equipoise.learning.log import FILE
+from equipoise.learning.search import Ladder
 from equipoise.run import Run, load_run, unseen
 
 
@@ -221,6 +223,9 @@ class TestWords:
 
 class TestFolders:
     def test_are_named_after_the_data(self, tmp_path, monkeypatch):
+        for name in ("ITERATIONS", "WEIGHTS"):  # nothing to tune
+            default = getattr(classical, name).default
+            monkeypatch.setattr(classical, name, Ladder((default,), None, default))
         run = untrained_run(tmp_path / "run")
         assert evaluate(run, count=2).folder == run.folder / "evaluation-phantoms"
         assert evaluate(run, count=3).folder == run.folder / "evaluation-phantoms"

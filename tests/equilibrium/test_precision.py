@@ -131,43 +131,51 @@ CHOICES = [
     {},
 ]
 CODE = """
-import sys, json, torch
+import sys, json, os, torch
 sys.path.insert(0, sys.argv[1])
-from test_precision import settings, setting
+from contextlib import nullcontext
+from test_precision import CHOICES, settings, setting
 from equipoise.equilibrium.precision import exact_products
-for name, value in json.loads(sys.argv[2]).items():
-    setting(name).fp32_precision = value
-before = settings()
-with exact_products():
-    inside = settings()
-after = settings()
-setting("").fp32_precision = "ieee"
-print(json.dumps([before, inside, after, settings()]))
+
+def seen(chosen, inside_of):
+    for name, value in chosen.items():
+        setting(name).fp32_precision = value
+    before = settings()
+    with inside_of():
+        inside = settings()
+    after = settings()
+    setting("").fp32_precision = "ieee"
+    return [before, inside, after, settings()]
+
+for chosen in CHOICES:
+    for inside_of in (exact_products, nullcontext):
+        child = os.fork()
+        if not child:
+            print(json.dumps(seen(chosen, inside_of)), flush=True)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
 """
 
 
-def in_a_process(chosen, code):
-    """torch's settings cannot be put back to what nobody ever chose."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(Path(__file__).parent), json.dumps(chosen)],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return json.loads(done.stdout)
+@pytest.fixture(scope="module")
+def seen():
+    """By each choice: settings with ``exact_products``, and without. Each in a process of its own,
+    since torch's settings cannot be put back to what nobody ever chose."""
+    command = [sys.executable, "-c", CODE, str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return dict(zip(map(str, CHOICES), zip(lines[::2], lines[1::2], strict=True), strict=True))
 
 
 @needs_new_names
 @pytest.mark.parametrize("chosen", CHOICES, ids=str)
-def test_whatever_was_set_by_the_names_of_torch_2_9(chosen):
-    before, inside, after, later = in_a_process(chosen, CODE)
+def test_whatever_was_set_by_the_names_of_torch_2_9(chosen, seen):
+    (before, inside, after, later), (*_, expected) = seen[str(chosen)]
     leaves = [name for name in NAMES if "." in name]
     assert all(inside[name] in ("ieee", "none") for name in leaves)
     assert after == before
     # What nobody chose still follows the setting for all; but convolutions, once anybody has used
     # ``allow_tf32``, torch itself in ``torch.backends.cudnn.flags`` too, do not.
-    untouched = CODE.replace("with exact_products():\n    inside", "inside")
-    expected = in_a_process(chosen, untouched)[-1]
     for name in ("cuda.matmul", "mkldnn.conv", "mkldnn.matmul"):
         assert later[name] == expected[name]
 
