@@ -46,6 +46,75 @@ class _Sums:
         return (self.second / self.count).sqrt() if self.count else self.second + torch.nan
 
 
+class _Tally:
+    """What the samples of one image are worth, batch after batch.
+
+    Args:
+        x: (1, …) the quantity of the image that the samples deviate from.
+        samples: how many there will be.
+        keep: the samples themselves too.
+        divided: tells what is measured from what is invented; none: that is not asked.
+    """
+
+    def __init__(self, x: Tensor, samples: int, keep: bool, divided: _Divided | None):
+        self.x, self.divided = x, divided
+        self.sums, self.sizes = _Sums(x), Kept(samples, x.numel(), x.dtype)
+        self.status: list[Tensor] = []
+        self.steps: list[Tensor] = []
+        self.rmse: list[Tensor] = []
+        self.samples: list[Tensor] | None = [] if keep else None
+
+    def add(self, numbers: range, images: Tensor, values: Tensor, solved: Equilibrium) -> None:
+        """Samples by their numbers.
+
+        Args:
+            numbers: of the samples, n.
+            images: (n, C, …, H, W) deviations of their images.
+            values: (n, …) their quantity.
+            solved: how each was solved for.
+        """
+        deviations = values - self.x
+        finite = deviations.flatten(1).isfinite().all(1) & (solved.status != Status.NONFINITE)
+        self.sums.add(deviations[finite])
+        for k, one in zip(numbers, deviations, strict=True):
+            self.sizes.write(k, one.abs())
+        if self.divided is not None:
+            self.divided.add(images[finite])
+        self.rmse.append(rms(deviations))
+        self.status.append(torch.where(finite, solved.status, int(Status.NONFINITE)))
+        self.steps.append(solved.steps)
+        if self.samples is not None:
+            self.samples.append(values)
+
+    def record(self, levels: list[float]) -> Uncertainty:
+        """Of the image; ``levels`` says which share of the deviations each width holds."""
+        x, status, rmse = self.x, torch.cat(self.status), torch.cat(self.rmse)
+        good = status != Status.NONFINITE
+        shares = torch.tensor(levels, dtype=torch.float64)
+        widths = self.sizes.quantiles(shares, good.cpu()).reshape(len(levels), *x.shape).to(x)
+        self.sizes.close()
+        deviation = self.sums.root_mean_square()
+        more: dict[str, Any] = {} if self.divided is None else self.divided.record()
+        return Uncertainty(
+            value=x,
+            std=deviation.to(x),
+            lower=x - widths[0],
+            upper=x + widths[0],
+            mean=x + self.sums.mean().to(x),
+            rmse=deviation.square().flatten(1).mean(1).sqrt().to(x),
+            rmse_upper=_quantile(rmse[good], levels[0]).to(x),
+            level=levels[0],
+            status=status.max()[None],
+            sample_status=status[:, None],
+            sample_rmse=rmse[:, None].to(x),
+            steps=torch.cat(self.steps)[:, None],
+            blind=torch.zeros(1, dtype=torch.bool),
+            samples=None if self.samples is None else torch.cat(self.samples)[:, None],
+            widths=widths[1:] if len(widths) > 1 else None,
+            **more,
+        )
+
+
 def sampled(
     image: SampledImage,
     samples: int,
@@ -63,56 +132,14 @@ def sampled(
         values = checked(quantity(images), images)
         return values[:, None] if values.ndim == 1 else values
 
-    x = of_each(image.x)
     batch = max(1, min(MOST_AT_ONCE, SOLVED_AT_ONCE // image.x.numel())) if batch is None else batch
-    sums, kept = _Sums(x), Kept(samples, x.numel(), x.dtype)
-    divided = _Divided(image) if parts else None
-    status, steps, rmse = [], [], []
-    all_samples = []
+    tally = _Tally(of_each(image.x), samples, keep, _Divided(image) if parts else None)
     for first in range(0, samples, batch):
         numbers = range(first, min(first + batch, samples))
-        back, found = image.solve(numbers)
-        deviations = of_each(back) - x
-        finite = deviations.flatten(1).isfinite().all(1) & (found.status != Status.NONFINITE)
-        sums.add(deviations[finite])
-        for k, one in zip(numbers, deviations, strict=True):
-            kept.write(k, one.abs())
-        if divided is not None:
-            divided.add((back - image.x)[finite])
-        rmse.append(rms(deviations))
-        status.append(torch.where(finite, found.status, int(Status.NONFINITE)))
-        steps.append(found.steps)
-        if keep:
-            all_samples.append(of_each(back))
+        images, solved = image.solve(numbers)
+        tally.add(numbers, images - image.x, of_each(images), solved)
         done(len(numbers))
-    outcome = torch.cat(status)
-    good = outcome != Status.NONFINITE
-    widths = (
-        kept.quantiles(torch.tensor(levels, dtype=torch.float64), good.cpu())
-        .reshape(len(levels), *x.shape)
-        .to(x)
-    )
-    kept.close()
-    deviation, sample_rmse = sums.root_mean_square(), torch.cat(rmse)
-    more: dict[str, Any] = {} if divided is None else divided.record()
-    return Uncertainty(
-        value=x,
-        std=deviation.to(x),
-        lower=x - widths[0],
-        upper=x + widths[0],
-        mean=x + sums.mean().to(x),
-        rmse=deviation.square().flatten(1).mean(1).sqrt().to(x),
-        rmse_upper=_quantile(sample_rmse[good], levels[0]).to(x),
-        level=levels[0],
-        status=outcome.max()[None],
-        sample_status=outcome[:, None],
-        sample_rmse=sample_rmse[:, None].to(x),
-        steps=torch.cat(steps)[:, None],
-        blind=torch.zeros(1, dtype=torch.bool),
-        samples=torch.cat(all_samples)[:, None] if keep else None,
-        widths=widths[1:] if len(widths) > 1 else None,
-        **more,
-    )
+    return tally.record(levels)
 
 
 def checked(values: Any, images: Tensor) -> Tensor:
