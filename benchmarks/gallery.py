@@ -1,7 +1,7 @@
 """Makes docs/gallery.md and its pictures: one operator after the other, learnt from phantoms'
 measurements alone.
 
-    python benchmarks/gallery.py [--steps 30]
+    python benchmarks/gallery.py [--steps 20]
 
 Every picture is what `equipoise train` and `equipoise evaluate` do with the configuration beside
 it, on phantoms that training did not see.
@@ -90,7 +90,7 @@ def save_picture(evaluation: Evaluation, file: Path) -> None:
 
 def main() -> None:
     p = parser(__doc__)
-    p.add_argument("--steps", type=int, default=30)
+    p.add_argument("--steps", type=int, default=20)
     p.add_argument("--size", type=int, default=64)
     p.add_argument("--phantoms", type=int, default=40)
     p.add_argument("--operators", type=int, default=len(SHOWN), help="how many of them")
@@ -116,7 +116,7 @@ def main() -> None:
         tree = {
             "data": {"size": a.size, "count": a.phantoms},
             **sections,
-            "learning": {"steps": a.steps, "batch": 4, "warmup": 5},
+            "learning": {"steps": a.steps, "batch": 4},
         }
         evaluation, minutes = made(title, tree, motion[1])
         save_picture(evaluation, a.out / f"gallery-{number}.png")

@@ -191,6 +191,16 @@ def test_every_benchmark_runs(script, tmp_path):
     assert r.returncode == 0, r.stderr[-2000:]
 
 
+def test_no_benchmark_has_the_name_of_what_others_import():
+    """Their folder is looked in first: a ``coverage.py`` there was what numba imported."""
+    libraries = "sigpy, deepinv, matplotlib, h5py, pydicom, lightning_fabric"
+    code = f"import sys; sys.path.insert(0, {str(ROOT / 'benchmarks')!r}); import {libraries}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    own = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    assert not own & sys.stdlib_module_names
+
+
 def test_configurations_on_the_pages_are_valid():
     found = [
         (p, t)

@@ -1,8 +1,8 @@
 """Is the equivariant bootstrap true? Coverage of its 90 % bounds, and predicted against true error,
 on held-out CT slices, beside the parametric bootstrap (no moves) and after calibration.
 
-    python benchmarks/coverage.py [--size 64] [--views 20] [--images 8] [--samples 30]
-    python benchmarks/coverage.py --run RUN --run RUN …      # seeds of one configuration
+    python benchmarks/how_sure.py [--size 64] [--views 20] [--images 8] [--samples 30]
+    python benchmarks/how_sure.py --run RUN --run RUN …      # seeds of one configuration
 
 Runs are looked at one by one, each on what its configuration holds out (data.validation,
 data.holdout); the last lines are the means over all, with intervals by patient and run. Without
