@@ -2,7 +2,7 @@
 was measured outside the centre.
 
     pip install -e '.[mri]'
-    python benchmarks/brain.py [--steps 20] [--out results]
+    python benchmarks/brain.py [--steps 20] [--lr 1e-4] [--out results]
 
 There is no ground truth, so what is scored is prediction: of the points outside the fully sampled
 centre, 5 % choose each method's setting and another 10 % score it, by the relative misfit of the
@@ -28,13 +28,12 @@ from torch import Tensor
 from equipoise import EquilibriumReconstructor, Implicit, ProximalStep, Stop, load_denoiser
 from equipoise.assessment.baselines import total_variation, truncated_least_squares
 from equipoise.assessment.metrics import magnitude
+from equipoise.config import parse
 from equipoise.data.dataset import Dataset
 from equipoise.data.formats import open_path
 from equipoise.data.scan import Scan
 from equipoise.imaging.mri import Acquisition, acquisition, calibration_size, sampled
 from equipoise.imaging.settings import MRISettings
-from equipoise.learning.losses import JacobianPenalty, MeasurementConsistency, Splitting
-from equipoise.learning.settings import LearningSettings
 from equipoise.learning.trainer import Trainer
 from equipoise.reconstruction.denoisers import ComplexDenoiser
 
@@ -94,27 +93,30 @@ def misfit(x: Tensor, y: Tensor, part: Any) -> float:
     return float((part.A(x) - measured).norm() / measured.norm())
 
 
-def equilibrium(sigma: float, noise: float, max_steps: int) -> EquilibriumReconstructor:
-    denoiser = ComplexDenoiser(load_denoiser())
-    step = ProximalStep(denoiser, strength=(noise / sigma) ** 2, sigma=sigma)
+def equilibrium(sigma: float, strength: float, max_steps: int) -> EquilibriumReconstructor:
+    step = ProximalStep(ComplexDenoiser(load_denoiser("unet")), strength, sigma)
     gradient = Implicit(stop=Stop(1e-2, 40))
     return EquilibriumReconstructor(
         step, None, Stop(1e-3, max_steps), gradient, on_failure="ignore"
     )
 
 
-def methods(use: Any, noise: float, max_steps: int, quick: bool) -> dict[str, Settings]:
+def methods(use: Any, max_steps: int, quick: bool) -> dict[str, Settings]:
     iterations = (3,) if quick else (3, 5, 8, 12, 20)
     weights = (3e-3,) if quick else (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
-    sigmas = (0.08,) if quick else (0.02, 0.04, 0.08, 0.16)
+    sigmas = (0.05,) if quick else (0.03, 0.05, 0.08, 0.16)
+    strengths = (0.1,) if quick else (0.03, 0.1, 0.3)
     tv = partial(total_variation, physics=use, iterations=5 if quick else 120)
     least_squares: Settings = {
         f"{n} iterations": partial(truncated_least_squares, physics=use, iterations=n)
         for n in iterations
     }
     learned: Settings = {
-        f"sigma {sigma:g}": partial(equilibrium(sigma, noise, max_steps), physics=use)
+        f"σ {sigma:g}, λ {strength:g}": partial(
+            equilibrium(sigma, strength, max_steps), physics=use
+        )
         for sigma in sigmas
+        for strength in strengths
     }
     return {
         "zero-filled": {"": use.A_adjoint},
@@ -139,19 +141,21 @@ def best(settings: Settings, y: Tensor, use: Any, choose: Any, all_measured: Ten
 def trained(
     model: EquilibriumReconstructor, y: Tensor, use: Any, noise: float, a: argparse.Namespace
 ) -> Chosen:
-    """The model after training on the points of ``use`` alone."""
-    settings = LearningSettings(steps=a.steps, batch=1, lr=2e-4, warmup=5, ema=0.9)
-    losses = {
-        "consistency": MeasurementConsistency(0.1, 1e-2),
-        "splitting": Splitting(5, 1.0, 1e-2),
-        "contraction": JacobianPenalty(0.1, 0.9),
+    """The model after training on the points of ``use`` alone, by splitting them."""
+    tree = {
+        "physics": {"kind": "mri"},
+        "objective": {"exact": False, "equivariance": 0},
+        "learning": {"steps": a.steps, "batch": 1, "lr": a.lr},
     }
+    config = parse(tree, "benchmark")
+    dataset = dataset_of(y, use, noise)
+    losses = config.objective.make(dataset.scan, y)
     usual = model.stop
-    model.stop = Stop(1e-2, 3 if a.quick else 30)
-    trainer = Trainer(model, dataset_of(y, use, noise), losses, settings, 0)
+    model.stop = Stop(1e-3, 3 if a.quick else 60)
+    trainer = Trainer(model, dataset, losses, config.learning, 0)
     start = time.perf_counter()
     skipped = 0
-    while trainer.step < settings.steps:
+    while trainer.step < a.steps:
         report = trainer.advance()
         skipped += bool(report.skipped)
         if trainer.step % 5 == 0:
@@ -164,7 +168,7 @@ def trained(
     residual = float(solved.residual)
     print(f"the trained equilibrium's residual: {residual:.0e} after {int(solved.steps)} steps")
     seconds = time.perf_counter() - start
-    return Chosen(f"{settings.steps} steps ({skipped} skipped)", solved.value, seconds)
+    return Chosen(f"{a.steps} steps ({skipped} skipped)", solved.value, seconds)
 
 
 def dataset_of(y: Tensor, use: Any, noise: float) -> Dataset:
@@ -202,6 +206,7 @@ def noise_floor(found: Acquisition, score: Any) -> float:
 def main() -> None:
     p = parser(__doc__)
     p.add_argument("--steps", type=int, default=20)
+    p.add_argument("--lr", type=float, default=1e-4)
     p.add_argument("--out", type=Path, default=Path("results"))
     a = arguments(p, steps=1)
     if not is_there(FILE):
@@ -223,10 +228,10 @@ def main() -> None:
         error = misfit(chosen.image, found.y, score)
         print(f"{name:<16}{chosen.setting:<24}{error:8.3f}{chosen.seconds:9.1f}", flush=True)
 
-    for name, settings in methods(use, found.noise, max_steps, a.quick).items():
+    for name, settings in methods(use, max_steps, a.quick).items():
         add(name, best(settings, y, use, choose, found.y))
-    sigma = float(images["equilibrium"].setting.split()[1])
-    model = equilibrium(sigma, found.noise, max_steps)
+    sigma, strength = (float(word.split()[1]) for word in images["equilibrium"].setting.split(","))
+    model = equilibrium(sigma, strength, max_steps)
     add("trained", trained(model, y, use, found.noise, a))
     if not a.quick:
         picture(images, found.y, score, a.out / "brain_8coil.png")

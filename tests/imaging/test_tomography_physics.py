@@ -55,6 +55,36 @@ class TestTomography:
         physics, x = eq.ParallelBeam(16, 8, normalize=True), torch.rand(2, 1, 16, 16)
         assert torch.allclose(physics.views([1, 4]).A(x), physics.A(x)[:, :, [1, 4]], atol=1e-6)
 
+    @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.complex64])
+    def test_images_of_whole_and_of_complex_numbers(self, dtype):
+        """Line integrals of whole numbers are none, and both parts of a complex image count."""
+        physics = eq.FanBeam(12, 7, 40, 30, normalize=True)
+        x = torch.randint(0, 200, (2, 1, 12, 12)).to(dtype)
+        x = x * (1 - 2j) if x.is_complex() else x
+        exact = physics.A(x.real.float() if x.is_complex() else x.float())
+        expected = torch.complex(exact, -2 * exact) if x.is_complex() else exact
+        assert torch.allclose(physics.A(x), expected, rtol=1e-6)
+        y = expected if x.is_complex() else (10 * exact).round().long()
+        back = physics.A_adjoint(y)
+        assert back.dtype == expected.dtype
+        real = physics.A_adjoint(y.real.float() if y.is_complex() else y.float())
+        assert torch.allclose(back.real, real, rtol=1e-6)
+
+    @pytest.mark.parametrize("angles", [7, torch.tensor([80.0, 10.0, 170.0, 100.0, 35.0])])
+    def test_whoever_asks_first_training_may_ask_next(self, angles):
+        """What is kept of an operator is no tensor of inference mode, which has no derivative."""
+        projector.forget_matrices()
+        physics = eq.ParallelBeam(14, angles, normalize=True)
+        y = physics.A(phantoms(2, 14))
+        model = eq.EquilibriumReconstructor(eq.ProximalStep(eq.load_denoiser(), strength=0.01))
+        with torch.inference_mode():
+            model(y, physics)
+        x = model(y, physics)
+        loss = eq.MeasurementConsistency()(x_net=x, y=y, physics=physics)
+        loss = loss + eq.Equivariance(eq.Rotations())(x_net=x, physics=physics, model=model)
+        loss.mean().backward()
+        assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
     def test_bad_input(self):
         physics = eq.ParallelBeam(16, 8)
         with pytest.raises(ValueError, match=r"x must have shape \(B, 1, 16, 16\)"):

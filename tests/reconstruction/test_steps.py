@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from itertools import pairwise
 
 import deepinv
 import pytest
 import torch
+from torch import nn
 
 import equipoise as eq
 from equipoise.imaging.mri import cartesian_mask
@@ -226,3 +228,23 @@ def test_bad_settings_say_bound_value_and_remedy():
     with pytest.raises(ValueError, match="sigma must be >= 0"):
         eq.ProximalStep(denoiser, sigma=-1)
     assert eq.ProximalStep(denoiser, sigma=0).sigma == 0  # a denoiser may be told of no noise
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(1), nn.Dropout(0.2)], ids=repr)
+@pytest.mark.parametrize("kind", [eq.GradientStep, eq.ProximalStep])
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_denoiser_that_changes_is_refused_at_the_first_solve(layer, kind, recorded):
+    """Also by a step that tries another layout where the first one fails."""
+
+    class Changing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = copy.deepcopy(layer).train()
+
+        def forward(self, x, sigma):
+            return 0.3 * self.layer(x)
+
+    physics = eq.ParallelBeam(12, 5, normalize=True)
+    model = eq.EquilibriumReconstructor(kind(Changing()))
+    with torch.set_grad_enabled(recorded), pytest.raises(RuntimeError, match=r"\.eval\(\)"):
+        model(torch.rand(2, *physics.measurement_shape), physics)

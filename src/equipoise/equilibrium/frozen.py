@@ -35,8 +35,8 @@ def frozen_modules(take_step: bool = True) -> Iterator[None]:
         def on_call(module: nn.Module, args: object) -> None:
             if id(module) in known:
                 return
+            _refuse_what_changes(module)  # each time, should whoever calls it try again
             known.add(id(module))
-            _refuse_what_changes(module)
             _freeze_parametrization(module, take_step, stack)
             _freeze_old_spectral_norm(module, take_step, stack)
 

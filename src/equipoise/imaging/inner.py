@@ -162,7 +162,9 @@ def inner_solve(
         reference = _rounded_up(strength) if moving else strength
         key = (_fingerprint(physics, example), reference, wanted, moving)
         if key not in _remembered:
-            _remember(key, _planned(physics, example, reference, wanted, moving))
+            with torch.inference_mode(False):  # what is remembered serves training too
+                plan = _planned(physics, example.clone(), reference, wanted, moving)
+            _remember(key, plan)
         _remembered.move_to_end(key)
         return _remembered[key]
 

@@ -27,7 +27,7 @@ from .validation import solve_dataset
 PARTS = 5
 #: As many measurements are looked at as have so many pixels together, but no more than
 #: ``MOST_IMAGES``. Little is left out of small ones: of four heads of 64² at 4× the noise of eight
-#: lines chose, and of 16 the images do (ten times the noise: 0.7 dB, results/ssibench.md).
+#: lines chose, and of 16 the images do (ten times the noise: 0.8 dB, results/ssibench.md).
 PIXELS, MOST_IMAGES = 4 * 128**2, 16
 #: Seconds after which the search ends with the best so far.
 PATIENCE = 100.0

@@ -168,3 +168,15 @@ def test_truth_values_are_numbers(tmp_path):
     scan = Scan.planned(ParallelBeamSettings(angles=4), 8)
     dataset = load_dataset(ImageSettings(path=tmp_path / "b.npy", size=8), scan)
     assert float(dataset.require_truth().max()) == 1.0
+
+
+def test_numbers_in_names_count_as_numbers(tmp_path):
+    """view_2 comes before view_10, in folders too: an order of views is an order of angles."""
+    names = [f"scan_{k}/view_{v}" for k in (1, 2, 10) for v in (1, 2, 9, 10, 11, 100)]
+    for name in reversed(names):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        np.save(tmp_path / f"{name}.npy", np.full((4, 4), 7.0))
+    found = [
+        item.file.relative_to(tmp_path).with_suffix("").as_posix() for item in open_path(tmp_path)
+    ]
+    assert found == names

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from equipoise.data.formats import open_path, write_images
+from equipoise.data.item import Units
 from equipoise.data.pick import images_of
 from equipoise.errors import UserError
 
@@ -148,3 +150,31 @@ def test_a_picture_that_promises_too_much(tmp_path, kind):
             tiff.pages[0].tags["ImageLength"].overwrite(12000)
     with pytest.raises(UserError, match=r"promises \d+ bytes of data"):
         open_path(file)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+@pytest.mark.parametrize("by", [{"imagej": True}, {}, {"bigtiff": True}], ids=str)
+def test_pictures_behind_the_only_page(tmp_path, dtype, by):
+    """As ImageJ writes more than four gigabytes: none of them is lost."""
+    stack = (4000 * np.random.default_rng(0).random((5, 8, 6))).astype(dtype)
+    tifffile.imwrite(tmp_path / "stack.tif", stack, truncate=True, **by)
+    items = open_path(tmp_path / "stack.tif")
+    assert [item.name for item in items] == [f"stack_00{k}" for k in range(5)]
+    assert np.array_equal([item.array() for item in items], stack)
+
+
+def test_packed_bits_are_whole(tmp_path):
+    bits = np.random.default_rng(0).random((9, 13)) < 0.5
+    Image.fromarray(bits).save(tmp_path / "bits.tif")
+    (item,) = open_path(tmp_path / "bits.tif")
+    assert np.array_equal(item.array(), bits)
+
+
+def test_twelve_bits_are_written_as_twelve_bits(tmp_path):
+    """What the run reads again by ``data.units`` is what it wrote."""
+    numbers = np.random.default_rng(0).integers(0, 4096, (8, 8)).astype(np.uint16)
+    Image.fromarray(numbers).save(tmp_path / "a.png")
+    (item,) = open_path(tmp_path / "a.png")
+    item = replace(item, units=Units(scale=4095))
+    write_images([item], numbers[None].astype(float), tmp_path / "out")
+    assert np.array_equal(open_path(tmp_path / "out")[0].array(), numbers)

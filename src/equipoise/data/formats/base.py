@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from abc import ABC, abstractmethod
@@ -183,12 +184,22 @@ def has_known_suffix(file: Path) -> bool:
 
 
 def visible_files(folder: Path) -> list[Path]:
-    """The files of a folder whose names do not begin with a dot, sorted; without the picture that
-    stands beside reconstructions of ours."""
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    """The files of a folder whose names do not begin with a dot, in the order of their names;
+    without the picture that stands beside reconstructions of ours."""
+    files = in_order(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
     if folder / "report.json" in files:
         files = [file for file in files if file.name != "preview.png"]
     return files
+
+
+def in_order(paths: Iterable[Path]) -> list[Path]:
+    """By their names, numbers in which count as numbers: view_2 comes before view_10."""
+
+    def key(path: Path) -> tuple[list[str | int], str]:
+        parts = re.split(r"([0-9]+)", path.name)
+        return [int(part) if k % 2 else part for k, part in enumerate(parts)], path.name
+
+    return sorted(paths, key=key)
 
 
 def readable_files(folder: Path) -> list[Path]:
@@ -196,14 +207,14 @@ def readable_files(folder: Path) -> list[Path]:
     here = visible_files(folder)
     if any(is_readable(file) for file in here):
         return here
-    inside = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    inside = in_order(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
     return [*here, *(file for each in inside for file in all_files(each))]
 
 
 def all_files(folder: Path) -> list[Path]:
     """Those of a folder and of all folders in it."""
     files = visible_files(folder)
-    for inside in sorted(p for p in folder.iterdir() if p.is_dir()):
+    for inside in in_order(p for p in folder.iterdir() if p.is_dir()):
         if not inside.name.startswith(".") and not inside.is_symlink():
             files += all_files(inside)
     return files

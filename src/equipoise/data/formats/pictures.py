@@ -91,13 +91,16 @@ class Png(_Pictures):
     def write(
         self, items: Sequence[Item], images: Sequence[np.ndarray], folder: Path
     ) -> list[Path]:
-        """In 16 bits, of which the largest is what counts as 1."""
+        """In 16 bits: the item's own numbers, where 8 bits would not hold them, so that twelve bits
+        in sixteen stay what they were; else the largest is what counts as 1."""
         from PIL import Image
 
         paths = []
         for item, image in zip(items, images, strict=True):
-            model = np.clip(item.units.to_model(image), 0, 1)
-            pixels = np.rint(model * 65535).astype(np.uint16)
+            numbers = image
+            if item.units.scale <= 255 or item.units.offset:
+                numbers = 65535 * np.clip(item.units.to_model(image), 0, 1)
+            pixels = np.rint(np.clip(numbers, 0, 65535)).astype(np.uint16)
             paths.append(folder / f"{item.name}.png")
             Image.fromarray(pixels).save(paths[-1])
         return paths
@@ -119,8 +122,40 @@ class Tiff(_Pictures):
         items = []
         for file in self.files(path):
             with self.reading(file), tifffile.TiffFile(file) as tiff:
-                items += self._pages(file, list(tiff.pages))
+                if len(tiff.pages) == 1 and tiff.series[0].size > tiff.pages[0].size:
+                    items += self._after_one_page(file, tiff)
+                else:
+                    items += self._pages(file, list(tiff.pages))
         return items
+
+    def _after_one_page(self, file: Path, tiff: Any) -> list[Item]:
+        """Those of a stack of which the first page alone is described, and the rest follows it: as
+        ImageJ writes more than four gigabytes."""
+        page, series = tiff.pages[0], tiff.series[0]
+        self._check_page(file, page)
+        count = series.size // page.size
+        first = self._item(file.stem, file, 0, page)
+        if first.holds != "image" or series.dataoffset is None or page.photometric == 0:
+            raise self.error(
+                file,
+                f"describes one of {count} pictures; save it anew, each with a page of its own",
+            )
+        check_promised_size(file, page.nbytes * count, compressed=False)
+        return [
+            replace(
+                first,
+                name=f"{file.stem}_{k:03d}",
+                index=k,
+                read=partial(self._read_behind, file, k, page.shape),
+            )
+            for k in range(count)
+        ]
+
+    def _read_behind(self, file: Path, number: int, shape: tuple[int, ...]) -> np.ndarray:
+        tifffile = need("tifffile", "images")
+        with self.reading(file):
+            stack = tifffile.memmap(file, mode="r")
+            return np.array(stack.reshape(-1, *shape)[number])
 
     def _pages(self, file: Path, pages: list[Any]) -> list[Item]:
         """The pages that are pictures of their own: no thumbnails, and no masks."""
@@ -154,7 +189,9 @@ class Tiff(_Pictures):
                 "two-dimensional images; convert it to greyscale, with Pillow: "
                 "Image.open(name).convert('L').save(name)",
             )
-        check_promised_size(file, page.nbytes, compressed=page.compression != 1)
+        rows, columns = page.shape
+        promised = rows * -(-columns * page.bitspersample // 8)  # some bits are packed
+        check_promised_size(file, promised, compressed=page.compression != 1)
 
     def _item(self, name: str, file: Path, page_number: int, page: Any) -> Item:
         dtype = np.dtype(page.dtype)

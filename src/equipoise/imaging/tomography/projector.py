@@ -97,7 +97,8 @@ class SystemMatrix:
         key = (transpose, dtype, device)
         if key not in self._ready:
             m = self._host(transpose)
-            with warnings.catch_warnings():
+            # What is kept serves training too, whoever asks first.
+            with torch.inference_mode(False), warnings.catch_warnings():
                 # torch's sparse rows are in beta; products are all that is used of them.
                 warnings.filterwarnings("ignore", "Sparse CSR tensor support")
                 warnings.filterwarnings("ignore", "Sparse invariant checks")
@@ -117,8 +118,9 @@ class SystemMatrix:
         if key not in self._spectra:
             m = self.rows(range(len(self.geometry.angles))).astype(np.float64)
             gram = m.T @ m if self.fewer_pixels else m @ m.T
-            dense = torch.from_numpy(gram.toarray())
-            self._spectra[key] = spectrum_of(dense, self._turns()).to(dtype, device)
+            with torch.inference_mode(False):  # as above
+                dense = torch.from_numpy(gram.toarray())
+                self._spectra[key] = spectrum_of(dense, self._turns()).to(dtype, device)
         return self._spectra[key]
 
     def _turns(self) -> list[np.ndarray]:
@@ -136,8 +138,13 @@ class SystemMatrix:
     def product(self, x: Tensor, transpose: bool) -> Tensor:
         """(B, columns) → (B, rows), differentiable any number of times, forward and backward.
 
-        In float32 at least; under ``torch.autocast`` the result is float32 too.
+        In float32 at least; under ``torch.autocast`` the result is float32 too, and of whole
+        numbers. The matrix is real: of complex x both parts are multiplied.
         """
+        if x.is_complex():
+            return torch.complex(self.product(x.real, transpose), self.product(x.imag, transpose))
+        if not x.is_floating_point():
+            x = x.float()
         if torch.is_autocast_enabled(x.device.type):
             x = at_least_single(x)
         return _Product.apply(x, self, transpose)

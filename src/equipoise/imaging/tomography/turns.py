@@ -133,7 +133,8 @@ def of_views(turns: Turns, y: Tensor) -> Tensor:
 @lru_cache(1024)
 def _on(slots: tuple[int, ...], device: torch.device) -> Tensor:
     """Kept there: what is copied to a GPU for each product makes it wait."""
-    return torch.tensor(slots, device=device)
+    with torch.inference_mode(False):  # whoever asks first, training may ask next
+        return torch.tensor(slots, device=device)
 
 
 def by_copies(turns: Turns, y: Tensor) -> Tensor:
