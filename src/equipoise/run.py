@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import platform
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,8 @@ class Run:
     config: Config
     scan: Scan
     model: EquilibriumReconstructor
+    #: The fingerprint of what it learnt from; empty: of an earlier release, which kept none.
+    learnt_from: dict[str, Any] = field(default_factory=dict)
 
     def solve(self, dataset: Dataset, batch: int = 16, fabric: Fabric | None = None) -> Equilibrium:
         """The equilibria of a data set's measurements; ``value`` (N, C, …, H, W)."""
@@ -117,7 +119,7 @@ def load_run(folder: str | Path) -> Run:
     model = config.model.make(scan.image_shape[0], scan.noise, denoiser=state.get("denoiser"))
     _fill(model, weights, file)
     model.stop = config.model.test_stop()
-    return Run(folder, config, scan, model.eval())
+    return Run(folder, config, scan, model.eval(), state.get("data") or {})
 
 
 def _trained_weights(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

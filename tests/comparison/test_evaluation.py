@@ -205,6 +205,26 @@ class TestWords:
         }
         assert said == {"seen": True, "unseen": False}
 
+    def test_what_it_was_trained_on_is_known_wherever_it_lies(self, tmp_path, monkeypatch):
+        pictures = np.random.rand(5, 16, 16).astype(np.float32)
+        np.save(tmp_path / "seen.npy", pictures[:3])
+        (tmp_path / "elsewhere").mkdir()
+        for name, count in (("copy", slice(0, 3)), ("some", slice(2, 5)), ("other", slice(3, 5))):
+            np.save(tmp_path / "elsewhere" / f"{name}.npy", pictures[count])
+        tree = tiny_tree(out=str(tmp_path / "run"), learning={"steps": 1})
+        tree["data"] = {"kind": "images", "path": "seen.npy", "size": 16}
+        monkeypatch.chdir(tmp_path)
+        train_run(parse(tree, "test"), quiet)
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        run = load_run(tmp_path / "run")
+        said = {
+            name: " ".join(evaluate(run, Path(f"{name}.npy")).words)
+            for name in ("copy", "some", "other")
+        }
+        assert "favour: these are the data that it was trained on" in said["copy"]
+        assert "at least 1 of these 3 are among the data that it was trained on" in said["some"]
+        assert "In its own favour" not in said["other"]
+
     def test_an_unrolled_run_has_no_equilibrium_that_it_could_miss(self, tmp_path):
         run = untrained_run(tmp_path)
         run.config = changed(run.config, {"model.gradient": {"kind": "unrolled", "steps": 3}})

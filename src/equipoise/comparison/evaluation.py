@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from ..assessment.words import (
 )
 from ..config import dump
 from ..data.dataset import Dataset
+from ..data.fingerprint import SAMPLES, number_known
+from ..data.item import Item
 from ..equilibrium import Equilibrium
 from ..errors import UserError
 from ..learning.log import read_log
@@ -213,8 +215,7 @@ def _words(evaluation: Evaluation, run: Run, before: Equilibrium, solved: Equili
         words += _reference_in_words(evaluation, evaluation.reference)
     if evaluation.dataset.truth is not None:
         words.append(f"In the classical methods' favour: {problem['tuning']}.")
-    if _was_trained_on(run, problem["data"]):
-        words.append("In its own favour: these are the data that it was trained on.")
+    words.append(_trained_on_in_words(run, evaluation.dataset.items, problem["data"]))
     words.append(problem["contraction"]["words"])
     if not _is_unrolled(run):
         words.append(
@@ -263,9 +264,22 @@ def _reference_in_words(evaluation: Evaluation, reference: Reference) -> list[st
     return words
 
 
-def _was_trained_on(run: Run, data: str) -> bool:
-    path = getattr(run.config.data, "path", None)
-    return path is not None and Path(data).resolve() == Path(path).resolve()
+def _trained_on_in_words(run: Run, items: Sequence[Item], data: str) -> str:
+    """What of these data the run has learnt from, by their values, wherever they lie."""
+    if run.learnt_from:
+        known = number_known(run.learnt_from, items)
+    else:
+        path = getattr(run.config.data, "path", None)
+        same = path is not None and Path(data).resolve() == Path(path).resolve()
+        known = len(items) if same else 0
+    if not known:
+        return ""
+    if known >= min(len(items), SAMPLES):
+        return "In its own favour: these are the data that it was trained on."
+    return (
+        f"In its own favour: at least {known} of these {len(items)} are among the data that it was "
+        "trained on."
+    )
 
 
 def _write(evaluation: Evaluation, run: Run, what: str) -> None:

@@ -54,7 +54,7 @@ def changes(then: dict[str, Any] | None, now: dict[str, Any], names: Sequence[st
     other = [
         names[new[0]]
         for old, new in zip(then["values"], now["values"], strict=True)
-        if not _are_same(old, new)
+        if old[0] != new[0] or not _are_same(old[1:], new[1:])
     ]
     if not other:
         return ""
@@ -62,9 +62,17 @@ def changes(then: dict[str, Any] | None, now: dict[str, Any], names: Sequence[st
     return f"{other[0]}{more}: other values"
 
 
+def number_known(then: dict[str, Any], items: Sequence[Item]) -> int:
+    """How many of the items are among those of a fingerprint, whatever they are called and wherever
+    they lie. Of more than ``SAMPLES`` on either side, at least so many; empty ones do not count."""
+    now = [new[1:] for new in fingerprint(items)["values"] if new[2]]
+    return sum(any(_are_same(old[1:], new) for old in then["values"]) for new in now)
+
+
 def _are_same(old: Sequence[float], new: Sequence[float]) -> bool:
-    (place, count, size, *sums), (place_now, count_now, size_now, *sums_now) = old, new
-    if (place, count) != (place_now, count_now):
+    """Whether two arrays are, by their numbers."""
+    (count, size, *sums), (count_now, size_now, *sums_now) = old, new
+    if count != count_now:
         return False
     allowed = SAME * max(size, size_now)
     pairs = zip([size, *sums], [size_now, *sums_now], strict=True)
