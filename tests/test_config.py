@@ -225,3 +225,9 @@ def test_a_path_is_looked_for_beside_the_file(tmp_path):
     config = load_config(tmp_path / "a" / "c.yaml")
     assert config.data.path == tmp_path / "a" / "scans"
     assert isinstance(config.folder, Path)
+
+
+def test_a_name_that_no_folder_can_have_says_where_it_is_from(tmp_path):
+    (tmp_path / "my run.yaml").write_text("data: {size: 16}\n")
+    with pytest.raises(UserError, match=r"name: letters, digits.*got 'my run'.*set name="):
+        load_config(tmp_path / "my run.yaml")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
+from equipoise.cli import _in_words
 from equipoise.config import parse
 from equipoise.errors import LONGEST_MESSAGE, UserError, need, shortened
 
@@ -31,3 +34,11 @@ def test_a_list_of_views_is_not_printed_whole():
 def test_a_missing_package_is_named_with_its_extra():
     with pytest.raises(UserError, match=r"pip install 'equipoise\[extra\]'"):
         need("no_such_package_anywhere", "extra")
+
+
+def test_a_full_disk_is_told_with_what_to_do():
+    error = OSError(errno.ENOSPC, "No space left on device", "runs/a/log.jsonl")
+    said = _in_words(error)
+    assert "the disk is full where runs/a/log.jsonl was to be written" in said
+    assert "give the same command again" in said
+    assert "Permission" in _in_words(PermissionError(errno.EACCES, "Permission denied", "x"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from enum import Enum
 from pathlib import Path
@@ -579,6 +580,16 @@ def pretrain(
     typer.echo(f"wrote {out}: {scores}")
 
 
+def _in_words(error: Exception) -> str:
+    if not (isinstance(error, OSError) and error.errno == errno.ENOSPC):
+        return str(error)
+    where = f" where {error.filename} was to be written" if error.filename else ""
+    return (
+        f"the disk is full{where} ({error.strerror}); make room, and give the same command again: "
+        "what was whole is kept"
+    )
+
+
 def main() -> None:
     """Entry point: errors that are the user's to mend are one paragraph, exit code 2."""
     keep_freed_memory()
@@ -587,5 +598,5 @@ def main() -> None:
     except (UserError, OSError) as error:  # OSError: a path that is a file, a full disk, no rights
         if _debug:
             raise
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {_in_words(error)}", err=True)
         sys.exit(GAVE_UP if isinstance(error, TrainingGaveUp) else USER_ERROR)

@@ -350,6 +350,12 @@ def _one_complaint(error: dict[str, Any]) -> str:
         return f"{key}.kind: must be one of {kinds}, got {given.get('kind')!r}"
     if error["type"] == "missing":
         return f"{key}: missing; this kind needs it"
+    if key == "name" and error["type"] == "string_pattern_mismatch":
+        return (
+            f"name: letters, digits, '_', '-' and '.' alone, since a folder is called so; got "
+            f"{shortened(repr(given), 60)} (where nothing is said it is the name of the file); set "
+            "name=… to another"
+        )
     message = error["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(given, dict) else f", got {shortened(repr(given), 60)}"
     return f"{key}: {message}{shown}" if key else f"{message}{shown}"

@@ -4,9 +4,11 @@ that are whole whenever it is stopped."""
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +54,28 @@ def keep_freed_memory() -> None:
         return
     mallopt(MMAP_THRESHOLD, KEPT)
     mallopt(TRIM_THRESHOLD, KEPT)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[bool]:
+    """Whether no other process of this machine is in the same scope with this folder.
+
+    The lock is a file among the temporary ones, where it bothers nobody, and goes with the process
+    that has it, however it ends. Where there are no such locks, nobody is kept out.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield True
+        return
+    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    with open(Path(tempfile.gettempdir()) / f"equipoise-{os.getuid()}-{name}.lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
 
 
 def write_whole(file: Path, text: str) -> None:

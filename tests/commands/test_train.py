@@ -25,7 +25,7 @@ from equipoise.config import Config, parse
 from equipoise.data.scan import Scan
 from equipoise.errors import UserError
 from equipoise.learning import checkpoint
-from equipoise.machine import DRAFT
+from equipoise.machine import DRAFT, alone
 from equipoise.run import MODEL, load_run
 
 
@@ -152,6 +152,15 @@ class TestWhatIsThereAlready:
         with pytest.raises(UserError, match=message):
             train_run(tiny(tmp_path / "run", learning={"lr": 0.1}), quiet)
         assert before == {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+
+    def test_one_process_trains_in_a_folder(self, tmp_path):
+        config = tiny(tmp_path / "run")
+        with alone(tmp_path / "elsewhere" / ".." / "run") as nobody_else:
+            assert nobody_else
+            with pytest.raises(UserError, match="another process is training there"):
+                train_run(config, quiet)
+        assert not (tmp_path / "run").exists()
+        assert train_run(config, quiet)
 
     @pytest.mark.parametrize("is_finished", [False, True])
     def test_other_data_of_the_same_names_are_refused(self, tmp_path, is_finished):

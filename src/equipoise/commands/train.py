@@ -28,7 +28,7 @@ from ..learning.loop import train
 from ..learning.processes import from_first_object, processes, together
 from ..learning.trainer import Trainer
 from ..learning.validation import Validator
-from ..machine import is_empty, write_whole
+from ..machine import alone, is_empty, write_whole
 from ..reconstruction.settings import ModelSettings, denoiser_config
 from ..run import (
     ABOUT,
@@ -67,11 +67,31 @@ def train_run(
     Returns True when it is trained to the end, False when it was interrupted.
 
     Raises:
-        UserError: bad data, or the folder holds another run or something else.
+        UserError: bad data, or the folder holds another run or something else, or another process
+            is training there.
         TrainingGaveUp: too many steps in a row had to be skipped.
     """
+    fabric = processes()
+    if fabric.global_rank:
+        return _train_run(config, fabric, say, on_report, interrupted)
+    with alone(config.folder) as nobody_else:
+        if not nobody_else:
+            raise UserError(
+                f"{config.folder}: another process is training there; wait for it, or name another "
+                "run (name=… or out=…)"
+            )
+        return _train_run(config, fabric, say, on_report, interrupted)
+
+
+def _train_run(
+    config: Config,
+    fabric: Fabric,
+    say: Say,
+    on_report: Callable[[Report], None],
+    interrupted: Callable[[], bool],
+) -> bool:
     config = with_stored_axis(described(config))
-    fabric, folder = processes(), config.folder
+    folder = config.folder
     if fabric.global_rank:
         say, on_report = _silent, _silent
     saved = _earlier_state(config, say)

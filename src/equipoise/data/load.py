@@ -22,6 +22,7 @@ from .acquired import acquired
 from .axis import with_axis_found
 from .choice import Choice, with_chosen_slices
 from .counts import refuse_options
+from .counts.losses import MASKED
 from .dataset import Dataset, Streamed, notes_of, repeated
 from .formats import holds_images as look_like_images
 from .formats import may_hold_either, open_path
@@ -240,6 +241,9 @@ def _read(
     mask = None
     if found is not None:
         scan = replace(scan, peak=items[0].units.counts_as_one)
+        if found.tally.done == MASKED:  # the operator lacks what any of them lacks
+            for i in sorted(set(range(len(items))) - set(places)):
+                items[i].array()
         notes += found.tally.notes(len(items))
         mask = found.measured
     if mask is not None:

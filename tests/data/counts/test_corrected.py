@@ -261,6 +261,16 @@ class TestDeadInLineIntegrals:
             assert not y[..., 20].any()
             assert any("left out of the operator" in note for note in dataset.notes)
 
+    def test_every_sinogram_counts_for_the_mask(self, tmp_path):
+        """Also those of a long scan that are not read before."""
+        rows = np.stack([INTEGRALS[1]] * 7 + [self.values()] + [INTEGRALS[1]] * 32)
+        config = config_of(saved(tmp_path / "lines.npy", rows), dead="mask")
+        for stream in (False, True):
+            dataset = load_data(config, Scan.planned(config.physics, 32), stream=stream)
+            assert not dataset.scan.physics.seen[:, 20].any()
+            (note,) = [note for note in dataset.notes if "left out of the operator" in note]
+            assert "in 1 of the 40 sinograms that were read" in note
+
     def test_a_mask_of_views_and_bins(self, tmp_path):
         counts = COUNTS.copy()
         counts[:, :, 20:24] = 0

@@ -19,6 +19,8 @@ from .noise import measured_noise
 WRONG_MISFIT, LITTLE_MISFIT = 0.2, 0.02
 #: Models are never exact: this many times the noise is still a fit.
 OVER_NOISE = 4.0
+#: What a mended cause leaves is more than coarse pixels and noise from here on.
+MUCH_OVER_NOISE = 3.0
 
 
 def fit(config: Config, sample: Dataset, x: Tensor, say: Callable[[str], None]) -> Finding:
@@ -41,7 +43,7 @@ def fit(config: Config, sample: Dataset, x: Tensor, say: Callable[[str], None]) 
     if is_scanned and isinstance(physics, Tomography):
         cause = likely_cause(physics, y, lambda name: say(f"trying: {name}"))
         if cause is not None:
-            return _named(config, sample, what, cause)
+            return _named(config, sample, what, cause, noise)
     remedy = (
         "the operator is not what measured these data: check views, detectors, pixel, offset, "
         "orientation"
@@ -57,9 +59,15 @@ def fit(config: Config, sample: Dataset, x: Tensor, say: Callable[[str], None]) 
     return judged(is_fine, what, remedy, otherwise="note")
 
 
-def _named(config: Config, sample: Dataset, what: str, cause: Cause) -> Finding:
+def _named(config: Config, sample: Dataset, what: str, cause: Cause, noise: float) -> Finding:
     changes, by_hand = changes_of(config, sample, cause)
     also = f"; or {'; or '.join(cause.others[:2])}" if cause.others else ""
+    if cause.misfit > max(LITTLE_MISFIT, MUCH_OVER_NOISE * noise):
+        also += (
+            f". That is {cause.misfit / max(noise, 1e-30):.0f} times the noise: something else is "
+            "wrong besides, or instead (a sample that moved, views of another order, light that "
+            "drifted)"
+        )
     return Finding(
         "wrong",
         f"{what}: {cause.what}; the views contradict each other by {cause.before:.2%} of what they "
