@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import equipoise, quiet, tiny
+from support import equipoise, quiet, tiny, tiny_tree
 from typer.testing import CliRunner
 
 import equipoise as eq
@@ -23,7 +23,7 @@ from equipoise.commands.slices import WholeScan
 from equipoise.commands.train import train_run
 from equipoise.comparison.bootstrap import Bootstrap
 from equipoise.comparison.evaluation import evaluate
-from equipoise.config import changed
+from equipoise.config import changed, parse
 from equipoise.errors import UserError
 from equipoise.run import load_data, load_run, unseen_phantoms
 
@@ -197,6 +197,29 @@ class TestExport:
         weights.write_bytes(weights.read_bytes()[:200])
         with pytest.raises(UserError, match="damaged"):
             eq.EquilibriumReconstructor.from_pretrained(out)
+
+    def test_the_card_says_what_measurements_are_multiplied_by(self, tmp_path):
+        plain = eq.ParallelBeam(16, 6)
+        y = 0.04 * plain.A(eq.phantoms(3, 16))
+        (tmp_path / "in").mkdir()
+        for k, one in enumerate(y):
+            np.save(tmp_path / "in" / f"{k}.npy", one[0].numpy())
+        tree = tiny_tree(out=str(tmp_path / "run"), learning={"steps": 1}, physics={"angles": 6})
+        tree["data"] = {"path": str(tmp_path / "in"), "size": 16, "peak": 0.04}
+        train_run(parse(tree, "test"), quiet)
+        run = load_run(tmp_path / "run")
+        reconstruct(run, tmp_path / "in", tmp_path / "images", quiet)
+        out = export(run, tmp_path / "exported")
+        about = json.loads((out / "config.json").read_text())
+        factor = about["gain"] / about["peak"]
+        assert f"a scanner's values times {factor:.6g}" in " ".join(
+            (out / "README.md").read_text().split()
+        )
+        model = eq.EquilibriumReconstructor.from_pretrained(out)
+        x = about["peak"] * model(y * factor, eq.ParallelBeam(16, 6, normalize=True))
+        for k, one in enumerate(x.detach()):
+            image = np.load(tmp_path / "images" / f"{k}.npy")
+            assert np.allclose(image, one[0], atol=1e-4 * about["peak"])
 
 
 class TestCommandLine:

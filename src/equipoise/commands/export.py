@@ -34,7 +34,8 @@ model = EquilibriumReconstructor.from_pretrained("FOLDER")
 x = model(y, physics)  # a deepinv physics with norm 1, and its measurements
 ```
 
-- Physics: {physics}
+- Physics: {physics}; a measurement has the shape {shape}
+- Units: {units}
 - Data: {data}; licence of the data: {data_licence}
 - Model: {step} step, {parameters:,} parameters, denoiser `{denoiser}`, images of {channels}
   channel(s), noise level {sigma:g}
@@ -75,6 +76,9 @@ def _about(run: Run) -> dict[str, Any]:
         "denoiser": denoiser_config(run.model),
         "channels": int(run.scan.image_shape[0]),
         "noise": run.scan.noise,
+        "gain": run.scan.gain,
+        "peak": getattr(config.data, "peak", 1.0),
+        "measurement_shape": list(run.scan.measurement_shape),
         "size": config.data.size,
         "physics": config.physics.model_dump(mode="json", exclude_none=True),
         "objective": config.objective.model_dump(mode="json"),
@@ -92,6 +96,8 @@ def _card(run: Run, about: dict[str, Any], licence: str) -> str:
         name=config.name,
         training=how_it_was_trained(config.objective, config.model),
         physics=f"{options}, {shown_size(config.data.size)} pixels",
+        shape=" × ".join(map(str, about["measurement_shape"])),
+        units=_units(about["peak"], about["gain"]),
         data=path.name if path else "synthetic phantoms",
         data_licence="see its owner" if path else "none needed",
         step=config.model.step.kind,
@@ -100,6 +106,14 @@ def _card(run: Run, about: dict[str, Any], licence: str) -> str:
         channels=about["channels"],
         sigma=config.model.sigma,
         metrics="; ".join(_metrics(run.folder)) or "not evaluated yet (equipoise evaluate)",
+    )
+
+
+def _units(peak: float, gain: float) -> str:
+    return (
+        f"images in which 1 stands for {peak:g} in the unit of the data, and measurements of them "
+        f"by an operator of norm 1: a scanner's values times {gain / peak:.6g} ({gain:.6g}, by "
+        f"which the operator is multiplied, over {peak:g})"
     )
 
 
