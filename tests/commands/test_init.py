@@ -57,6 +57,23 @@ def test_views_over_a_whole_turn(tmp_path):
     assert config.physics.angles == angles
 
 
+@pytest.mark.parametrize("kind", ["npz", "mat"])
+@pytest.mark.parametrize("unit", [1.0, np.pi / 180])
+def test_angles_beside_the_sinograms(tmp_path, kind, unit):
+    """Uneven ones would be lost."""
+    angles = [7.0 * k + (k % 3) for k in range(24)]
+    stored = {"sinogram": sinograms(angles)[0], "theta": unit * np.array(angles), "dose": 3.0}
+    path = tmp_path / f"scan.{kind}"
+    if kind == "npz":
+        np.savez(path, **stored)
+    else:
+        pytest.importorskip("scipy.io").savemat(path, stored)
+    config, text = drafted(path, tmp_path)
+    assert config.physics.angles == pytest.approx(angles, abs=1e-4)
+    assert "those of 'theta' in the file" in text
+    assert ("taken for radians" in text) == (unit != 1.0)
+
+
 def test_kspace(tmp_path):
     rng = np.random.default_rng(0)
     kspace = rng.standard_normal((4, 32, 32)) + 1j * rng.standard_normal((4, 32, 32))

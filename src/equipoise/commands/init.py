@@ -11,6 +11,8 @@ import numpy as np
 
 from ..config import Config, parse
 from ..data.formats import may_hold_either, open_path
+from ..data.formats.matlab import variables
+from ..data.formats.projections import degrees_of
 from ..data.item import HOUNSFIELD, Item
 from ..data.scan import Scan
 from ..errors import UserError
@@ -24,6 +26,8 @@ from .doctor.trials import Judge, is_brighter_outside
 
 #: What the user has to look at is marked so.
 FILL_IN = "FILL IN"
+#: What an array of angles is called.
+IS_ANGLE = re.compile(r"angle|theta|phi|degree|rotation", re.IGNORECASE)
 #: At most so many pixels each way, detectors and views are proposed for a first run.
 PIXELS, DETECTORS, VIEWS = 128, 160, 90
 #: As many items are looked at.
@@ -183,9 +187,6 @@ def _arrays(path: Path, items: list[Item], found: list[str]) -> Draft:
         )
     sinogram = _some(items)
     guess = _guessed(sinogram)
-    found.append(
-        f"taken for sinograms; {guess.words}. Angles, distances and the pixel are in no such file"
-    )
     views, detectors = sinogram.shape[-2:]
     layout = []
     if guess.is_transposed:
@@ -202,19 +203,43 @@ def _arrays(path: Path, items: list[Item], found: list[str]) -> Draft:
         data.append(
             Line("white", guess.open_beam, f"{FILL_IN}: counts with nothing in the way, or a file")
         )
-    span = f"{views} views spread evenly over {guess.span}°"
-    value: Any = views
-    if guess.span == 360:
-        value = [round(float(angle), 4) for angle in view_angles(views, 360.0)]
+    angles = _angles_beside(first.file, views)
+    if angles is None:
+        span = f"{views} views spread evenly over {guess.span}°"
+        value: Any = views
+        if guess.span == 360:
+            value = [round(float(angle), 4) for angle in view_angles(views, 360.0)]
+        angles = Line("angles", value, f"{FILL_IN}: {span} are assumed; a list: each in degrees")
+        missing = "Angles, distances and the pixel are in no such file"
+    else:
+        missing = f"Angles are {angles.comment}; distances and the pixel are in no such file"
+    found.append(f"taken for sinograms; {guess.words}. {missing}")
     physics = [
         Line("kind", "parallel_beam", f"{FILL_IN}: or fan_beam, with the distances"),
-        Line("angles", value, f"{FILL_IN}: {span} are assumed; a list: each in degrees"),
+        angles,
         *[line for line in _fewer(1, detectors)],
         Line("detectors", detectors),
         Line("offset", "auto", "the axis of rotation is found in the measurements"),
         Line("pixel", 1.0, f"{FILL_IN}: a pixel's side in your unit of length"),
     ]
     return Draft(found, data, physics, _learning(items))
+
+
+def _angles_beside(file: Path, views: int) -> Line | None:
+    """The angles that stand beside the sinograms in a file of several arrays, if they do."""
+    stored: dict[str, Any] = {}
+    if file.suffix == ".npz":
+        with np.load(file) as arrays:
+            stored = {name: arrays[name] for name in arrays.files if IS_ANGLE.search(name)}
+    elif file.suffix == ".mat":
+        stored = {name: v for name, v in variables(file).items() if IS_ANGLE.search(name)}
+    for name, values in stored.items():
+        numbers = np.asarray(values)
+        if numbers.size == views and numbers.dtype.kind in "iuf" and np.isfinite(numbers).all():
+            degrees, note = degrees_of(numbers, "")
+            note = f", which {note}" if note else ""
+            return Line("angles", degrees.round(6).tolist(), f"those of {name!r} in the file{note}")
+    return None
 
 
 def _some(items: Sequence[Item]) -> np.ndarray:

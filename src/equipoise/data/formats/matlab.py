@@ -98,7 +98,7 @@ class Matlab(Format):
             UserError: there is none, or there are several.
         """
         with self.reading(file):
-            contents = _contents(file)
+            contents = variables(file)
         if self.variable is not None:
             return self._named(file, contents)
         scans = {name: value for name, value in contents.items() if is_scan(value)}
@@ -144,7 +144,7 @@ def _counts_slices_first(shape: tuple[int, ...]) -> bool:
 # ------------------------------------------------------------------------------- what there is
 
 
-def _contents(file: Path) -> dict[str, Any]:
+def variables(file: Path) -> dict[str, Any]:
     """Variables by name: dicts for structs, arrays for numbers, strings for text."""
     start = first_bytes(file, 520)
     if HDF5_MARK in (start[:8], start[512:520]):
