@@ -145,6 +145,16 @@ class TestLooks:
         assert look_like_line_integrals(disc() + noise)
         assert look_like_line_integrals(disc() / 30_000)
 
+    @pytest.mark.parametrize("absorbed", [0.1, 0.25])
+    @pytest.mark.parametrize("photons", [2000, 20_000])
+    def test_counts_of_which_little_is_absorbed(self, absorbed, photons):
+        """No line integral is as large as their thousands."""
+        rng = np.random.default_rng(0)
+        lines = -np.log(1 - absorbed) * disc() / disc().max()
+        assert look_like_counts(rng.poisson(photons * np.exp(-lines)))
+        assert not look_like_counts(rng.poisson(photons, disc().shape))
+        assert not look_like_counts(500 * (lines + rng.normal(0, 0.01, lines.shape)))
+
     def test_an_object_wider_than_the_detector(self):
         assert not look_like_counts(disc()[:, 15:45])
         assert not look_like_line_integrals(np.exp(-disc()[:, 15:45]))

@@ -7,6 +7,12 @@ import numpy as np
 #: Where nothing is in the way, what one value in ten exceeds is no more than this many times what
 #: nine in ten do: noise of few photons, and a beam that fades.
 STEADY = 1.7
+#: Of the light at the ends, what one detector in five sees less than, and what the darkest does: of
+#: numbers that may be line integrals, whose profile may be hollow where an object is wider than the
+#: detector; and of larger ones than any line integral, of which little need be absorbed.
+LESS_LIGHT, LITTLE_LIGHT = (0.9, 0.75), (0.98, 0.93)
+#: A line integral of so much lets no photon through.
+INTEGRAL = 50.0
 
 
 def _ends_and_brightest(values: np.ndarray) -> tuple[np.ndarray, float]:
@@ -31,7 +37,10 @@ def look_like_counts(values: np.ndarray) -> bool:
     if not (ends > 0.6 * brightest and dimmest > 0 and highest < STEADY * dimmest):
         return False
     usual = np.nanmedian(np.where(np.isfinite(values), values, ends), axis=0)
-    return float(np.sort(usual)[len(usual) // 5]) < 0.9 * ends and float(usual.min()) < 0.75 * ends
+    often, least = LITTLE_LIGHT if ends > INTEGRAL else LESS_LIGHT
+    return (
+        float(np.sort(usual)[len(usual) // 5]) < often * ends and float(usual.min()) < least * ends
+    )
 
 
 def look_like_line_integrals(transmission: np.ndarray) -> bool:
