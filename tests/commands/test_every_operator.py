@@ -73,6 +73,9 @@ OPERATORS = {
 }
 
 
+SLOW_IN_DOUBLE = ("multi_coil", "super_resolution", "compressed_sensing")
+
+
 def operator_config(folder: Path, physics: dict, data: dict | None = None, **model):
     tree = {
         "out": str(folder / "run"),
@@ -98,9 +101,7 @@ def operator_config(folder: Path, physics: dict, data: dict | None = None, **mod
         "parallel_beam",
         "fan_beam",
         "mri",
-        "multi_coil",
-        "super_resolution",
-        "compressed_sensing",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_IN_DOUBLE),
     ],
 )
 def test_double_precision_in_every_command(name, stream, tmp_path):

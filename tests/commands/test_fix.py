@@ -80,6 +80,7 @@ def test_from_the_shell_and_trained(tmp_path):
     assert trained.returncode == 0, trained.stderr
 
 
+@pytest.mark.slow
 def test_a_range_of_views_stays_one(tmp_path):
     """YAML 1.1 would read 0:24:2 as a number to base 60."""
     text = FILE.replace("angles: 24       # all around", "angles: 24\n  views: 0:24:2")
@@ -91,6 +92,7 @@ def test_a_range_of_views_stays_one(tmp_path):
     assert config.physics.views == "1:24:3"
 
 
+@pytest.mark.slow
 def test_what_is_still_wrong_after_the_last_round_is_counted(tmp_path, monkeypatch):
     monkeypatch.setattr(fix, "MOST_ROUNDS", 1)
     file = scan(tmp_path, measured(offset=2.4)[:, ::-1].copy())  # the sense and the axis

@@ -484,6 +484,7 @@ class TestProcesses:
         assert any(f"continuing at step {at}" in line for line in said)
         assert [report.step for report in steps] == [at + 1, at + 2]
 
+    @pytest.mark.slow
     def test_reconstruction_is_shared(self, tmp_path):
         train_run(tiny(tmp_path / "run", learning={"steps": 1}), quiet)
         run = load_run(tmp_path / "run")
