@@ -360,3 +360,23 @@ def test_real_slices(tmp_path):
     write_images(items, arrays(items), tmp_path / "out")
     again = open_path(tmp_path / "out")
     assert np.abs(arrays(again) - arrays(items)).max() <= 0.5
+
+
+def test_slices_of_two_orientations_are_no_gaps(tmp_path):
+    for k in range(4):
+        make_dicom(tmp_path / f"a{k}.dcm", hounsfield(k) + 1024, z=2.5 * k)
+        across = [0, 1, 0, 0, 0, -1]
+        make_dicom(
+            tmp_path / f"b{k}.dcm",
+            hounsfield(k) + 1024,
+            ImageOrientationPatient=across,
+            ImagePositionPatient=[100 + 10.0 * k, 0, 0],
+        )
+    assert not any("missing" in note for item in open_path(tmp_path) for note in item.notes)
+
+
+def test_a_slice_that_is_there_twice_is_noted(tmp_path):
+    for name, k in (("0", 0), ("1", 1), ("2", 2), ("3", 3), ("again", 3), ("4", 4)):
+        make_dicom(tmp_path / f"{name}.dcm", hounsfield(k) + 1024, z=2.5 * k)
+    notes = [note for item in open_path(tmp_path) for note in item.notes]
+    assert notes == ["patient P1: 1 slice(s) lie where another one of the series does"]

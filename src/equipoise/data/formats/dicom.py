@@ -25,6 +25,8 @@ from .dicom_writer import write_slices
 NO_IMAGES = ("DICOMDIR", "LOCKFILE", "VERSION")
 #: A gap between slices is noted from this many times the usual distance on.
 GAP = 1.5
+#: Slices nearer than this, in millimetres, are at the same place.
+SAME_PLACE = 1e-3
 
 
 class Dicom(Format):
@@ -224,15 +226,22 @@ def _of_a_scan(slices: list[Slice]) -> tuple[list[Slice], list[Slice]]:
 
 
 def _missing_slices(slices: Sequence[Slice]) -> list[tuple[int, str]]:
-    """A note for the slice after each gap in a series of sorted slices, and that slice's place."""
-    places: dict[tuple[str, str], list[int]] = {}
+    """A note for the slice after each gap in a series of sorted slices of one orientation, and that
+    slice's place; and one where several lie at the same place."""
+    places: dict[tuple[str, str, str], list[int]] = {}
     for i, one in enumerate(slices):
         if one.position is not None:
-            places.setdefault((one.patient, one.series), []).append(i)
+            places.setdefault((one.patient, one.series, one.volume), []).append(i)
     notes = []
-    for (patient, _), series in places.items():
+    for (patient, *_), series in places.items():
         gaps = np.diff([slices[i].position or 0.0 for i in series])
-        usual = float(np.median(gaps)) if len(gaps) > 2 else 0.0
+        apart = gaps[gaps > SAME_PLACE]
+        again = len(gaps) - len(apart)
+        if 0 < again < len(series) / 4:  # of more, several belong to each place: echoes, phases
+            where = series[int(np.argmin(gaps)) + 1]
+            note = f"patient {patient}: {again} slice(s) lie where another one of the series does"
+            notes.append((where, note))
+        usual = float(np.median(apart)) if len(apart) > 2 else 0.0
         if usual <= 0:
             continue
         wide = np.flatnonzero(gaps > GAP * usual)
