@@ -77,8 +77,10 @@ def test_what_was_interrupted_goes_on_to_the_same_bytes(run, tmp_path, form, mon
     assert "going on after slice 4 of 10" in said[0] + said[1]
     assert [step.done for step in steps] == [8, 10]
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
-    rows = json.loads((tmp_path / "parts" / "report.json").read_text())["images"]
-    assert [row["name"] for row in rows] == [f"scan_{k:03d}" for k in range(10)]
+    report = json.loads((tmp_path / "parts" / "report.json").read_text())
+    assert [row["name"] for row in report["images"]] == [f"scan_{k:03d}" for k in range(10)]
+    notes = [text.removeprefix("note: ") for text in said if text.startswith("note: ")]
+    assert report["data_notes"] == notes
 
 
 def test_a_batch_that_was_half_written_is_written_again(run, tmp_path, monkeypatch):

@@ -118,7 +118,8 @@ def _finish(scan: WholeScan, say: Callable[[str], None]) -> None:
     """Picture and report of a scan whose slices are all written."""
     part, images = scan.examples(SHOWN)
     _save_picture(part, images, scan.folder)
-    about = {"run": scan.about["run"], "data": scan.about["data"], "measured": "DATA"}
+    about: dict[str, Any] = {"run": scan.about["run"], "data": scan.about["data"]}
+    about |= {"measured": "DATA", "data_notes": scan.dataset.notes}
     _save_report(scan.rows(), about, scan.folder, say)
     scan.finish()
     _say_what_was_written(len(scan.output.files), scan.folder, say)
@@ -148,6 +149,7 @@ def _at_once(
     images = native_images(solved.value, dataset.items, dataset.scan.physics)
     rows = account(dataset, solved)
     told: dict[str, Any] = {**about, "measured": _what_was_measured(dataset)}
+    told["data_notes"] = dataset.notes
     if asked is not None and sure is not None:
         rows = [row | more for row, more in zip(rows, rows_of(sure), strict=True)]
         told |= {"notes": notes_of(sure, dataset.names), "factor": asked.factor}
