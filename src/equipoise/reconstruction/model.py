@@ -25,6 +25,7 @@ from ..equilibrium.solvers import Solver
 from ..errors import UserError
 from ..imaging.groups import Group, Reflections, Rotations
 from ..imaging.linear import variant
+from ..imaging.nufft import with_any_batch
 from ..settings import Settings
 from .denoisers import ComplexDenoiser, Invariant, Moved, backbone, make_denoiser
 from .denoisers.settings import DenoiserChoice, UNetSettings
@@ -105,7 +106,7 @@ class EquilibriumReconstructor(Reconstructor):
         Value, residual, steps, status, trace; the adjoint after backward. Where the step's state
         holds more than the image (``ADMM``), the residual is that of the whole state.
         """
-        f = self.step.bind(y, physics)
+        f = self.step.bind(y, with_any_batch(physics))
         with torch.no_grad():
             x0 = self.step.start(y, physics) if x0 is None else x0
             z0 = self.step.lift(x0, y, physics)
