@@ -14,7 +14,7 @@ import pytest
 from support import ROOT
 
 from equipoise import cli
-from equipoise.machine import DRAFT, is_empty, whole_folder, write_whole
+from equipoise.machine import DRAFT, alone, is_empty, whole_folder, write_whole
 
 CODE = (
     "import os, sys; import equipoise.cli; "
@@ -170,3 +170,35 @@ def test_the_command_line_keeps_it(monkeypatch):
     monkeypatch.setattr(cli, "app", lambda: called.append("run"))
     cli.main()
     assert called == ["kept", "run"]
+
+
+HOLDS = """
+import os, sys, time
+from pathlib import Path
+from equipoise.machine import alone
+with alone(Path(sys.argv[1])) as nobody_else:
+    helper = os.fork()
+    if not helper:
+        time.sleep(60)
+        os._exit(0)
+    print(nobody_else, helper, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no such locks here")
+def test_a_folder_is_for_one_process_as_long_as_it_lives(tmp_path):
+    """Whoever it has started lives on: that is no reason to keep others out."""
+    command = [sys.executable, "-c", HOLDS, str(tmp_path)]
+    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    got, helper = holder.stdout.readline().split()
+    try:
+        assert got == "True"
+        with alone(tmp_path) as nobody_else:
+            assert not nobody_else
+        holder.kill()
+        holder.wait()
+        with alone(tmp_path) as nobody_else, alone(tmp_path / ".") as again:
+            assert (nobody_else, again) == (True, False)
+    finally:
+        os.kill(int(helper), 9)

@@ -56,26 +56,38 @@ def keep_freed_memory() -> None:
     mallopt(TRIM_THRESHOLD, KEPT)
 
 
+_alone_with: set[Path] = set()
+
+
 @contextmanager
 def alone(folder: Path) -> Iterator[bool]:
-    """Whether no other process of this machine is in the same scope with this folder.
+    """Whether nobody else on this machine is in the same scope with this folder.
 
     The lock is a file among the temporary ones, where it bothers nobody, and goes with the process
-    that has it, however it ends. Where there are no such locks, nobody is kept out.
+    that has it, however it ends: it is not that of the processes which help to read data. Where
+    there are no such locks, nobody is kept out.
     """
     try:
         import fcntl
     except ImportError:
         yield True
         return
-    name = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
+    folder = folder.resolve()
+    if folder in _alone_with:  # such a lock does not keep out its own process
+        yield False
+        return
+    name = hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]
     with open(Path(tempfile.gettempdir()) / f"equipoise-{os.getuid()}-{name}.lock", "w") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             yield False
-        else:
+            return
+        _alone_with.add(folder)
+        try:
             yield True
+        finally:
+            _alone_with.remove(folder)
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -106,6 +106,7 @@ def test_angles(phantoms):
     assert "turns the other way" in cause.what
 
 
+@pytest.mark.slow
 def test_order_axes_and_counts(phantoms):
     physics = eq.ParallelBeam(64, 20, normalize=True)
     y = measured(physics, phantoms)

@@ -73,7 +73,7 @@ OPERATORS = {
 }
 
 
-SLOW_IN_DOUBLE = ("multi_coil", "super_resolution", "compressed_sensing")
+SLOW_IN_DOUBLE = ("fan_beam", "multi_coil", "super_resolution", "compressed_sensing")
 
 
 def operator_config(folder: Path, physics: dict, data: dict | None = None, **model):
@@ -99,7 +99,6 @@ def operator_config(folder: Path, physics: dict, data: dict | None = None, **mod
     "name",
     [
         "parallel_beam",
-        "fan_beam",
         "mri",
         *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_IN_DOUBLE),
     ],

@@ -60,6 +60,7 @@ def test_the_axis(tmp_path):
     assert file.read_text() == FILE
 
 
+@pytest.mark.slow
 def test_the_sense_and_the_axis_one_after_the_other(tmp_path):
     file = scan(tmp_path, measured(offset=2.4)[:, ::-1].copy())
     _, config, said = fixed(file, tmp_path / "new.yaml")
@@ -102,6 +103,7 @@ def test_what_is_still_wrong_after_the_last_round_is_counted(tmp_path, monkeypat
     assert said.count("by hand") == left
 
 
+@pytest.mark.slow
 def test_nothing_is_left_beside_the_file(tmp_path):
     file = scan(tmp_path, 30 * measured())
     fixed(file, tmp_path / "new.yaml")

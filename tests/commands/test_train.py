@@ -129,6 +129,7 @@ class TestTraining:
         assert terms <= steps[0].parts.keys()
         assert all(np.isfinite(list(report.parts.values())).all() for report in steps)
 
+    @pytest.mark.slow
     def test_giving_up_is_an_outcome_with_a_code_of_its_own(self, tmp_path):
         """Steps so long that nothing has an equilibrium any more."""
         tree = tiny_tree(

@@ -244,7 +244,7 @@ class TestCommandLine:
 
     def test_demo(self, tmp_path, monkeypatch):
         monkeypatch.setattr(demo, "UNSEEN", 4)  # a smaller one: `make demo` runs the whole
-        monkeypatch.setitem(demo.DEMOS["mri"], "data", {"size": 48, "count": 16})
+        monkeypatch.setitem(demo.DEMOS["mri"], "data", {"size": 32, "count": 8})
         out = tmp_path / "demo"
         done = CliRunner().invoke(app, ["demo", "mri", "--steps", "1", "--out", str(out)])
         assert done.exit_code == 0, done.output
