@@ -38,23 +38,16 @@ SHOWN: dict[str, dict[str, Any]] = {
     "Low-dose CT: photons are counted": {
         "physics": {"kind": "parallel_beam", "angles": 40, "photons": 2000}
     },
-    "Radial MRI": {
-        "physics": {"kind": "non_cartesian_mri", "shots": 16, "samples": 96},
-        "objective": {"splitting": 0},
-    },
+    "Radial MRI": {"physics": {"kind": "non_cartesian_mri", "shots": 16, "samples": 96}},
     "MRI, Poisson-disc mask, 6×, four coils": {
         "physics": {"kind": "mri", "mask": "poisson_disc", "acceleration": 6, "coils": 4}
     },
     "Inpainting, a third of the pixels": {
         "physics": {"kind": "inpainting", "keep": 0.33, "noise": 0.01}
     },
-    "Super-resolution, 2×": {
-        "physics": {"kind": "super_resolution", "noise": 0.005},
-        "objective": {"splitting": 0},
-    },
+    "Super-resolution, 2×": {"physics": {"kind": "super_resolution", "noise": 0.005}},
     "Your own: motion blur, and every fourth row lost": {
         "physics": {"kind": "custom", "file": "motion.py", "noise": 0.005},
-        "objective": {"splitting": 0},
     },
 }
 

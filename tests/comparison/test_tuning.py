@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from equipoise.comparison.tuning import in_words
 from equipoise.learning.search import Ladder, decades, search
 
-WEIGHTS = Ladder(decades((1, 3), -7, 0), first=(3e-5, 3e-3), default=1e-4)
+WEIGHTS = Ladder(decades((1, 3), -7, 0), first=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3), default=1e-4)
 
 
 def test_decades():
@@ -32,8 +32,8 @@ class TestSearch:
     @given(st.integers(0, 8), st.integers(0, 11), st.floats(-0.9, 0.9))
     def test_of_two_options_at_once(self, i, j, slant):
         """A concave score with a slanted ridge: each neighbour of what is found is worse."""
-        a = Ladder(tuple(range(9)), first=(3, 5), default=4)
-        b = Ladder(tuple(range(12)), first=(4, 7), default=5)
+        a = Ladder(tuple(range(9)), first=(3, 4, 5), default=4)
+        b = Ladder(tuple(range(12)), first=(4, 5, 6, 7), default=5)
 
         def score(s):
             u, v = s["a"] - i, s["b"] - j

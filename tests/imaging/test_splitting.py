@@ -5,6 +5,7 @@ from __future__ import annotations
 import deepinv
 import pytest
 import torch
+from deepinv.physics import LinearPhysics, NonCartesianMRI
 
 import equipoise as eq
 from equipoise.imaging.draws import seeded
@@ -142,8 +143,93 @@ class TestSplitting:
         assert chosen[0] != chosen[1]
 
     def test_what_cannot_be_split(self):
+        stacked = deepinv.physics.stack(deepinv.physics.Denoising(), deepinv.physics.Denoising())
+        with pytest.raises(TypeError, match="cannot be split: it must be linear, and measure one"):
+            split(stacked, stacked.A(torch.zeros(1, 1, 4, 4)), 2, 0)
+        bent = deepinv.physics.Physics(A=torch.square)
         with pytest.raises(TypeError, match="cannot be split"):
-            split(deepinv.physics.Denoising(), torch.zeros(1, 1, 4, 4), 2, 0)
+            split(bent, torch.zeros(1, 1, 4, 4), 2, 0)
+        few = deepinv.physics.CompressedSensing(m=3, img_size=(1, 4, 4))
+        with pytest.raises(ValueError, match="cannot split 3 measured numbers into 4 parts"):
+            split(few, torch.zeros(1, 3), 4, 0)
+        with pytest.raises(ValueError, match="cannot split 5 shots into 6 parts"):
+            split(spokes()[0], torch.zeros(1, 2, 1, 40), 6, 0)
+
+
+class Spokes(NonCartesianMRI):
+    """Non-Cartesian MRI as deepinv has it, with another product: (B, 2, 2 coils, 5 shots · 8)."""
+
+    def __init__(self):
+        LinearPhysics.__init__(self)
+        rng = torch.Generator().manual_seed(1)
+        self.samples = torch.zeros(5, 8, 2).numpy()  # of which the number of shots alone counts
+        self.matrix = torch.randn(160, 2 * 16 * 16, generator=rng, dtype=torch.float64)
+
+    def A(self, x, **kwargs):
+        return (x.flatten(1) @ self.matrix.T.to(x)).reshape(-1, 2, 2, 40)
+
+    def A_adjoint(self, y, **kwargs):
+        return (y.flatten(1) @ self.matrix.to(y)).reshape(-1, 2, 16, 16)
+
+
+class Sketch:
+    """(B, 2, 16, 16) → (B, 160)"""
+
+    def A(self, x):
+        return Spokes().A(x).flatten(1)
+
+    def A_adjoint(self, y):
+        return Spokes().A_adjoint(y)
+
+
+def spokes():
+    rng = torch.Generator().manual_seed(0)
+    return Spokes(), torch.randn(3, 2, 16, 16, generator=rng, dtype=torch.float64)
+
+
+class TestWithoutViewsOrMask:
+    def test_every_number_is_left_out_once_with_its_channels(self):
+        for shape, size in (((2, 12, 20), (12, 20)), ((7, 11), (7, 11)), ((101,), (101,))):
+            y = torch.ones(3, *shape)
+            parts = [split(deepinv.physics.Denoising(), y, 5, k) for k in range(5)]
+            left = torch.stack([part.left_y for part in parts])
+            assert torch.equal(left.sum(0), y)
+            assert torch.equal(torch.stack([part.y for part in parts]), 1 - left)
+            channels = y[0].numel() // torch.Size(size).numel()
+            counts = left.flatten(2).sum(2)
+            assert bool(((counts - y[0].numel() / 5).abs() < channels).all())
+            if len(shape) == 3:
+                assert torch.equal(left[:, :, 0], left[:, :, 1])
+            if len(size) == 2:  # no line of an image is left out whole
+                lines = left[0, 0].reshape(-1, *size)[0]
+                assert not bool(lines.all(0).any() | lines.all(1).any())
+            again = split(deepinv.physics.Denoising(), y, 5, 2)
+            assert torch.equal(again.left_y, parts[2].left_y)
+
+    def test_shots_are_left_out_whole(self):
+        physics, x = spokes()
+        y = physics.A(x)
+        for k in (0, 1, None):
+            out = split(physics, y, 3, k).left_y.reshape(3, 2, 2, 5, 8) != 0
+            assert bool((out == out[:, :1, :1, :, :1]).all())
+            assert int(out[0, 0, 0, :, 0].sum()) == (1 if k == 2 else 2)
+
+    def test_what_is_composed_is_split_as_its_last_factor(self):
+        rng = torch.Generator().manual_seed(0)
+        x = torch.randn(2, 1, 16, 16, generator=rng)
+        blur = deepinv.physics.BlurFFT((1, 16, 16), filter=torch.ones(1, 1, 1, 5) / 5)
+        mask = torch.ones(1, 16, 16)
+        mask[:, ::4] = 0
+        lost = deepinv.physics.Inpainting((1, 16, 16), mask=mask)
+        parallel = eq.ParallelBeam(16, 10, normalize=True)
+        for physics, last in ((lost * blur, lost), (parallel * blur, parallel)):
+            y = physics.A(x)
+            found, own = split(physics, y, 3, 1), split(last, y, 3, 1)
+            assert torch.equal(found.left_y, own.left_y)
+            assert torch.allclose(found.physics.A(x), own.y, atol=1e-5)
+            assert torch.allclose(found.left_physics.A(x), own.left_y, atol=1e-5)
+        rows = (split(lost * blur, lost.A(blur.A(x)), 3, 1).left_y != 0).all(-1)[0, 0]
+        assert 0 < int(rows.sum()) < 12  # whole rows, as those that are lost
 
 
 def own_masks(count: int = 3) -> torch.Tensor:
@@ -163,12 +249,21 @@ def splittable() -> dict[str, tuple[object, torch.Tensor]]:
     frames = torch.stack([cartesian_mask(16, 32, 2, 0.1, seed) for seed in range(2)]).double()
     size = (16, 32)
     physics = deepinv.physics
+    sketch = Sketch()
     return {
         "views": (eq.ParallelBeam(16, 10, normalize=True).double(), image(1, 16, 16)),
         "lines": (physics.MRI(mask=one, img_size=size), image(2, *size)),
         "own lines": (physics.MRI(mask=own_masks(), img_size=size), image(2, *size)),
         "coils": (physics.MultiCoilMRI(mask=one, coil_maps=maps, img_size=size), image(2, *size)),
         "frames": (physics.DynamicMRI(mask=frames, img_size=(2, 2, *size)), image(2, 2, *size)),
+        "numbers": (physics.Denoising(), image(1, 16, 16)),
+        "vectors": (LinearPhysics(A=sketch.A, A_adjoint=sketch.A_adjoint), image(2, 16, 16)),
+        "shots": spokes(),
+        "points of a composition": (
+            physics.Inpainting((1, 16, 16), mask=(image(16, 16)[:1] > 0).double())
+            * physics.BlurFFT((1, 16, 16), filter=torch.ones(1, 1, 3, 3).double() / 9),
+            image(1, 16, 16),
+        ),
         "points": (
             physics.Inpainting((1, 16, 16), mask=(image(16, 16)[:1] > 0).double()),
             image(1, 16, 16),
@@ -189,6 +284,9 @@ class TestRandomSplits:
             energy = y_seen.square().sum() + y_out.square().sum()
             assert torch.allclose(energy, y.square().sum(), rtol=1e-12)
             assert (y_out.flatten(1) != 0).any(1).all()
+            for part, measured in ((seen, y_seen), (out, y_out)):
+                product = (part.A_adjoint(measured) * x).sum()
+                assert torch.allclose(product, (measured * part.A(x)).sum(), rtol=1e-9)
 
     def test_a_sample_has_the_same_draw_whatever_its_batchmates(self, name):
         physics, x = splittable()[name]

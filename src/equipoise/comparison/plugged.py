@@ -20,8 +20,8 @@ from .method import Fitted, Method, Problem
 from .tuning import in_words
 
 #: λ as a multiple of what the noise asks for; also of steps that are unrolled.
-STRENGTHS = Ladder(decades((1, 3), -2, 3), first=(0.3, 10.0), default=1.0)
-SIGMAS = Ladder(ALL_SIGMAS, first=(0.01, 0.08), default=0.02)
+STRENGTHS = Ladder(decades((1, 3), -2, 3), first=(0.3, 1.0, 3.0, 10.0), default=1.0)
+SIGMAS = Ladder(ALL_SIGMAS, first=(0.01, 0.02, 0.04, 0.08), default=0.02)
 
 
 def strength_of(config: Config, noise: float, sigma: float, times: float) -> float:

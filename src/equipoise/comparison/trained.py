@@ -25,7 +25,7 @@ from .plugged import STRENGTHS, count_parameters, reconstructed_in_tuning, stren
 #: Exit codes of `equipoise train`: it gave up, which is a result; somebody stopped it.
 GAVE_UP, STOPPED = 3, 130
 #: Few steps get further with a larger λ.
-UNROLLED_STRENGTHS = Ladder(STRENGTHS.values, first=(1.0, 100.0), default=1.0)
+UNROLLED_STRENGTHS = Ladder(STRENGTHS.values, first=(1.0, 3.0, 10.0, 30.0, 100.0), default=1.0)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from deepinv.physics import MRI, Inpainting, MultiCoilMRI, NonCartesianMRI
+from deepinv.physics import (
+    MRI,
+    ComposedLinearPhysics,
+    Inpainting,
+    LinearPhysics,
+    MultiCoilMRI,
+    NonCartesianMRI,
+)
 from torch import Tensor
 
 from .draws import per_sample, shared
@@ -32,34 +39,33 @@ def split(physics: Any, y: Tensor, parts: int, k: int | None) -> Split:
 
     Views, where the physics has ``views``; otherwise the sampled lines of its ``mask`` (a fully
     sampled centre among sparser ones is never left out), or its sampled points, if they are not
-    lines. Where there are fewer lines than parts, each is a part.
+    lines; or the shots of non-Cartesian MRI. Where there are fewer lines than parts, each is a
+    part. What is composed is split as its last factor is. Of any other operator the numbers that
+    it measures are dealt out at random, always alike, the channels of (B, C, …) together.
 
-    With ``k`` None as many are left out, drawn at random (SSDU; Yaman et al., MRM 2020): lines or
-    points of each sample by themselves, views of all samples together, one of ``DRAWS`` sets of
-    them that are always the same, since each takes operators of its own.
+    With ``k`` None as many are left out, drawn at random (SSDU; Yaman et al., MRM 2020): of each
+    sample by itself, but views of all samples together, one of ``DRAWS`` sets of them that are
+    always the same, since each takes operators of its own.
 
     Raises:
-        TypeError: the physics has neither views nor a mask.
-        ValueError: there are too few views, or nothing is sampled.
+        TypeError: the physics is not linear, or measures a list of arrays.
+        ValueError: there are fewer views, shots or numbers than parts, or nothing is sampled.
     """
     if isinstance(physics, Framed):
         return _split_each_size(physics, y, parts, k)
-    if has_other_products(physics):
-        raise TypeError(
-            f"this {type(physics).__name__} cannot be split: its A or A_adjoint was replaced, so "
-            "its views or mask do not say what it measures"
-        )
+    if has_other_products(physics):  # its views or mask do not say what it measures
+        return _split_numbers(physics, y, parts, k)
     if isinstance(physics, Scaled):
         return _split_scaled(physics, y, parts, k)
     if hasattr(physics, "views"):
         return _split_views(physics, y, parts, k)
-    masked = isinstance(physics, (MRI, MultiCoilMRI, Inpainting))
-    if not masked or isinstance(physics, NonCartesianMRI):
-        raise TypeError(
-            f"{type(physics).__name__} cannot be split: it has neither views nor a mask of what it "
-            "measures"
-        )
-    return _split_mask(physics, y, parts, k)
+    if type(physics) is ComposedLinearPhysics:
+        return _split_composed(physics, y, parts, k)
+    if isinstance(physics, NonCartesianMRI):
+        return _split_shots(physics, y, parts, k)
+    if isinstance(physics, (MRI, MultiCoilMRI, Inpainting)):
+        return _split_mask(physics, y, parts, k)
+    return _split_numbers(physics, y, parts, k)
 
 
 def _split_each_size(physics: Framed, y: Tensor, parts: int, k: int | None) -> Split:
@@ -105,6 +111,17 @@ def _split_scaled(physics: Scaled, y: Tensor, parts: int, k: int | None) -> Spli
         return operator
 
     return Split(scaled(inner.physics), inner.y, scaled(inner.left_physics), inner.left_y)
+
+
+def _split_composed(physics: ComposedLinearPhysics, y: Tensor, parts: int, k: int | None) -> Split:
+    """As its last factor is, the one that measures."""
+    *first, last = physics.physics_list
+    inner = split(last, y, parts, k)
+
+    def composed(part: Any) -> Any:
+        return ComposedLinearPhysics(*first, part)
+
+    return Split(composed(inner.physics), inner.y, composed(inner.left_physics), inner.left_y)
 
 
 def _split_views(physics: Any, y: Tensor, parts: int, k: int | None) -> Split:
@@ -159,6 +176,57 @@ def _split_mask(physics: Any, y: Tensor, parts: int, k: int | None) -> Split:
         return operator, y * fit(selection, y.ndim)
 
     return Split(*part(1 - left), *part(left))
+
+
+def _split_shots(physics: NonCartesianMRI, y: Tensor, parts: int, k: int | None) -> Split:
+    """Spokes or spiral arms of (B, 2, coils, shots · samples)."""
+    shots = len(physics.samples)
+    if parts > shots:
+        raise ValueError(f"cannot split {shots} shots into {parts} parts; lower parts")
+    left = torch.stack([_chosen(shots, parts, k, scores) for scores in _scores(y, shots, k)])
+    return _masked(physics, y, left.repeat_interleave(y.shape[-1] // shots, 1)[:, None, None])
+
+
+def _split_numbers(physics: Any, y: Any, parts: int, k: int | None) -> Split:
+    if not isinstance(y, Tensor) or not isinstance(physics, LinearPhysics):
+        raise TypeError(
+            f"{type(physics).__name__} cannot be split: it must be linear, and measure one array"
+        )
+    shape = y.shape[2:] if y.ndim >= 4 else y.shape[1:]
+    count = shape.numel()
+    if parts > count:
+        raise ValueError(f"cannot split {count} measured numbers into {parts} parts; lower parts")
+    if k is None:
+        left = torch.stack([_chosen(count, parts, k, scores) for scores in _scores(y, count, k)])
+    else:
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+        left = _chosen(count, parts, k, None)[order][None]
+    return _masked(physics, y, left.reshape(len(left), *[1] * (y.ndim - 1 - len(shape)), *shape))
+
+
+def _scores(y: Tensor, count: int, k: int | None) -> list[Tensor | None]:
+    """For each sample of y, by what ``count`` are drawn; one None, if part ``k`` is left out."""
+    if k is not None:
+        return [None]
+    return list(per_sample(lambda rows: torch.rand(len(rows), count), len(y)))
+
+
+def _chosen(count: int, parts: int, k: int | None, scores: Tensor | None) -> Tensor:
+    """(count,) True for those that are left out, as :func:`_places` says."""
+    chosen = torch.zeros(count, dtype=torch.bool)
+    chosen[_places(count, parts, k, scores)] = True
+    return chosen
+
+
+def _masked(physics: Any, y: Tensor, left: Tensor) -> Split:
+    """What is True in ``left`` (1 or B, …), which broadcasts to y (B, …), against the rest."""
+    shape = (len(left), *y.shape[1:])
+
+    def part(chosen: Tensor) -> tuple[Any, Tensor]:
+        mask = chosen.expand(shape).to(y.device, y.real.dtype)
+        return ComposedLinearPhysics(physics, Inpainting(tuple(y.shape[1:]), mask=mask)), y * mask
+
+    return Split(*part(~left), *part(left))
 
 
 def may_be_left_out(physics: Any) -> Tensor:

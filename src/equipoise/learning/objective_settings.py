@@ -121,8 +121,8 @@ class SplittingSettings(Settings):
     )
     left_out: Literal["interleaved", "random"] = Field(
         "interleaved",
-        description="every n-th view or line, or as many at random (SSDU): in MRI for each sample "
-        "its own, in computed tomography one of 20 draws for all",
+        description="every n-th view or line, or as many at random (SSDU): in computed tomography "
+        "one of 20 draws for all, elsewhere for each sample its own",
     )
     weighting: Literal["equal", "density"] = Field(
         "equal",

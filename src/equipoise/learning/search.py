@@ -27,21 +27,19 @@ class Ladder:
 
     Args:
         values: all of them.
-        first: the lowest and the highest of those that are tried first; the search goes on from
-            there while it gets better. None: all are tried.
+        first: those that are tried first; the search goes on from the best while it gets better.
+            None: all are tried.
         default: the value, where there is nothing to tune on.
     """
 
     values: tuple[Option, ...]
-    first: tuple[Option, Option] | None
+    first: tuple[Option, ...] | None
     default: Option
 
-    def start(self) -> range:
+    def start(self) -> list[int]:
         """Where the values stand that are tried first."""
-        if self.first is None:
-            return range(len(self.values))
-        low, high = self.first
-        return range(self.values.index(low), self.values.index(high) + 1)
+        first = self.values if self.first is None else self.first
+        return [self.values.index(value) for value in first]
 
     def ends_at(self, value: Option) -> bool:
         """Whether the search could not go past this value, though there might be better ones."""
