@@ -26,7 +26,9 @@ from .tuning import in_words
 #: Physics whose measurements are rays: filtered backprojection is made for them.
 RAYS = ("parallel_beam", "fan_beam")
 #: Of conjugate gradients.
-ITERATIONS = Ladder(tuple(int(n) for n in decades((1, 2, 5), 0, 3)), first=(10, 20, 50, 100), default=20)
+ITERATIONS = Ladder(
+    tuple(int(n) for n in decades((1, 2, 5), 0, 3)), first=(10, 20, 50, 100), default=20
+)
 #: Of total variation.
 WEIGHTS = Ladder(decades((1, 3), -7, 0), first=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3), default=1e-4)
 
