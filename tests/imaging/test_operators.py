@@ -24,6 +24,16 @@ class TestOperators:
         u = physics.prox_l2(x, y, 3.0)
         assert (3 * physics.A_adjoint(physics.A(u) - y) + u - x).norm() < 1e-3 * x.norm()
 
+    @pytest.mark.parametrize("gain", [1.0, 0.5])
+    def test_noise_lies_where_a_composition_measures(self, gain):
+        mask = torch.ones(1, 8, 8)
+        mask[:, ::4] = 0
+        blur = deepinv.physics.BlurFFT((1, 8, 8), filter=gain * torch.ones(1, 1, 1, 5) / 5)
+        physics = normalized(deepinv.physics.Inpainting((1, 8, 8), mask=mask) * blur, 8).physics
+        physics.noise_model = deepinv.physics.GaussianNoise(0.1)
+        noise = physics.noise(torch.zeros(3, 1, 8, 8))
+        assert torch.equal((noise != 0).all(0)[0], mask[0] != 0)
+
     def test_what_cannot_be_used(self):
         with pytest.raises(UserError, match=r"no deepinv\.physics\.LinearPhysics"):
             normalized(deepinv.physics.Haze(), 8)

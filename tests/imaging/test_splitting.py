@@ -214,6 +214,32 @@ class TestWithoutViewsOrMask:
             assert bool((out == out[:, :1, :1, :, :1]).all())
             assert int(out[0, 0, 0, :, 0].sum()) == (1 if k == 2 else 2)
 
+    @pytest.mark.parametrize("name", ["numbers", "vectors", "shots"])
+    @pytest.mark.parametrize("again", [0, 1, None])
+    def test_what_was_kept_is_split_again(self, name, again):
+        """As where a part is kept for validation, and training splits the rest."""
+        physics, x = splittable()[name]
+        y = physics.A(x)
+        parts = 4 if name == "shots" else 5
+        first = split(physics, y, 5, 0)
+        torch.manual_seed(0)
+        found = split(first.physics, first.y, parts, again)
+        for operator, measured in (found[:2], found[2:]):
+            assert torch.allclose(operator.A(x), measured, atol=1e-12)
+        assert torch.equal(found.y + found.left_y, first.y)
+        counts = [int((each != 0).sum()) for each in (found.left_y, first.y)]
+        assert counts[0] == pytest.approx(counts[1] / parts, rel=0.02)
+        if name == "shots":
+            left = found.left_y.reshape(3, 2, 2, 5, 8) != 0
+            assert bool((left == left[:, :1, :1, :, :1]).all())
+
+    def test_noise_stays(self):
+        physics, x = splittable()["numbers"]
+        physics.noise_model = deepinv.physics.GaussianNoise(0.1)
+        parts = split(physics, physics(x), 5, 0)
+        noise = parts.physics.noise(torch.zeros_like(x))
+        assert float(noise.std()) == pytest.approx(0.09, rel=0.1)
+
     def test_what_is_composed_is_split_as_its_last_factor(self):
         rng = torch.Generator().manual_seed(0)
         x = torch.randn(2, 1, 16, 16, generator=rng)

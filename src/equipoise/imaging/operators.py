@@ -12,6 +12,7 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from ..errors import UserError
+from .kept import factors
 from .linear import norm, variant
 from .scaled import Scaled, closed_form_prox, proximal, unscaled
 from .selection import PER_SAMPLE, differs_per_sample, select, selectable
@@ -70,7 +71,9 @@ def normalized(physics: Any, size: Size, frames: int | None = None) -> Normalize
                 ours = physics if physics.gain != 1 else variant(physics).normalize()
                 return Normalized(ours, ours.gain, shape, measurement)
             gain = _gain(physics, shape)
-            scaled = physics if gain == 1 else Scaled(physics, gain)
+            # Of what is composed, Scaled has noise where the last factor measures.
+            as_it_is = gain == 1 and len(factors(physics)) == 1
+            scaled = physics if as_it_is else Scaled(physics, gain)
             return Normalized(scaled, gain, shape, measurement)
         complaints.append(f"{shape}: {complaint}")
     raise UserError(

@@ -9,6 +9,7 @@ import torch
 from deepinv.physics import LinearPhysics
 from torch import Tensor
 
+from .kept import factors
 from .linear import (
     Operator,
     at_least_single,
@@ -113,11 +114,12 @@ def proximal(
 
 def with_noise_where_measured(physics: Any, noise_model: Any, y: Any, **kwargs: Any) -> Any:
     """Clean measurements with the noise of ``noise_model`` where ``physics`` measures: MRI has none
-    between its lines, and a reader would take noise there for lines."""
+    between its lines, and a reader would take noise there for lines. Of what is composed, where the
+    last factor measures."""
     noisy = noise_model(y, **kwargs)
     if not isinstance(y, Tensor):
         return noisy
-    clean: Any = variant(physics)
+    clean: Any = variant(factors(physics)[-1])
     clean.noise_model = deepinv.physics.ZeroNoise()
     return noisy * (clean.noise(torch.ones_like(y)) != 0)
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .fine import FineCoils, FineKspace
 from .framed import Framed
+from .kept import Kept
 from .linear import has_other_products, variant
 from .scaled import Scaled
 from .tomography import FanBeam, ParallelBeam
@@ -26,6 +27,7 @@ PARAMETERS: dict[type, tuple[str, ...]] = {
     deepinv.physics.Denoising: (),
     deepinv.physics.Inpainting: ("mask",),
     deepinv.physics.Demosaicing: ("mask",),
+    Kept: ("mask",),
     deepinv.physics.MRI: ("mask",),
     deepinv.physics.DynamicMRI: ("mask",),
     deepinv.physics.SequentialMRI: ("mask",),

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .draws import per_sample, shared
 from .framed import Framed
+from .kept import Kept, factors, kept
 from .linear import has_other_products, variant
 from .scaled import Scaled, unscaled
 from .selection import select
@@ -54,18 +55,17 @@ def split(physics: Any, y: Tensor, parts: int, k: int | None) -> Split:
     if isinstance(physics, Framed):
         return _split_each_size(physics, y, parts, k)
     if has_other_products(physics):  # its views or mask do not say what it measures
-        return _split_numbers(physics, y, parts, k)
+        return _split_units(physics, y, parts, k)
     if isinstance(physics, Scaled):
         return _split_scaled(physics, y, parts, k)
     if hasattr(physics, "views"):
         return _split_views(physics, y, parts, k)
-    if type(physics) is ComposedLinearPhysics:
+    if type(physics) is ComposedLinearPhysics and type(factors(physics)[-1]) is not Kept:
         return _split_composed(physics, y, parts, k)
-    if isinstance(physics, NonCartesianMRI):
-        return _split_shots(physics, y, parts, k)
-    if isinstance(physics, (MRI, MultiCoilMRI, Inpainting)):
+    masked = isinstance(physics, (MRI, MultiCoilMRI, Inpainting))
+    if masked and not isinstance(physics, NonCartesianMRI):
         return _split_mask(physics, y, parts, k)
-    return _split_numbers(physics, y, parts, k)
+    return _split_units(physics, y, parts, k)
 
 
 def _split_each_size(physics: Framed, y: Tensor, parts: int, k: int | None) -> Split:
@@ -115,7 +115,7 @@ def _split_scaled(physics: Scaled, y: Tensor, parts: int, k: int | None) -> Spli
 
 def _split_composed(physics: ComposedLinearPhysics, y: Tensor, parts: int, k: int | None) -> Split:
     """As its last factor is, the one that measures."""
-    *first, last = physics.physics_list
+    *first, last = factors(physics)
     inner = split(last, y, parts, k)
 
     def composed(part: Any) -> Any:
@@ -178,55 +178,54 @@ def _split_mask(physics: Any, y: Tensor, parts: int, k: int | None) -> Split:
     return Split(*part(1 - left), *part(left))
 
 
-def _split_shots(physics: NonCartesianMRI, y: Tensor, parts: int, k: int | None) -> Split:
-    """Spokes or spiral arms of (B, 2, coils, shots · samples)."""
-    shots = len(physics.samples)
-    if parts > shots:
-        raise ValueError(f"cannot split {shots} shots into {parts} parts; lower parts")
-    left = torch.stack([_chosen(shots, parts, k, scores) for scores in _scores(y, shots, k)])
-    return _masked(physics, y, left.repeat_interleave(y.shape[-1] // shots, 1)[:, None, None])
-
-
-def _split_numbers(physics: Any, y: Any, parts: int, k: int | None) -> Split:
+def _split_units(physics: Any, y: Any, parts: int, k: int | None) -> Split:
+    """By the units that are measured together, whatever they are; of those that an earlier split
+    has kept."""
     if not isinstance(y, Tensor) or not isinstance(physics, LinearPhysics):
         raise TypeError(
             f"{type(physics).__name__} cannot be split: it must be linear, and measure one array"
         )
-    shape = y.shape[2:] if y.ndim >= 4 else y.shape[1:]
-    count = shape.numel()
-    if parts > count:
-        raise ValueError(f"cannot split {count} measured numbers into {parts} parts; lower parts")
+    made_of = factors(physics)
+    masks: list[Tensor | None] = [None]
+    if type(made_of[-1]) is Kept:
+        masks = list(made_of.pop().mask)
+    name, unit = _units(made_of[-1], y)
+    unit = unit.expand(y.shape[1:]).to(y.device)
+    scores: list[Tensor | None] = [None]
     if k is None:
-        left = torch.stack([_chosen(count, parts, k, scores) for scores in _scores(y, count, k)])
-    else:
-        order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-        left = _chosen(count, parts, k, None)[order][None]
-    return _masked(physics, y, left.reshape(len(left), *[1] * (y.ndim - 1 - len(shape)), *shape))
+        size = int(unit.max()) + 1
+        scores = list(per_sample(lambda rows: torch.rand(len(rows), size), len(y)))
+    rows = max(len(masks), len(scores))
+    left = []
+    for row in range(rows):
+        mask, own = masks[row % len(masks)], scores[row % len(scores)]
+        measured = (unit if mask is None else unit[mask != 0]).unique()
+        if parts > len(measured):
+            raise ValueError(f"cannot split {len(measured)} {name} into {parts} parts; lower parts")
+        own = None if own is None else own.to(measured.device)[measured]
+        left.append(torch.isin(unit, measured[_places(len(measured), parts, k, own)]))
+    chosen = torch.stack(left)
+
+    def part(selection: Tensor) -> tuple[Any, Tensor]:
+        mask = selection.to(y.real.dtype)
+        return kept(physics, mask), y * mask
+
+    return Split(*part(~chosen), *part(chosen))
 
 
-def _scores(y: Tensor, count: int, k: int | None) -> list[Tensor | None]:
-    """For each sample of y, by what ``count`` are drawn; one None, if part ``k`` is left out."""
-    if k is not None:
-        return [None]
-    return list(per_sample(lambda rows: torch.rand(len(rows), count), len(y)))
+def _units(physics: Any, y: Tensor) -> tuple[str, Tensor]:
+    """What the units are called, and to which one each number of a measurement belongs: int64, of a
+    shape that broadcasts to y[0].
 
-
-def _chosen(count: int, parts: int, k: int | None, scores: Tensor | None) -> Tensor:
-    """(count,) True for those that are left out, as :func:`_places` says."""
-    chosen = torch.zeros(count, dtype=torch.bool)
-    chosen[_places(count, parts, k, scores)] = True
-    return chosen
-
-
-def _masked(physics: Any, y: Tensor, left: Tensor) -> Split:
-    """What is True in ``left`` (1 or B, …), which broadcasts to y (B, …), against the rest."""
-    shape = (len(left), *y.shape[1:])
-
-    def part(chosen: Tensor) -> tuple[Any, Tensor]:
-        mask = chosen.expand(shape).to(y.device, y.real.dtype)
-        return ComposedLinearPhysics(physics, Inpainting(tuple(y.shape[1:]), mask=mask)), y * mask
-
-    return Split(*part(~left), *part(left))
+    The shots of non-Cartesian MRI (2, coils, shots · samples); elsewhere each number is one, of the
+    channels of (C, …) together, in an order that is random and always the same.
+    """
+    if isinstance(physics, NonCartesianMRI):
+        shots = len(physics.samples)
+        return "shots", torch.arange(shots).repeat_interleave(y.shape[-1] // shots)
+    shape = y.shape[2:] if y.ndim >= 4 else y.shape[1:]
+    order = torch.randperm(shape.numel(), generator=torch.Generator().manual_seed(0))
+    return "measured numbers", order.reshape(shape)
 
 
 def may_be_left_out(physics: Any) -> Tensor:
