@@ -45,7 +45,10 @@ SHOWN: dict[str, dict[str, Any]] = {
     "Inpainting, a third of the pixels": {
         "physics": {"kind": "inpainting", "keep": 0.33, "noise": 0.01}
     },
-    "Super-resolution, 2×": {"physics": {"kind": "super_resolution", "noise": 0.005}},
+    "Super-resolution, 2×": {
+        "physics": {"kind": "super_resolution", "noise": 0.005},
+        "objective": {"splitting": 0},
+    },
     "Your own: motion blur, and every fourth row lost": {
         "physics": {"kind": "custom", "file": "motion.py", "noise": 0.005},
     },

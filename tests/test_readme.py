@@ -85,6 +85,7 @@ def test_the_operator_page(tmp_path):
     config = parse(
         {
             "physics": {"kind": "custom", "file": tmp_path / "sheet.py"},
+            "objective": {"splitting": 0},
             "data": {"count": 4, "size": 32},
         },
         "sheet",

@@ -115,6 +115,8 @@ def test_what_cannot_be_split():
     few = {"kind": "parallel_beam", "angles": 3}
     found = list(examine(set_up(few, {"splitting": 1})))
     assert any(f.verdict == "wrong" and "cannot split 3 views" in f.what for f in found)
+    found = list(examine(set_up({"kind": "super_resolution"}, {"splitting": 1})))
+    assert any(f.verdict == "wrong" and "the others see to 16%" in f.what for f in found)
     found = list(examine(set_up({"kind": "blur"}, {"splitting": 1})))
     assert not any(f.verdict == "wrong" and "split" in f.what for f in found)
 

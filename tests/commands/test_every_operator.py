@@ -88,6 +88,7 @@ def operator_config(folder: Path, physics: dict, data: dict | None = None, **mod
             "gradient": {"kind": "implicit", "max_steps": 20},
             **model,
         },
+        "objective": {"splitting": 0} if physics["kind"] == "super_resolution" else {},
         "learning": {"steps": 2, "batch": 2},
     }
     return parse(tree, "test")

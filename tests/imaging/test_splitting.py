@@ -6,6 +6,7 @@ import deepinv
 import pytest
 import torch
 from deepinv.physics import LinearPhysics, NonCartesianMRI
+from deepinv.physics.blur import gaussian_blur
 
 import equipoise as eq
 from equipoise.imaging.draws import seeded
@@ -156,30 +157,40 @@ class TestSplitting:
             split(spokes()[0], torch.zeros(1, 2, 1, 40), 6, 0)
 
 
-class Spokes(NonCartesianMRI):
-    """Non-Cartesian MRI as deepinv has it, with another product: (B, 2, 2 coils, 5 shots · 8)."""
+class Sketch(LinearPhysics):
+    """(B, 2, 16, 16) → (B, …), of which each number sees the whole image."""
 
-    def __init__(self):
-        LinearPhysics.__init__(self)
+    def __init__(self, *shape):
+        super().__init__()
         rng = torch.Generator().manual_seed(1)
-        self.samples = torch.zeros(5, 8, 2).numpy()  # of which the number of shots alone counts
-        self.matrix = torch.randn(160, 2 * 16 * 16, generator=rng, dtype=torch.float64)
+        self.shape, count = shape, torch.Size(shape).numel()
+        self.matrix = torch.randn(count, 2 * 16 * 16, generator=rng, dtype=torch.float64)
 
     def A(self, x, **kwargs):
-        return (x.flatten(1) @ self.matrix.T.to(x)).reshape(-1, 2, 2, 40)
+        return (x.flatten(1) @ self.matrix.T.to(x)).reshape(-1, *self.shape)
 
     def A_adjoint(self, y, **kwargs):
         return (y.flatten(1) @ self.matrix.to(y)).reshape(-1, 2, 16, 16)
 
 
-class Sketch:
-    """(B, 2, 16, 16) → (B, 160)"""
+class Spokes(NonCartesianMRI):
+    """Non-Cartesian MRI as deepinv has it, with another product: (B, 2, 2 coils, 5 shots · 8)."""
 
-    def A(self, x):
-        return Spokes().A(x).flatten(1)
+    def __init__(self):
+        LinearPhysics.__init__(self)
+        self.samples = torch.zeros(5, 8, 2).numpy()  # of which the number of shots alone counts
+        self.sketch = Sketch(2, 2, 40)
 
-    def A_adjoint(self, y):
-        return Spokes().A_adjoint(y)
+    def A(self, x, **kwargs):
+        return self.sketch.A(x)
+
+    def A_adjoint(self, y, **kwargs):
+        return self.sketch.A_adjoint(y)
+
+
+def of_functions(physics):
+    """The same without what else is known of it."""
+    return LinearPhysics(A=physics.A, A_adjoint=physics.A_adjoint)
 
 
 def spokes():
@@ -190,8 +201,8 @@ def spokes():
 class TestWithoutViewsOrMask:
     def test_every_number_is_left_out_once_with_its_channels(self):
         for shape, size in (((2, 12, 20), (12, 20)), ((7, 11), (7, 11)), ((101,), (101,))):
-            y = torch.ones(3, *shape)
-            parts = [split(deepinv.physics.Denoising(), y, 5, k) for k in range(5)]
+            y, physics = torch.ones(3, *shape), Sketch(*shape)
+            parts = [split(physics, y, 5, k) for k in range(5)]
             left = torch.stack([part.left_y for part in parts])
             assert torch.equal(left.sum(0), y)
             assert torch.equal(torch.stack([part.y for part in parts]), 1 - left)
@@ -203,7 +214,7 @@ class TestWithoutViewsOrMask:
             if len(size) == 2:  # no line of an image is left out whole
                 lines = left[0, 0].reshape(-1, *size)[0]
                 assert not bool(lines.all(0).any() | lines.all(1).any())
-            again = split(deepinv.physics.Denoising(), y, 5, 2)
+            again = split(physics, y, 5, 2)
             assert torch.equal(again.left_y, parts[2].left_y)
 
     def test_shots_are_left_out_whole(self):
@@ -233,11 +244,33 @@ class TestWithoutViewsOrMask:
             left = found.left_y.reshape(3, 2, 2, 5, 8) != 0
             assert bool((left == left[:, :1, :1, :, :1]).all())
 
+    @pytest.mark.parametrize(
+        ("physics", "are_holes"),
+        [
+            (deepinv.physics.Denoising(), True),
+            (deepinv.physics.Downsampling((1, 16, 16), factor=2, filter="bicubic"), True),
+            (deepinv.physics.BlurFFT((1, 16, 16), filter=gaussian_blur(sigma=0.5)), True),
+            (deepinv.physics.BlurFFT((1, 16, 16), filter=gaussian_blur(sigma=1.5)), False),
+            (deepinv.physics.BlurFFT((1, 16, 16), filter=torch.ones(1, 1, 1, 5) / 5), False),
+            (deepinv.physics.CompressedSensing(m=60, img_size=(1, 16, 16)), False),
+            (of_functions(eq.ParallelBeam(16, 20, normalize=True)), False),
+        ],
+    )
+    def test_what_would_leave_holes_is_not_split(self, physics, are_holes):
+        """What a number sees, others must see too: to fill holes is another task."""
+        y = physics.A(torch.rand(2, 1, 16, 16))
+        for k in (0, None):
+            if are_holes:
+                with pytest.raises(ValueError, match=r"the others see to \d+% \(at least 50% is"):
+                    split(physics, y, 5, k)
+            else:
+                split(physics, y, 5, k)
+
     def test_noise_stays(self):
         physics, x = splittable()["numbers"]
         physics.noise_model = deepinv.physics.GaussianNoise(0.1)
         parts = split(physics, physics(x), 5, 0)
-        noise = parts.physics.noise(torch.zeros_like(x))
+        noise = parts.physics.noise(torch.zeros(9, 1, 16, 16))
         assert float(noise.std()) == pytest.approx(0.09, rel=0.1)
 
     def test_what_is_composed_is_split_as_its_last_factor(self):
@@ -275,15 +308,14 @@ def splittable() -> dict[str, tuple[object, torch.Tensor]]:
     frames = torch.stack([cartesian_mask(16, 32, 2, 0.1, seed) for seed in range(2)]).double()
     size = (16, 32)
     physics = deepinv.physics
-    sketch = Sketch()
     return {
         "views": (eq.ParallelBeam(16, 10, normalize=True).double(), image(1, 16, 16)),
         "lines": (physics.MRI(mask=one, img_size=size), image(2, *size)),
         "own lines": (physics.MRI(mask=own_masks(), img_size=size), image(2, *size)),
         "coils": (physics.MultiCoilMRI(mask=one, coil_maps=maps, img_size=size), image(2, *size)),
         "frames": (physics.DynamicMRI(mask=frames, img_size=(2, 2, *size)), image(2, 2, *size)),
-        "numbers": (physics.Denoising(), image(1, 16, 16)),
-        "vectors": (LinearPhysics(A=sketch.A, A_adjoint=sketch.A_adjoint), image(2, 16, 16)),
+        "numbers": (Sketch(1, 16, 16), image(2, 16, 16)),
+        "vectors": (Sketch(160), image(2, 16, 16)),
         "shots": spokes(),
         "points of a composition": (
             physics.Inpainting((1, 16, 16), mask=(image(16, 16)[:1] > 0).double())
