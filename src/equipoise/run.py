@@ -348,7 +348,12 @@ def _in_precision(
 ) -> Dataset:
     seed = config.seed if seed is None else seed
     dataset = load_dataset(config.data, scan, seed, path, stream, whole)
-    return dataset.double() if config.model.precision == "64" else dataset
+    if config.model.precision != "64":
+        return dataset
+    try:
+        return dataset.double()
+    except UserError as error:
+        raise UserError(f"model.precision=64: {error}; set it to 32") from error
 
 
 def unseen_phantoms(config: Config, scan: Scan, count: int) -> Dataset:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import deepinv
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 import equipoise as eq
 from equipoise.errors import UserError
 from equipoise.imaging.linear import norm
-from equipoise.imaging.operators import normalized
+from equipoise.imaging.operators import in_double, normalized
 from equipoise.imaging.splitting import split
 
 
@@ -33,6 +35,33 @@ class TestOperators:
         physics.noise_model = deepinv.physics.GaussianNoise(0.1)
         noise = physics.noise(torch.zeros(3, 1, 8, 8))
         assert torch.equal((noise != 0).all(0)[0], mask[0] != 0)
+
+    def test_in_double(self):
+        for physics, shape in (
+            (deepinv.physics.CompressedSensing(20, (1, 8, 8)), (20,)),
+            (eq.ParallelBeam(8, 5, normalize=True), (1, 5, 12)),
+            (deepinv.physics.Inpainting((1, 8, 8), mask=0.5), (1, 8, 8)),
+        ):
+            double, x = in_double(physics, shape), torch.rand(2, 1, 8, 8, dtype=torch.float64)
+            assert double.A(x).dtype == torch.float64
+            assert torch.allclose(double.A(x), physics.A(x.float()).double(), atol=1e-5)
+            assert physics.A(x.float()).dtype == torch.float32  # and is as it was
+
+    def test_what_computes_in_single_precision_says_so(self):
+        matrix = torch.randn(20, 64)
+        own = deepinv.physics.LinearPhysics(
+            A=lambda x: x.flatten(1) @ matrix.T,
+            A_adjoint=lambda y: (y @ matrix).reshape(-1, 1, 8, 8),
+        )
+        with pytest.raises(UserError, match=r"LinearPhysics cannot compute in float64: .*dtype"):
+            in_double(own, (20,))
+        casts = deepinv.physics.LinearPhysics(A=lambda x: x.float(), A_adjoint=lambda y: y.float())
+        with pytest.raises(UserError, match=r"cannot compute in float64: it gives torch\.float32"):
+            in_double(casts, (1, 8, 8))
+        held = deepinv.physics.Denoising()
+        held.lock = threading.Lock()  # cannot be copied, as what mri-nufft holds
+        with pytest.raises(UserError, match="Denoising cannot compute in float64"):
+            in_double(held, (1, 8, 8))
 
     def test_what_cannot_be_used(self):
         with pytest.raises(UserError, match=r"no deepinv\.physics\.LinearPhysics"):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import equipoise as eq
+from equipoise.errors import UserError
 from equipoise.imaging.draws import seeded
 from equipoise.imaging.mri import cartesian_mask
 from equipoise.learning.losses import AS_THE_MODEL, DEFAULT_ACCURACY, Equivariance, Splitting
@@ -113,6 +114,13 @@ class TestChecksOfATraining:
         assert [sorted(r.inexact) for r in checked] == [[], ["equivariance", "splitting"]] * 2
         assert max(max(r.inexact.values(), default=0.0) for r in checked) < 0.01
         assert "inexact" in checked[1].line()
+
+    def test_an_operator_that_computes_in_single_precision(self):
+        single = deepinv.physics.LinearPhysics(A=torch.Tensor.float, A_adjoint=torch.Tensor.float)
+        dataset = dataset_of(single, torch.zeros(2, 1, 16, 16))
+        with pytest.raises(UserError, match=r"learning\.check_every=2: .* float64: .*set it to 0"):
+            small_trainer(None, dataset, check_every=2)
+        small_trainer(None, dataset, check_every=0)
 
     def test_a_rough_solve_is_seen(self):
         rough = self.reports(AS_THE_MODEL)

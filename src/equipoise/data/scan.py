@@ -5,7 +5,6 @@ Here the units of files become those of the model, and those of the model become
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -20,7 +19,7 @@ from ..imaging.fine import TIMES, finer
 from ..imaging.framed import Framed
 from ..imaging.linear import variant
 from ..imaging.mri import prewhiten
-from ..imaging.operators import normalized, select, with_masks
+from ..imaging.operators import in_double, normalized, select, with_masks
 from ..imaging.selection import differs_per_sample, samples_of
 from ..imaging.settings import CartesianSettings, Physics
 from ..imaging.sizes import Size
@@ -310,12 +309,12 @@ class Scan:
         return self.select(torch.tensor([i]), count)
 
     def double(self) -> Scan:
-        """The same in float64."""
-        physics = copy.deepcopy(self.physics).double()
-        for part in physics.modules():
-            if vars(part).get("dtype") == torch.float32:
-                part.dtype = torch.float64  # compressed sensing casts to what it says
-        return replace(self, physics=physics)
+        """The same in float64.
+
+        Raises:
+            UserError: the operator cannot compute in it.
+        """
+        return replace(self, physics=in_double(self.physics, self.measurement_shape))
 
 
 def _averaged(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import math
 from pathlib import Path
@@ -12,10 +13,11 @@ from deepinv.physics import LinearPhysics
 from torch import Tensor
 
 from ..errors import UserError
+from .framed import Framed
 from .kept import factors
 from .linear import norm, variant
 from .scaled import Scaled, closed_form_prox, proximal, unscaled
-from .selection import PER_SAMPLE, differs_per_sample, select, selectable
+from .selection import PER_SAMPLE, differs_per_sample, of_the_first, select, selectable
 from .sizes import Size, image_size
 from .tomography import Tomography
 
@@ -26,6 +28,7 @@ __all__ = [
     "closed_form_prox",
     "differs_per_sample",
     "from_file",
+    "in_double",
     "normalized",
     "proximal",
     "select",
@@ -110,6 +113,39 @@ def _gain(physics: LinearPhysics, shape: tuple[int, ...]) -> float:
         reason = "A x is zero for every image x" if largest == 0 else "A x is not finite"
         raise UserError(f"physics: ‖A‖ = {largest}; {reason}")
     return 1.0 if abs(largest - 1) < 1e-3 else 1 / largest
+
+
+def in_double(physics: Any, measurement_shape: tuple[int, ...]) -> Any:
+    """A copy of the operator that computes in float64.
+
+    Args:
+        physics: of any number of samples.
+        measurement_shape: of one y.
+
+    Raises:
+        UserError: there is none: it computes in float32 whatever it is given, or holds something
+            that cannot be copied, as non-Cartesian MRI does.
+    """
+    name = type(unscaled(physics)).__name__
+    try:
+        double = copy.deepcopy(physics).double()
+        for part in double.modules():
+            if vars(part).get("dtype") == torch.float32:
+                part.dtype = torch.float64  # compressed sensing casts to what it says
+        if isinstance(physics, Framed):  # each of its sizes has a shape of its own
+            return double
+        y = torch.zeros(1, *measurement_shape, dtype=torch.float64)
+        with torch.no_grad():
+            found = of_the_first(double).A_adjoint(y.to(_device_of(double))).dtype
+    except Exception as error:  # whatever an operator raises
+        raise UserError(f"{name} cannot compute in float64: {error}") from error
+    if found != torch.float64:
+        raise UserError(f"{name} cannot compute in float64: it gives {found}")
+    return double
+
+
+def _device_of(physics: Any) -> torch.device:
+    return next((buffer.device for buffer in physics.buffers()), torch.device("cpu"))
 
 
 def with_masks(physics: Any, masks: Tensor) -> LinearPhysics:

@@ -5,15 +5,21 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ..errors import UserError
 from ..imaging.draws import seeded
+from ..imaging.operators import in_double
+from ..imaging.selection import of_the_first
 from ..reconstruction.model import EquilibriumReconstructor
 from .batching import Part
 from .losses import Accuracy, Example, SecondSolveLoss, accurate, evaluate
+
+if TYPE_CHECKING:
+    from ..data.scan import Scan
 
 #: What counts as exact: this residual, in at most so many times the model's evaluations.
 EXACT = Accuracy(rtol=1e-8, adjoint_rtol=1.0, effort=20)
@@ -39,10 +45,11 @@ def inexactness(
     if not asked:
         return {}
     double = copy.deepcopy(model).double()
+    shape, other = tuple(part.y.shape[1:]), part.other_physics
     part = part._replace(
         y=_double(part.y),
-        physics=_operator_in_double(part.physics),
-        other_physics=_operator_in_double(part.other_physics),
+        physics=in_double(part.physics, shape),
+        other_physics=None if other is None else in_double(other, shape),
     )
     found = {}
     for name, loss in asked.items():
@@ -52,6 +59,17 @@ def inexactness(
         exact = _value(loss, EXACT, double, part, draws)
         found[name] = abs(rough - exact) / max(abs(exact), torch.finfo(torch.float64).tiny)
     return found
+
+
+def check_double(scan: Scan, check_every: int) -> None:
+    """
+    Raises:
+        UserError: the operator cannot compute in float64, in which losses are checked.
+    """
+    try:
+        in_double(of_the_first(scan.physics), scan.measurement_shape)
+    except UserError as error:
+        raise UserError(f"learning.check_every={check_every}: {error}; set it to 0") from error
 
 
 def _value(
@@ -69,10 +87,6 @@ def _value(
         x = exact.equilibrium(part.y, part.physics).value
         example = Example(x, part.y, part.physics, exact, other_physics=part.other_physics)
         return float(evaluate(as_asked, example).value.mean())
-
-
-def _operator_in_double(physics: Any) -> Any:
-    return None if physics is None else copy.deepcopy(physics).double()
 
 
 def _double(y: Any) -> Any:

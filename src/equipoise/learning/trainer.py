@@ -18,7 +18,7 @@ from ..imaging.draws import seeded
 from ..reconstruction.model import EquilibriumReconstructor
 from .batching import Batches, Part
 from .checkpoint import Checkpoint, flatten_optimizer, restore_optimizer
-from .exactness import inexactness
+from .exactness import check_double, inexactness
 from .log import Report
 from .losses import MultiOperator
 from .memory import check_shared, memory_of, remember
@@ -74,7 +74,8 @@ class Trainer:
         fabric: the processes that share the batches; none: those that ``torchrun`` has started.
 
     Raises:
-        UserError: the batch cannot be shared as asked; a supervised loss, but no images.
+        UserError: the batch cannot be shared as asked; a supervised loss, but no images; checks in
+            float64, in which the operator cannot compute.
     """
 
     def __init__(
@@ -91,6 +92,8 @@ class Trainer:
             raise UserError(
                 "objective.supervised needs images, and the data are measurements; set it to 0"
             )
+        if settings.check_every:
+            check_double(dataset.scan, settings.check_every)
         self.fabric = processes() if fabric is None else fabric
         self.model = model.to(self.fabric.device)
         self.losses = losses
