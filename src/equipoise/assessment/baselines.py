@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..imaging.linear import least_squares
+from ..imaging.scaled import unscaled
 
 
 def zero_filled(y: Tensor, physics: Any) -> Tensor:
@@ -68,7 +69,7 @@ def filtered_backprojection(y: Tensor, physics: Any, window: str = "ramp") -> Te
         NoBackprojection: the operator has none, or its geometry is one that it is not made for.
     """
     if not hasattr(physics, "fbp"):
-        kind = type(physics).__name__
+        kind = type(unscaled(physics)).__name__
         raise NoBackprojection(f"no filtered backprojection: {kind} has no method fbp")
     known = "window" in inspect.signature(physics.fbp).parameters
     try:

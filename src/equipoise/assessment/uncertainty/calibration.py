@@ -92,7 +92,7 @@ def calibrated_on_measurements(
     Args:
         model: the reconstructor.
         y: (B, …) measurements; a few images suffice.
-        physics: of these B images; it has views or a mask.
+        physics: of these B images, whose measurements can be split.
         group: moves the images.
         noise: as in :func:`uncertainty`.
         samples: for each image.
@@ -102,7 +102,7 @@ def calibrated_on_measurements(
 
     Raises:
         TypeError: what is measured cannot be split.
-        ValueError: there are fewer views than parts.
+        ValueError: there are fewer views than parts, or without some there are holes in the image.
     """
     physics = with_noise(physics, noise)
     inside, y_inside, outside, y_outside = split(physics, y, parts, 0)
