@@ -157,6 +157,7 @@ def test_rows(run, tmp_path):
     assert np.allclose(some.value, whole.value[[3, 5, 7]], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_scan(tmp_path, monkeypatch):
     """Of a slice nothing stays but its name and its account: less than its image (9 KiB) takes."""
     monkeypatch.setattr("equipoise.data.formats.projections.BLOCK", 2**16)
