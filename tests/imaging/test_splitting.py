@@ -266,6 +266,21 @@ class TestWithoutViewsOrMask:
             else:
                 split(physics, y, 5, k)
 
+    def test_numbers_that_measure_nothing_do_not_count(self):
+        """Half of what a camera reads out lies behind its shutter."""
+        blur = deepinv.physics.BlurFFT((1, 16, 16), filter=gaussian_blur(sigma=1.5))
+        for inner, are_holes in ((deepinv.physics.Denoising(), True), (blur, False)):
+            camera = LinearPhysics(
+                A=lambda x, p=inner: torch.cat([p.A(x), torch.zeros_like(x)], -1),
+                A_adjoint=lambda y, p=inner: p.A_adjoint(y[..., :16].contiguous()),
+            )
+            y = camera.A(torch.rand(1, 1, 16, 16))
+            if are_holes:
+                with pytest.raises(ValueError, match="the others see to 0%"):
+                    split(camera, y, 5, 0)
+            else:
+                split(camera, y, 5, 0)
+
     def test_noise_stays(self):
         physics, x = splittable()["numbers"]
         physics.noise_model = deepinv.physics.GaussianNoise(0.1)

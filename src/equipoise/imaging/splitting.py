@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -248,16 +249,14 @@ def _check_holes(physics: Any, y: Tensor, chosen: Tensor, parts: int) -> None:
     rng = torch.Generator().manual_seed(0)
     seen: list[Tensor] = []
     with torch.no_grad():
-        while sum(map(len, seen)) < PROBED:
+        for _ in range(math.ceil(PROBED / len(y))):
             places = [_any_of(row, rng) for row in numbers]
             rows = physics.A_adjoint(_one_hot(torch.stack(places), y))
-            pixels = rows.abs().flatten(1).argmax(1)
+            best, pixels = rows.abs().flatten(1).max(1)
             columns = physics.A(_one_hot(pixels, rows)).flatten(1).square()
-            whole = columns.sum(1)
-            seen.append(((columns * ~numbers).sum(1) / whole)[whole > 0])
-            if not len(seen[-1]):  # nothing is measured there anyway
-                return
-    share = float(torch.cat(seen).median()) / (1 - 1 / parts)
+            others = (columns * ~numbers).sum(1) / columns.sum(1)
+            seen.append(others[best > 0])  # some numbers may never measure anything
+    share = float(torch.cat(seen).median()) / (1 - 1 / parts)  # NaN of none
     if share < SEEN_BY_OTHERS:
         raise ValueError(
             f"{type(physics).__name__} cannot be split: what one of its numbers sees of the image, "
