@@ -455,3 +455,35 @@ def test_multiples_within_the_limit_move_something(limit, multiples):
     theta = group.get_params(torch.zeros(200, 1, 4, 4))["theta"]
     assert float(theta.abs().max()) > 0
     assert float(theta.abs().max()) <= limit
+
+
+@pytest.mark.parametrize("kind", KINDS)
+class TestKindsOfNumbers:
+    """What moves an image moves it whatever its numbers are, or says why it cannot."""
+
+    def test_complex_parts_move_alike(self, kind):
+        group, params = elements(kind, (12, 20))
+        real, imaginary = noise(len(ANGLES), 2, 12, 20), noise(len(ANGLES), 2, 12, 20, seed=1)
+        moved = group.transform(torch.complex(real, imaginary), **params)
+        assert torch.equal(moved.real, group.transform(real, **params))
+        assert torch.equal(moved.imag, group.transform(imaginary, **params))
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+    def test_short_numbers(self, kind, dtype):
+        group, params = elements(kind, (12, 20))
+        x = noise(len(ANGLES), 1, 12, 20).to(dtype)
+        moved = group.transform(x, **params)
+        assert moved.dtype == dtype
+        exact = group.transform(x.double(), **params)
+        assert (moved.double() - exact).abs().max() < 10 * torch.finfo(dtype).eps
+
+    def test_whole_numbers(self, kind):
+        group, params = elements(kind, (12, 20))
+        x = (100 * noise(len(ANGLES), 1, 12, 20)).long()
+        if group.permutes:
+            assert torch.equal(
+                group.transform(x, **params).double(), group.transform(x.double(), **params)
+            )
+        else:
+            with pytest.raises(TypeError, match="torch.int64 have no values between pixels"):
+                group.transform(x, **params)

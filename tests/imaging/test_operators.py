@@ -74,6 +74,16 @@ class TestOperators:
                 8,
             )
 
+    def test_what_is_not_linear(self):
+        """An offset, such as of a detector's dark current, in what is said to be linear."""
+
+        class Offset(deepinv.physics.Denoising):
+            def A(self, x, **kwargs):
+                return x + 0.25
+
+        with pytest.raises(UserError, match=r"0\.25 for an image of zeros, so it is not linear"):
+            normalized(Offset(), 8)
+
     def test_nothing_hangs_on_another_librarys_object(self):
         inner = deepinv.physics.Blur(filter=torch.ones(1, 1, 3, 3) / 9, padding="circular")
         before = set(vars(inner))

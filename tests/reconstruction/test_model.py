@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import equipoise as eq
+from equipoise.reconstruction.model import ModelSettings
 
 STEPS = {
     "gradient": lambda D: eq.GradientStep(D, learnable=True),
@@ -103,3 +104,42 @@ def test_physics_that_take_whole_batches(stacked):
     assert r.converged.all()
     assert int(r.steps[0]) < int(r.steps[1])
     assert eq.MeasurementConsistency()(x_net=r.value, y=y, physics=physics).shape == (3,)
+
+
+class TestWhatAModelIsGiven:
+    """Whatever is no measurement, or no operator, is refused in words of ours."""
+
+    @pytest.fixture
+    def parts(self):
+        torch.manual_seed(0)
+        physics = eq.ParallelBeam(12, 5, normalize=True)
+        step = eq.ProximalStep(eq.ConvDenoiser(channels=4, layers=3))
+        model = eq.EquilibriumReconstructor(step, stop=eq.Stop(1e-2, 5), on_failure="ignore")
+        return model, physics, physics.A(torch.rand(2, 1, 12, 12))
+
+    @pytest.mark.parametrize(
+        ("change", "words"),
+        [
+            (lambda y: y.double(), r"y is torch\.float64 and the model torch\.float32"),
+            (lambda y: y.half(), r"y is torch\.float16 and the model torch\.float32"),
+            (lambda y: (100 * y).long(), r"y is torch\.int64 .* y\.to\(torch\.float32\)"),
+            (lambda y: y.numpy(), r"y: measurements are a tensor.* torch\.as_tensor"),
+            (lambda y: y.to("meta"), "y is on meta and the model on cpu"),
+        ],
+        ids=["double", "half", "whole", "numpy", "device"],
+    )
+    def test_measurements(self, parts, change, words):
+        model, physics, y = parts
+        with pytest.raises(TypeError, match=words):
+            model(change(y), physics)
+
+    def test_no_operator(self, parts):
+        model, _, y = parts
+        with pytest.raises(TypeError, match="needs the operator that made y, .* got NoneType"):
+            model(y, None)
+
+    def test_unrolled_with_weights_of_their_own(self, parts):
+        _, physics, y = parts
+        settings = ModelSettings(denoiser="random", gradient={"kind": "unrolled", "untied": True})
+        with pytest.raises(TypeError, match=r"y is torch\.float64"):
+            settings.make(1, 0.01)(y.double(), physics)

@@ -20,7 +20,8 @@ class Group(Transform):
     one of length B (or any multiple) each its own. ``rng=None`` draws from torch's global
     generator, so that ``torch.manual_seed`` holds.
 
-    Images are (B, C, H, W), or sequences (B, C, T, H, W) whose frames all move alike.
+    Images are (B, C, H, W), or sequences (B, C, T, H, W) whose frames all move alike; of floating
+    point, real or complex, or, where pixels only change places, of any kind.
     """
 
     #: the parameters that it draws and understands
@@ -156,8 +157,14 @@ def _framewise(move: Any, x: Tensor, params: dict[str, Tensor]) -> Tensor:
         raise ValueError(
             f"images must be (B, C, H, W), or sequences (B, C, T, H, W), got {tuple(x.shape)}"
         )
-    moved: Tensor = move(x.flatten(1, -3), **params)
-    return moved.reshape(x.shape)
+    if x.is_complex():
+        both = torch.stack([x.real, x.imag], 1)  # real and imaginary part move alike
+        moved = _framewise(move, both.flatten(1, -3), params).reshape(both.shape)
+        return torch.complex(moved[:, 0], moved[:, 1])
+    short = x.dtype in (torch.float16, torch.bfloat16)  # too short for Fourier transforms
+    frames = x.flatten(1, -3)
+    result: Tensor = move(frames.float() if short else frames, **params)
+    return result.to(x.dtype).reshape(x.shape)
 
 
 class Product(Group):

@@ -24,7 +24,15 @@ def _shift_lines(x: Tensor, amount: Tensor, dim: int) -> Tensor:
     which a shift by a fraction of a pixel would multiply with the cosine of its phase, and so lose
     (a sine of that frequency is zero at every pixel). It stays as it is instead: then shifts are
     orthogonal, the opposite one undoes them, and they add up.
+
+    Raises:
+        TypeError: the images are of whole numbers.
     """
+    if not x.is_floating_point():
+        raise TypeError(
+            f"images of {x.dtype} have no values between pixels to move by; convert them first "
+            "(x.float()), or move them by whole pixels or quarter turns"
+        )
     n = x.shape[dim]
     k = torch.fft.rfftfreq(n, device=x.device, dtype=x.dtype)
     if n % 2 == 0:

@@ -99,6 +99,12 @@ def _try_shape(
     if not isinstance(y, Tensor) or y.is_complex() or back.shape != x.shape:
         what = getattr(y, "shape", type(y))
         return None, (f"A gives {what}, A_adjoint {tuple(back.shape)}; y must be one real tensor")
+    if bool((y != 0).any()):
+        largest = float(y.abs().max())
+        return None, (
+            f"A gives up to {largest:.3g} for an image of zeros, so it is not linear; take this "
+            "offset out of A, and out of the measurements"
+        )
     return tuple(y.shape[1:]), ""
 
 

@@ -96,6 +96,9 @@ class EquilibriumReconstructor(Reconstructor):
         """Measurements y and the operator that made them → images (B, C, H, W).
 
         ``x0``: where to start the solve.
+
+        Raises:
+            TypeError: as :meth:`equilibrium`.
         """
         value: Tensor = self.equilibrium(y, physics, x0).value
         return value
@@ -105,7 +108,11 @@ class EquilibriumReconstructor(Reconstructor):
 
         Value, residual, steps, status, trace; the adjoint after backward. Where the step's state
         holds more than the image (``ADMM``), the residual is that of the whole state.
+
+        Raises:
+            TypeError: there is no operator, or y is of other numbers than the model or elsewhere.
         """
+        _check_given(y, physics, next(self.parameters(), None))
         f = self.step.bind(y, with_any_batch(physics))
         with torch.no_grad():
             x0 = self.step.start(y, physics) if x0 is None else x0
@@ -162,7 +169,12 @@ class UntiedReconstructor(EquilibriumReconstructor):
         return model
 
     def equilibrium(self, y: Tensor, physics: Any, x0: Tensor | None = None) -> Equilibrium:
-        """What the last step makes; the residual is how far it moved the image."""
+        """What the last step makes; the residual is how far it moved the image.
+
+        Raises:
+            TypeError: as of other models.
+        """
+        _check_given(y, physics, next(self.parameters(), None))
         trace: list[Tensor] = []
         step: Any
         with torch.no_grad():
@@ -179,6 +191,43 @@ class UntiedReconstructor(EquilibriumReconstructor):
         status = torch.where(converged, int(Status.CONVERGED), int(Status.MAX_STEPS))
         steps = torch.full_like(status, len(trace))
         return Equilibrium(x, trace[-1], steps, status, torch.stack(trace))
+
+
+def _check_given(y: Any, physics: Any, weights: Tensor | None) -> None:
+    """
+    Args:
+        y: measurements, or a list of them for stacked operators.
+        physics: the operator that made them.
+        weights: some of the model's, if it has any.
+
+    Raises:
+        TypeError: there is no operator, or y is of other numbers than the weights or elsewhere.
+    """
+    if not (callable(getattr(physics, "A", None)) and callable(getattr(physics, "A_adjoint", None))):
+        raise TypeError(
+            "physics: a model needs the operator that made y, with A and A_adjoint (any "
+            f"deepinv.physics.LinearPhysics), got {type(physics).__name__}"
+        )
+    for part in [y] if isinstance(y, Tensor) else y:
+        if not isinstance(part, Tensor):
+            raise TypeError(
+                f"y: measurements are a tensor, or a list of them for a stacked operator, got "
+                f"{type(y).__name__}; torch.as_tensor(y) makes one"
+            )
+        if weights is None or weights.dtype not in (torch.float32, torch.float64):
+            continue  # a denoiser of shorter numbers converts what it is given itself
+        numbers = part.real.dtype if part.is_complex() else part.dtype
+        if numbers != weights.dtype:
+            raise TypeError(
+                f"y is {part.dtype} and the model {weights.dtype}; give it "
+                f"y.to({weights.dtype}), or the model and the operator the numbers of y "
+                "(model.double(), physics.double())"
+            )
+        if part.device != weights.device:
+            raise TypeError(
+                f"y is on {part.device} and the model on {weights.device}; move both to one "
+                "(y.to(…), model.to(…), physics.to(…))"
+            )
 
 
 def _moved_step(step: Any, group: Group, moves: dict[str, Tensor]) -> Any:
