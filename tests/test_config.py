@@ -186,6 +186,17 @@ class TestRelease01:
         assert not objective.equivariance.stop_gradient
         assert objective.contraction.bound == 0.5
 
+    @pytest.mark.parametrize("old", ["group=shifts", "bound=0.9", "floor=1e-3", "parts=3"])
+    def test_an_old_name_changes_nothing_else(self, tmp_path, old):
+        """How exact the solves are, for one; a run of then says nothing of it, and keeps its ways."""
+        path = tmp_path / "c.yaml"
+        path.write_text("data: {size: 64}\n")
+        usual, config = load_config(path), load_config(path, [f"objective.{old}"])
+        assert config.objective.exact == usual.objective.exact
+        key, value = old.split("=")
+        saved = {"objective": {key: value if key == "group" else float(value)}}
+        assert not parse(saved, "c", is_saved=True).objective.exact
+
     def test_what_did_not_apply_is_an_error_now(self):
         with pytest.raises(UserError, match=r"strength.*gradient"):
             parse({"model": {"step": "gradient", "strength": 0.3}}, "c")

@@ -38,19 +38,19 @@ def as_it_ran(tree: dict[str, Any]) -> dict[str, Any]:
     section = tree.get("model") or {}
     if isinstance(section, dict):
         tree = {**tree, "model": with_inner_of_then(section)}
-    return _with_penalty_of_then(tree)
+    return _with_objective_of_then(tree)
 
 
-def _with_penalty_of_then(tree: dict[str, Any]) -> dict[str, Any]:
+def _with_objective_of_then(tree: dict[str, Any]) -> dict[str, Any]:
     """The configuration of a run, with the penalty along one remembered direction where it does not
-    say along which."""
+    say along which, and solves to ``model.rtol`` where it does not say how exact they are."""
     section = tree.get("objective") or {}
     if not isinstance(section, dict):
         return tree
     penalty = section.get("contraction", {})
     if not isinstance(penalty, dict):
         penalty = {"weight": penalty}
-    objective = {**section, "contraction": {**PENALTY_OF_THEN, **penalty}}
+    objective = {"exact": False, **section, "contraction": {**PENALTY_OF_THEN, **penalty}}
     return {**tree, "objective": objective}
 
 
@@ -77,7 +77,7 @@ def upgraded(tree: dict[str, Any], is_saved: bool = False) -> dict[str, Any]:
     if isinstance(tree.get("model"), dict):
         out["model"] = model_section_of_release_0_1(tree["model"], lenient=is_saved)
     out = objective_upgraded(out)
-    return _with_penalty_of_then(out) if is_saved else out
+    return _with_objective_of_then(out) if is_saved else out
 
 
 def _data(section: dict[str, Any], is_saved: bool) -> dict[str, Any]:
@@ -106,6 +106,4 @@ def _objective(section: dict[str, Any]) -> dict[str, Any]:
             former = losses.get(loss, {})
             former = former if isinstance(former, dict) else {"weight": former}
             losses[loss] = {**former, option: section[key]}
-    if losses.keys() != section.keys():
-        losses.setdefault("exact", False)  # release 0.1 solved to model.rtol
     return losses

@@ -22,6 +22,7 @@ from equipoise.assessment.uncertainty import (
     reliability,
 )
 from equipoise.assessment.uncertainty.kept import Kept
+from equipoise.assessment.uncertainty.noise import noise_variance
 from equipoise.errors import UserError
 
 SIZE = 6
@@ -307,6 +308,20 @@ class TestNoise:
         assert float((std.square() / (0.1 * y)).mean()) == pytest.approx(1, rel=0.03)
         slightly_negative = y - 0.6
         assert self.spread(physics, slightly_negative).std.isfinite().all()
+
+    @pytest.mark.parametrize("level", [0.02, 0.1, 1.0])
+    def test_its_variance_where_most_counts_are_none(self, level):
+        """Per number that is measured: no photon is a measurement, a masked pixel is not."""
+        mask = torch.ones(1, 1, 64, 64)
+        mask[..., ::2] = 0
+        noise = deepinv.physics.PoissonNoise(1.0)
+        physics = deepinv.physics.Inpainting((1, 64, 64), mask, noise_model=noise)
+        found = noise_variance(physics.A(torch.full((1, 1, 64, 64), level)), physics)
+        assert found == pytest.approx(level, rel=0.15)
+        half_empty = torch.full((1, 1, 64, 64), level)
+        half_empty[..., :32, :] = 0
+        found = noise_variance(physics.A(half_empty), physics)
+        assert found == pytest.approx(level / 2, rel=0.2)
 
     def test_another_model(self):
         y = torch.rand(1, 1, 16, 16)

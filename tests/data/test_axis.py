@@ -10,7 +10,9 @@ from support import equipoise, quiet, tiny
 import equipoise as eq
 from equipoise.commands.reconstruct import reconstruct
 from equipoise.commands.train import train_run
+from equipoise.data.axis import with_axis_found
 from equipoise.data.scan import Scan
+from equipoise.imaging.tomography.scanner import ScannerGeometry
 from equipoise.run import load_data, load_run, read_config
 
 
@@ -88,3 +90,17 @@ def test_of_images_there_is_nothing_to_find(tmp_path):
     )
     done = equipoise("simulate", "c.yaml", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("told", [None, 1.0, 3.0])
+def test_where_a_file_puts_it_does_not_move_what_is_found(tmp_path, told):
+    """A file's own axis is where the search begins, and no part of what it finds."""
+    config = run_on(tmp_path, 1.7)
+    items = load_data(config, Scan.planned(config.physics, 16)).items
+    geometry = ScannerGeometry(
+        source="scan", axis_offset=told, detector_pitch=1.0, image_pixel=1.0
+    )
+    settings = config.physics.reading(geometry)
+    scan, _ = with_axis_found(items, Scan.planned(settings, 16), anew=True)
+    assert scan.settings.axis_found == pytest.approx(1.7, abs=0.15)
+    assert scan.physics.geometry.offset == pytest.approx(1.7, abs=0.15)

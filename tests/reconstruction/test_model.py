@@ -121,21 +121,24 @@ class TestWhatAModelIsGiven:
         ("change", "words"),
         [
             (lambda y: y.double(), r"y is torch\.float64 and the model torch\.float32"),
-            (lambda y: y.half(), r"y is torch\.float16 and the model torch\.float32"),
-            (lambda y: (100 * y).long(), r"y is torch\.int64 .* y\.to\(torch\.float32\)"),
             (lambda y: y.numpy(), r"y: measurements are a tensor.* torch\.as_tensor"),
             (lambda y: y.to("meta"), "y is on meta and the model on cpu"),
         ],
-        ids=["double", "half", "whole", "numpy", "device"],
+        ids=["double", "numpy", "device"],
     )
     def test_measurements(self, parts, change, words):
         model, physics, y = parts
         with pytest.raises(TypeError, match=words):
             model(change(y), physics)
 
+    def test_whole_numbers_are_measurements(self, parts):
+        model, physics, y = parts
+        counts = (100 * y).long()
+        assert torch.equal(model(counts, physics), model(counts.float(), physics))
+
     def test_no_operator(self, parts):
         model, _, y = parts
-        with pytest.raises(TypeError, match="needs the operator that made y, .* got NoneType"):
+        with pytest.raises(TypeError, match="needs the operator that made y .* got NoneType"):
             model(y, None)
 
     def test_unrolled_with_weights_of_their_own(self, parts):

@@ -75,12 +75,7 @@ def _found(items: Sequence[Item], scan: Scan) -> tuple[float, AxisEstimate, int]
     width = max(scatter, float(np.median([estimate.uncertainty for estimate in told])))
     moved = (middle - physics.geometry.offset) * settings.bin
     estimate = replace(told[0], offset=middle, uncertainty=width)
-    return _assumed(settings) + moved, estimate, len(some)
-
-
-def _assumed(settings: RaysSettings) -> float:
-    """The offset in detectors of the file that the scan was planned with."""
-    return 0.0 if settings.axis_found is None else settings.axis_found
+    return settings.assumed_offset(scan.size) + moved, estimate, len(some)
 
 
 def _not_told(before: float | None, estimate: AxisEstimate) -> str:

@@ -7,7 +7,8 @@ and ``EquilibriumReconstructor.from_pretrained`` reads settings from a folder.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -112,7 +113,10 @@ class EquilibriumReconstructor(Reconstructor):
         Raises:
             TypeError: there is no operator, or y is of other numbers than the model or elsewhere.
         """
-        _check_given(y, physics, next(self.parameters(), None))
+        with _explained(y, physics, self):
+            return self._solve(y, physics, x0)
+
+    def _solve(self, y: Tensor, physics: Any, x0: Tensor | None) -> Equilibrium:
         f = self.step.bind(y, with_any_batch(physics))
         with torch.no_grad():
             x0 = self.step.start(y, physics) if x0 is None else x0
@@ -168,13 +172,8 @@ class UntiedReconstructor(EquilibriumReconstructor):
         model.before = nn.ModuleList(_moved_step(step, group, moves) for step in self.before)
         return model
 
-    def equilibrium(self, y: Tensor, physics: Any, x0: Tensor | None = None) -> Equilibrium:
-        """What the last step makes; the residual is how far it moved the image.
-
-        Raises:
-            TypeError: as of other models.
-        """
-        _check_given(y, physics, next(self.parameters(), None))
+    def _solve(self, y: Tensor, physics: Any, x0: Tensor | None) -> Equilibrium:
+        """What the last step makes; the residual is how far it moved the image."""
         trace: list[Tensor] = []
         step: Any
         with torch.no_grad():
@@ -193,41 +192,55 @@ class UntiedReconstructor(EquilibriumReconstructor):
         return Equilibrium(x, trace[-1], steps, status, torch.stack(trace))
 
 
-def _check_given(y: Any, physics: Any, weights: Tensor | None) -> None:
-    """
+@contextmanager
+def _explained(y: Any, physics: Any, model: nn.Module) -> Iterator[None]:
+    """An error that comes of what the model was given says so, whatever torch says of it.
+
     Args:
         y: measurements, or a list of them for stacked operators.
         physics: the operator that made them.
-        weights: some of the model's, if it has any.
+        model: whose weights meet them.
 
     Raises:
-        TypeError: there is no operator, or y is of other numbers than the weights or elsewhere.
+        TypeError: instead of the error, if there is no operator, or y is no tensor, or of other
+            numbers than the weights or elsewhere.
     """
-    if not (callable(getattr(physics, "A", None)) and callable(getattr(physics, "A_adjoint", None))):
-        raise TypeError(
-            "physics: a model needs the operator that made y, with A and A_adjoint (any "
-            f"deepinv.physics.LinearPhysics), got {type(physics).__name__}"
+    try:
+        yield
+    except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
+        why = _unfit(y, physics, model)
+        if why:
+            raise TypeError(why) from error
+        raise
+
+
+def _unfit(y: Any, physics: Any, model: nn.Module) -> str:
+    """What is wrong with what a model was given; nothing, where that is not to be seen."""
+    if not callable(getattr(physics, "A", None)):
+        return (
+            "physics: a model needs the operator that made y (any deepinv.physics.LinearPhysics), "
+            f"got {type(physics).__name__}"
         )
     for part in [y] if isinstance(y, Tensor) else y:
         if not isinstance(part, Tensor):
-            raise TypeError(
-                f"y: measurements are a tensor, or a list of them for a stacked operator, got "
+            return (
+                "y: measurements are a tensor, or a list of them for a stacked operator, got "
                 f"{type(y).__name__}; torch.as_tensor(y) makes one"
             )
-        if weights is None or weights.dtype not in (torch.float32, torch.float64):
-            continue  # a denoiser of shorter numbers converts what it is given itself
         numbers = part.real.dtype if part.is_complex() else part.dtype
-        if numbers != weights.dtype:
-            raise TypeError(
-                f"y is {part.dtype} and the model {weights.dtype}; give it "
-                f"y.to({weights.dtype}), or the model and the operator the numbers of y "
-                "(model.double(), physics.double())"
-            )
-        if part.device != weights.device:
-            raise TypeError(
-                f"y is on {part.device} and the model on {weights.device}; move both to one "
-                "(y.to(…), model.to(…), physics.to(…))"
-            )
+        for weights in model.parameters():
+            if part.device != weights.device:
+                return (
+                    f"y is on {part.device} and the model on {weights.device}; move both to one "
+                    "(y.to(…), model.to(…), physics.to(…))"
+                )
+            if numbers != weights.dtype:
+                return (
+                    f"y is {part.dtype} and the model {weights.dtype}; give it "
+                    f"y.to({weights.dtype}), or the model and the operator the numbers of y "
+                    "(model.double(), physics.double())"
+                )
+    return ""
 
 
 def _moved_step(step: Any, group: Group, moves: dict[str, Tensor]) -> Any:

@@ -80,15 +80,30 @@ def noise_variance(clean: Any, physics: Any, seed: int = 0) -> float:
         return 0.0
     if len(models) == 1 and type(models[0]) is GaussianNoise:
         return float(models[0].sigma.double().square().mean())
-    total, count = 0.0, 0
     before = [clean] if isinstance(clean, Tensor) else list(clean)
+    measured = _measured_places(clean, physics)
+    total = 0.0
     for draw in range(VARIANCE_DRAWS):
         drawn = noisy(clean, physics, seed_for(seed, draw))
         after = [drawn] if isinstance(drawn, Tensor) else list(drawn)
-        for old, new in zip(before, after, strict=True):
-            total += float((new - old).double().square().sum())
-            count += int((new != 0).sum())
-    return total / max(1, count)
+        for old, new, places in zip(before, after, measured, strict=True):
+            total += float((new - old)[places].abs().double().square().sum())
+    count = sum(int(places.sum()) for places in measured)
+    return total / VARIANCE_DRAWS / max(1, count)
+
+
+def _measured_places(clean: Any, physics: Any) -> list[Tensor]:
+    """Where numbers of ``clean``, or of each of a list of such, are measured: where some image is
+    not zero. A count of no photon is a measurement too; what a mask leaves out is none."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(part: Tensor) -> Tensor:
+        return torch.randn(part.shape, generator=generator).to(part)
+
+    is_one = isinstance(clean, Tensor)
+    parts = random(clean) if is_one else TensorList([random(part) for part in clean])
+    seen = physics.A(physics.A_adjoint(parts))
+    return [part != 0 for part in ([seen] if is_one else seen)]
 
 
 # ----------------------------------------------------------------------------------------- models

@@ -27,7 +27,7 @@ def changes_of(config: Config, sample: Dataset, cause: Cause) -> tuple[dict[str,
     assert isinstance(settings, RaysSettings)
     if cause.name == "axis":
         moved = cause.trial.geometry.offset - sample.scan.physics.geometry.offset
-        value = round(assumed_offset(settings, sample.scan.size) + moved * settings.bin, 2)
+        value = round(settings.assumed_offset(sample.scan.size) + moved * settings.bin, 2)
         return {"physics.offset": value, "physics.axis_offset": None}, ""
     if cause.name == "magnification":
         return _other_distances(settings, cause, sample), ""
@@ -38,13 +38,6 @@ def changes_of(config: Config, sample: Dataset, cause: Cause) -> tuple[dict[str,
         by_hand = f" (or set data.values=counts and data.white={open_beam:g})"
         return {"data.values": "counts", "data.white": open_beam}, by_hand
     return _other_angles(settings, sample, cause)
-
-
-def assumed_offset(settings: RaysSettings, size: tuple[int, int]) -> float:
-    """Where the configuration or the file puts the axis, in detectors of the file."""
-    plain = settings.model_copy(update={"offset": 0.0, "axis_offset": None})
-    moved = settings.setup(size).offset - plain.setup(size).offset
-    return moved * settings.bin
 
 
 def _other_angles(

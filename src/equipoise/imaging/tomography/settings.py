@@ -144,6 +144,11 @@ class RaysSettings(SingleImage, PhysicsSettings):
         except ValueError as error:
             raise UserError(f"physics: {error}") from error
 
+    def assumed_offset(self, size: Size) -> float:
+        """Where the configuration, the file or the data put the axis, in detectors of the file."""
+        plain = self.model_copy(update={"offset": 0.0, "axis_offset": None})
+        return (self.setup(size).offset - plain.setup(size).offset) * self.bin
+
     def left_out(self, setup: Setup) -> list[int]:
         """The numbers of the views that are not used, without directions that repeat a used one."""
         return unseen_views(setup.angles, setup.chosen, self.usual_period)
