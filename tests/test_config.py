@@ -148,6 +148,23 @@ class TestKinds:
         assert all(meaning for _, _, meaning in rows)
 
 
+class TestAPathThatIsEmpty:
+    """Whoever writes ``path:`` has data, and forgot to name them: phantoms are not what is meant."""
+
+    @pytest.mark.parametrize("tree", [{"path": None}, {"path": None, "kind": "auto"}])
+    def test_it_is_an_error(self, tree):
+        with pytest.raises(UserError, match=r"data\.path: is empty; name a file"):
+            parse({"data": {**tree, "size": 16}}, "c")
+
+    def test_a_kind_of_files_needs_one(self):
+        with pytest.raises(UserError, match=r"data\.path: missing"):
+            parse({"data": {"kind": "auto", "size": 16}}, "c")
+
+    def test_runs_of_then_said_so_of_phantoms(self):
+        saved = {"data": {"kind": "auto", "path": None, "size": 16}}
+        assert parse(saved, "c", is_saved=True).data.kind == "phantoms"
+
+
 class TestRelease01:
     """Keys that stood side by side then stand with what they belong to now."""
 

@@ -309,6 +309,8 @@ def _say_evaluation(evaluation: Evaluation) -> None:
         for note in evaluation.sure.notes:
             typer.echo(f"caution: {note}")
     typer.echo(f"\n{evaluation.problem['contraction']['words']}")
+    if "trained_on" in evaluation.problem:
+        typer.echo(f"caution: {evaluation.problem['trained_on']}")
     typer.echo(f"saved: {evaluation.folder}/results.json, grid.png, report.html")
 
 

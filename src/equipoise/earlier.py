@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .errors import UserError
 from .reconstruction.earlier import MOVED as MOVED_IN_MODEL
 from .reconstruction.earlier import model_section_of_release_0_1, with_inner_of_then
 
@@ -81,9 +82,20 @@ def upgraded(tree: dict[str, Any], is_saved: bool = False) -> dict[str, Any]:
 
 
 def _data(section: dict[str, Any], is_saved: bool) -> dict[str, Any]:
+    """
+    Raises:
+        UserError: a path is asked for and not given, which then meant phantoms.
+    """
     has_path = section.get("path") is not None
     kind = section.get("kind", "auto")
-    kind = kind if kind != "auto" or has_path else "phantoms"
+    if not is_saved and "path" in section and not has_path and kind != "phantoms":
+        raise UserError(
+            "data.path: is empty; name a file or a folder, or leave the line out to train on "
+            "phantoms"
+        )
+    if kind == "auto" and not has_path and is_saved:
+        section = {**section, "kind": "phantoms"}
+    kind = section.get("kind", "auto" if has_path else "phantoms")
     applies = {
         "phantoms": ("count",),
         "images": ("path",),

@@ -6,13 +6,16 @@ import re
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
 import equipoise as eq
 from equipoise.commands.doctor import examine
 from equipoise.commands.doctor.fix import write_fixed
 from equipoise.commands.init import init
-from equipoise.config import load_config
+from equipoise.config import load_config, parse
+from equipoise.data.scan import Scan
+from equipoise.data.unusual import unusual
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +46,60 @@ def with_zeros(*index):
     return spoil
 
 
+def with_value(value, *index):
+    def spoil(y):
+        y[index] = value
+        return y
+
+    return spoil
+
+
 EVERY = slice(None)
 SPOILT = {
     "a dead detector": (with_zeros(EVERY, EVERY, 20), "dead detector.*number 20", "interpolate"),
     "a dropped frame": (with_zeros(EVERY, 5), "1 of 24 views measured nothing: number 5", "leave"),
     "a minus": (lambda y: -y, "line integrals are negative", "multiply them by −1"),
     "a beam that drifted": (lambda y: y - 0.1 * y.max(), "beside the object", "open beam anew"),
-    "nothing": (lambda y: 0 * y, "everything is zero", "leave it out"),
+    "nothing": (lambda y: 0 * y, "4 of 4 measurements are zero everywhere", "leave them out"),
+    "nothing once": (with_zeros(2), "1 of 4 measurements are zero everywhere: s_002", "leave them"),
+    "frames dropped once": (
+        with_zeros(1, slice(12, 16)),
+        "s_001: 4 of its 24 views measured nothing, number 12, 13, 14, 15",
+        "leave this measurement out",
+    ),
+    "a hot value": (
+        with_value(1e4, 0, 10, 13),
+        "s_000: 1 ray.* view 10 at detector 13 ",
+        "mean of the rays beside it",
+    ),
+    "a cold value": (
+        with_value(-300.0, 3, 0, 2),
+        "s_003: 1 ray.* view 0 at detector 2 ",
+        "mean of the rays beside it",
+    ),
+    "another unit once": (
+        lambda y: y * np.array([1, 50, 1, 1])[:, None, None],
+        "1 of 4 measurements are up to .* times as large as most: s_001",
+        "to one unit",
+    ),
 }
+
+
+@pytest.mark.parametrize("views", [6, 24, 90])
+@pytest.mark.parametrize("radius", [0.6, 2.0])
+def test_what_an_object_makes_is_not_unusual(views, radius):
+    """A pin of steel in plastic, at the edge: a ray through it is ten times as long as all others,
+    but there are more of them in the next view."""
+    y, x = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")
+    image = 0.05 * ((x - 24) ** 2 + (y - 24) ** 2 < 20**2).float()
+    image += 5.0 * ((x - 38) ** 2 + (y - 24) ** 2 < radius**2).float()
+    physics = eq.ParallelBeam(48, views)
+    sinogram = physics.A(image[None, None])
+    settings = parse({"physics": {"angles": views}, "data": {"size": 48}}, "test").physics
+    scan = Scan.planned(settings, 48)
+    assert unusual(sinogram, scan, ["pin"]) == []
+    volume = torch.cat([sinogram, *[0.02 * sinogram] * 2, 0.001 * sinogram.abs()])
+    assert unusual(volume[[0, 0, 1, 3]], scan, list("abcd")) == []
 
 
 @pytest.mark.parametrize("name", SPOILT)

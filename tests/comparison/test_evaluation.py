@@ -217,10 +217,11 @@ class TestWords:
         train_run(parse(tree, "test"), quiet)
         monkeypatch.chdir(tmp_path / "elsewhere")
         run = load_run(tmp_path / "run")
-        said = {
-            name: " ".join(evaluate(run, Path(f"{name}.npy")).words)
-            for name in ("copy", "some", "other")
-        }
+        found = {name: evaluate(run, Path(f"{name}.npy")) for name in ("copy", "some", "other")}
+        said = {name: " ".join(each.words) for name, each in found.items()}
+        told = {name: each.as_json()["problem"].get("trained_on") for name, each in found.items()}
+        assert told["copy"] == "In its own favour: these are the data that it was trained on."
+        assert told["other"] is None
         assert "favour: these are the data that it was trained on" in said["copy"]
         assert "at least 1 of these 3 are among the data that it was trained on" in said["some"]
         assert "In its own favour" not in said["other"]

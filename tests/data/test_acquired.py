@@ -129,10 +129,18 @@ def test_a_real_undersampled_acquisition():
 
 
 @pytest.mark.parametrize("step", [1, 2])
-def test_k_space_that_was_not_shifted_is_told(tmp_path, step):
+@pytest.mark.parametrize(
+    ("axes", "place"),
+    [
+        ((-2, -1), r"in the corner, .*axes=\(-2, -1\)"),
+        ((-2,), r"at the ends of the columns .*axes=\(-2,\)"),
+        ((-1,), r"at the ends of the rows .*axes=\(-1,\)"),
+    ],
+)
+def test_k_space_that_was_not_shifted_is_told(tmp_path, step, axes, place):
     keep = ((COLUMNS % step == 0) | ((COLUMNS - 32).abs() < 6)).float()
-    samples = torch.fft.ifftshift(kspace() * keep, (-2, -1))
-    with pytest.raises(UserError, match=r"in the corner, .*numpy.fft.fftshift"):
+    samples = torch.fft.ifftshift(kspace() * keep, axes)
+    with pytest.raises(UserError, match=place):
         load(tmp_path, samples)
 
 

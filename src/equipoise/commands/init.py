@@ -237,6 +237,7 @@ def _angles_beside(file: Path, views: int) -> Line | None:
         numbers = np.asarray(values)
         if numbers.size == views and numbers.dtype.kind in "iuf" and np.isfinite(numbers).all():
             degrees, note = degrees_of(numbers, "")
+            assert degrees is not None
             note = f", which {note}" if note else ""
             return Line("angles", degrees.round(6).tolist(), f"those of {name!r} in the file{note}")
     return None

@@ -132,6 +132,9 @@ def _add_run(evaluation: Evaluation, run: Run, solved: Equilibrium) -> None:
     evaluation.add("equipoise", "Equipoise", solved.value, _solve(run, solved))
     evaluation.solved = solved
     evaluation.problem["contraction"] = _contraction(run, dataset, solved)
+    trained_on = _trained_on_in_words(run, dataset.items, evaluation.problem["data"])
+    if trained_on:
+        evaluation.problem["trained_on"] = trained_on
     evaluation.words = _words(evaluation, run, before, solved)
 
 
@@ -215,7 +218,7 @@ def _words(evaluation: Evaluation, run: Run, before: Equilibrium, solved: Equili
         words += _reference_in_words(evaluation, evaluation.reference)
     if evaluation.dataset.truth is not None:
         words.append(f"In the classical methods' favour: {problem['tuning']}.")
-    words.append(_trained_on_in_words(run, evaluation.dataset.items, problem["data"]))
+    words.append(problem.get("trained_on", ""))
     words.append(problem["contraction"]["words"])
     if not _is_unrolled(run):
         words.append(

@@ -11,6 +11,12 @@ from .item import Item
 
 #: The power in the corner over that in the middle, from which on k-space was not shifted.
 IN_THE_CORNER = 10.0
+#: Where the zero frequency is, where it was not shifted along these axes.
+UNSHIFTED = {
+    (-2, -1): "in the corner",
+    (-2,): "at the ends of the columns (the first axis of the image)",
+    (-1,): "at the ends of the rows (the last axis)",
+}
 #: The share of what was measured that may be zero in some coils, by chance, and not in others.
 BY_SOME_COILS = 0.1
 
@@ -87,10 +93,13 @@ def _check_centre(item: Item, kspace: Tensor) -> None:
         part = plane[rows // 2 - r : rows // 2 + r + 1, columns // 2 - c : columns // 2 + c + 1]
         return float(part.sum())
 
-    if middle(torch.fft.fftshift(power)) > IN_THE_CORNER * middle(power):
+    found = {axes: middle(torch.fft.fftshift(power, axes)) for axes in UNSHIFTED}
+    axes = max(found, key=lambda each: found[each])
+    if found[axes] > IN_THE_CORNER * middle(power):
         raise UserError(
-            f"{item.file}, {item.name}: the zero frequency of k-space is in the corner, as fft2 "
-            "leaves it, and is expected in the middle: numpy.fft.fftshift(kspace, axes=(-2, -1))"
+            f"{item.file}, {item.name}: the zero frequency of k-space is {UNSHIFTED[axes]}, as a "
+            "Fourier transform leaves it, and is expected in the middle: "
+            f"numpy.fft.fftshift(kspace, axes={axes})"
         )
 
 

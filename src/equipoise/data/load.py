@@ -44,6 +44,7 @@ from .settings import (
 from .sinograms import Sinograms, cut_off_words, sinograms_of
 from .sizes import framed_measurement, framed_truth, in_frames, noise_of
 from .units import settled
+from .unusual import unusual
 
 #: None of the phantoms that the shipped denoiser was trained on.
 PHANTOM_SEED = 77_000
@@ -257,6 +258,8 @@ def _read(
         y = Streamed(len(items), partial(_one, items, scan, mask))
         return Dataset(items, scan, y, notes=notes)
     words = cut_off_words(values, scan) if found is not None else []
+    strange = unusual(values, scan, [item.name for item in items])
+    words += [f"{one.what}: {one.remedy}" for one in strange]
     notes += [*words, *repeated(items, values)]
     return Dataset(items, scan, values, notes=notes)
 

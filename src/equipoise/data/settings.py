@@ -87,7 +87,7 @@ def _checked_size(value: Any) -> Any:
     sides = list(value) if isinstance(value, (list, tuple)) else [value]
     low, high = SIDES
     if len(sides) > 2 or not all(
-        type(side) in (int, float) and side == int(side) and low <= side <= high for side in sides
+        type(side) in (int, float) and low <= side <= high and side == int(side) for side in sides
     ):
         raise ValueError(
             f"must be a number of pixels from {low} to {high}, [rows, columns], or native"
@@ -249,7 +249,7 @@ class AutoSettings(SimulatedSettings, SinogramSettings, FileSettings):
 
 def _kind_by_path(tree: Any) -> Any:
     """Without a kind, what has a path are files and what has none are phantoms."""
-    if not isinstance(tree, dict) or tree.get("kind", "auto") != "auto":
+    if not isinstance(tree, dict) or "kind" in tree:
         return tree
     return {**tree, "kind": "phantoms" if tree.get("path") is None else "auto"}
 

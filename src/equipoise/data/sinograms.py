@@ -116,7 +116,7 @@ def sinograms_of(
     used = tuple(scan.measurement_shape)
     whole = (1, len(setup.angles), setup.file_detectors or used[-1] * setup.binned)
     turned = [_views_first(item, settings, options, (whole, used)) for item in items]
-    is_whole = all(item.shape[-1] == whole[-1] for item in turned)
+    is_whole = all(item.shape[-1:] == whole[-1:] for item in turned)
     single, tally, are_counts = corrected(turned, options, setup.binned if is_whole else 1)
     found: list[Item] = []
     notes: list[str] = []
@@ -182,8 +182,17 @@ def _views_first(
     options: SinogramSettings,
     shapes: Sequence[tuple[int, ...]],
 ) -> Item:
-    """The item with its views before its detectors. skimage writes the detectors first."""
+    """The item with its views before its detectors. skimage writes the detectors first.
+
+    Raises:
+        UserError: it is asked for, and the file itself says which axis is which.
+    """
     is_asked = options.layout == "transposed"
+    if is_asked and item.counts is not None and item.counts.white is not None:
+        raise UserError(
+            f"{item.file}: data.layout=transposed, but this file says itself which axis is which; "
+            "leave it out"
+        )
     if not (is_asked or settings.convention == "skimage") or len(item.shape) < 2:
         return item
     turned = replace(

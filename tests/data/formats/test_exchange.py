@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 from counting import DARK, beam, counts_of, disc
 
+from equipoise.config import parse
 from equipoise.data.counts import corrected
 from equipoise.data.formats import open_path
 from equipoise.data.formats.projections import BLOCK, Projections
+from equipoise.data.scan import Scan
 from equipoise.data.settings import SinogramSettings
 from equipoise.errors import UserError
+from equipoise.run import load_data
 
 h5py = pytest.importorskip("h5py")
 VIEWS, ROWS, DETECTORS = 30, 3, 60
@@ -251,3 +254,25 @@ class TestWhatIsMissingOrWrong:
         make_exchange(tmp_path / "a.h5")
         make_exchange(tmp_path / "b.h5")
         assert len({item.patient for item in open_path(tmp_path)}) == 2
+
+
+@pytest.mark.parametrize("units", ["urad", "none", "steps"])
+def test_angles_in_another_unit_are_not_taken(tmp_path, units):
+    """The file is not damaged, and ``physics.angles`` says them."""
+    theta = (np.arange(VIEWS) * 6.0, {"units": units})
+    path = make_exchange(tmp_path / "a.h5", exchange__theta=theta)
+    (first, *_) = open_path(path)
+    assert first.geometry.angles is None
+    assert any(f"in {units!r}, neither degrees nor radians" in note for note in first.notes)
+    assert np.abs(line_integrals(path) - right()).max() < 0.02
+
+
+def test_a_layout_that_the_file_says_itself_is_not_asked_for(tmp_path):
+    path = make_exchange(tmp_path / "a.h5")
+    tree = {
+        "data": {"path": str(path), "kind": "measurements", "size": 16, "layout": "transposed"},
+        "physics": {"kind": "parallel_beam"},
+    }
+    config = parse(tree, "test")
+    with pytest.raises(UserError, match="says itself which axis is which"):
+        load_data(config, Scan.planned(config.physics, 16))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+from deepinv.physics import MRI, MultiCoilMRI
 from torch import Tensor
 
 from ...config import Config
 from ...data.dataset import Dataset
+from ...imaging.operators import unscaled
 from ...imaging.tomography import Tomography
 from .causes import Cause, likely_cause
 from .finding import Finding, judged
@@ -44,10 +47,7 @@ def fit(config: Config, sample: Dataset, x: Tensor, say: Callable[[str], None]) 
         cause = likely_cause(physics, y, lambda name: say(f"trying: {name}"))
         if cause is not None:
             return _named(config, sample, what, cause, noise)
-    remedy = (
-        "the operator is not what measured these data: check views, detectors, pixel, offset, "
-        "orientation"
-    )
+    remedy = f"the operator is not what measured these data: check {_what_to_check(physics)}"
     if misfit > max(WRONG_MISFIT, OVER_NOISE * assumed):
         return Finding("wrong", what, remedy)
     if is_scanned:
@@ -57,6 +57,17 @@ def fit(config: Config, sample: Dataset, x: Tensor, say: Callable[[str], None]) 
         )
     is_fine = misfit <= max(LITTLE_MISFIT, OVER_NOISE * max(noise, assumed))
     return judged(is_fine, what, remedy, otherwise="note")
+
+
+def _what_to_check(physics: Any) -> str:
+    if isinstance(physics, Tomography):
+        return "views, detectors, pixel, offset, orientation"
+    if isinstance(unscaled(physics), MRI | MultiCoilMRI):
+        return (
+            "where the zero frequency lies, the order of the axes, the coil maps, and k-space for "
+            "samples far above all around them"
+        )
+    return "A, its settings, and the order of the axes of y"
 
 
 def _named(config: Config, sample: Dataset, what: str, cause: Cause, noise: float) -> Finding:

@@ -77,14 +77,18 @@ def _coils(sample: Dataset) -> Finding:
         f"coils: {len(contrast)}, the middle of k-space {float(contrast.min()):.1f} to "
         f"{float(contrast.max()):.1f} times as strong as its edges"
     )
-    if silent:
-        what += f"; number {', '.join(map(str, silent))} (counted from 0) measures noise alone"
-    return judged(
-        not silent,
-        what,
-        "leave such coils out (numpy.delete along the axis of the coils), or look for a broken one",
-        otherwise="note",
+    remedy = (
+        "leave such coils out (numpy.delete along the axis of the coils), or look for a broken one"
     )
+    if len(silent) == len(contrast):
+        what += "; in none of them is the middle the strongest"
+        remedy = (
+            "the zero frequency may lie elsewhere than in the middle, or this is no k-space of an "
+            "image (a noise scan, or images): compare with the scanner's own picture"
+        )
+    elif silent:
+        what += f"; number {', '.join(map(str, silent))} (counted from 0) measures noise alone"
+    return judged(not silent, what, remedy, otherwise="note")
 
 
 def _contrast(item: Item) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...data.counts.losses import LEFT, SATURATED
 from ...data.dataset import Dataset
-from ...data.formats.base import listed
+from ...data.unusual import unusual
 from ...imaging.tomography import Tomography
 from .finding import Finding
 
@@ -20,15 +20,18 @@ AT_THE_END = 3
 
 
 def values(sample: Dataset, y: Tensor) -> Iterator[Finding]:
-    """Of line integrals that a scanner measured: what cannot be right whatever the geometry is.
+    """Of what a scanner measured: what cannot be right whatever the geometry is.
 
     Args:
-        y: (B, 1, views, detectors) of the sample.
+        y: (B, …) of the sample; of a tomograph, line integrals (B, 1, views, detectors).
     """
-    if sample.truth is not None or not isinstance(sample.scan.physics, Tomography):
+    if sample.truth is not None:
         return
-    if not bool(y.any()):
-        yield Finding("wrong", "values: everything is zero", "nothing was measured; leave it out")
+    names = [item.name for item in sample.items]
+    strange = unusual(y, sample.scan, names)
+    for one in strange:
+        yield Finding("wrong", f"values: {one.what}", one.remedy)
+    if strange or not isinstance(sample.scan.physics, Tomography):
         return
     if float(y.mean()) < 0:
         yield Finding(
@@ -40,7 +43,6 @@ def values(sample: Dataset, y: Tensor) -> Iterator[Finding]:
         yield from _brighter_than_open(y)
     yield from _saturated(sample)
     yield from _dead_detectors(sample)
-    yield from _empty_views(y)
 
 
 def _brighter_than_open(y: Tensor) -> Iterator[Finding]:
@@ -76,17 +78,4 @@ def _dead_detectors(sample: Dataset) -> Iterator[Finding]:
             f"values: {left}",
             "set data.dead=interpolate, and ask again",
             {"data.dead": "interpolate"},
-        )
-
-
-def _empty_views(y: Tensor) -> Iterator[Finding]:
-    """Frames that were dropped: views of nothing between views of something."""
-    is_empty = ~y.flatten(0, -3).any(0).any(-1)
-    empty = [int(view) for view in torch.nonzero(is_empty)]
-    if empty:
-        yield Finding(
-            "wrong",
-            f"values: {len(empty)} of {len(is_empty)} views measured nothing: number "
-            f"{listed(empty)} (counted from 0)",
-            "leave them out (numpy.delete of the views, and of physics.angles)",
         )

@@ -172,7 +172,7 @@ class Exchange(Format):
         angles, note = degrees_of(values, text_of(stored[key].attrs.get("units", "")))
         if note:
             notes.append(f"{file.name}: '{key}' {note}")
-        if key != THETA[0]:
+        if angles is not None and key != THETA[0]:
             notes.append(f"{file.name}: the angles were found in '{key}'")
         return angles, key, notes
 
@@ -221,7 +221,7 @@ def _start_and_step(stored: Any, views: int) -> tuple[np.ndarray, str] | None:
         value = found[other][0]
         last = start + value * (views - 1) if other == "step" else value
         angles, _ = degrees_of(np.linspace(start, last, views), units or "degrees")
-        if np.isfinite(angles).all() and np.ptp(angles) > 0:
+        if angles is not None and np.isfinite(angles).all() and np.ptp(angles) > 0:
             return angles, f"{group}: start and {other}"
     return None
 

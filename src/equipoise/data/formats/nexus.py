@@ -78,9 +78,10 @@ class NXtomo(Format):
         else:
             units = text_of(stored[where].attrs.get("units", ""))
             every, note = degrees_of(stored[where][()], units)
-            angles = tuple(every[list(scan.views or ())].tolist())
-            if not np.isfinite(angles).all():
-                raise self.error(file, f"'{where}' holds angles that are NaN or infinite")
+            if every is not None:
+                angles = tuple(every[list(scan.views or ())].tolist())
+                if not np.isfinite(angles).all():
+                    raise self.error(file, f"'{where}' holds angles that are NaN or infinite")
             notes += [f"{file.name}: '{where}' {note}"] if note else []
         geometry = ScannerGeometry(
             source=f"{file.name}: {where}" if where else file.name,

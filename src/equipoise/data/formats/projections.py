@@ -92,12 +92,9 @@ def _mean(scan: Projections) -> np.ndarray:
     return mean
 
 
-def degrees_of(values: np.ndarray, units: str) -> tuple[np.ndarray, str]:
-    """Angles in degrees, and a note where their unit had to be assumed.
-
-    Raises:
-        ValueError: the unit is neither degrees nor radians.
-    """
+def degrees_of(values: np.ndarray, units: str) -> tuple[np.ndarray | None, str]:
+    """Angles in degrees, and a note where their unit had to be assumed; None, and why, where it is
+    neither degrees nor radians."""
     angles = np.asarray(values, dtype=np.float64).ravel()
     word = units.strip().lower()
     if word.startswith(("deg", "°")):
@@ -107,7 +104,10 @@ def degrees_of(values: np.ndarray, units: str) -> tuple[np.ndarray, str]:
     if word.startswith(("mrad", "millirad")):
         return np.degrees(angles / 1000), ""
     if word:
-        raise ValueError(f"angles in {units!r}, which are neither degrees nor radians")
+        return None, (
+            f"is in {units!r}, neither degrees nor radians, and not taken; set physics.angles to "
+            "what the scanner did"
+        )
     span = float(np.ptp(angles)) if len(angles) else 0.0
     if len(angles) > 8 and 0.9 * np.pi < span < 2.02 * np.pi:
         return np.degrees(angles), (
