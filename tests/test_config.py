@@ -149,7 +149,7 @@ class TestKinds:
 
 
 class TestAPathThatIsEmpty:
-    """Whoever writes ``path:`` has data, and forgot to name them: phantoms are not what is meant."""
+    """Whoever writes ``path:`` has data, and forgot to name them: phantoms are not meant."""
 
     @pytest.mark.parametrize("tree", [{"path": None}, {"path": None, "kind": "auto"}])
     def test_it_is_an_error(self, tree):
@@ -205,7 +205,7 @@ class TestRelease01:
 
     @pytest.mark.parametrize("old", ["group=shifts", "bound=0.9", "floor=1e-3", "parts=3"])
     def test_an_old_name_changes_nothing_else(self, tmp_path, old):
-        """How exact the solves are, for one; a run of then says nothing of it, and keeps its ways."""
+        """How exact the solves are, for one; a run of then says nothing of it, and stays."""
         path = tmp_path / "c.yaml"
         path.write_text("data: {size: 64}\n")
         usual, config = load_config(path), load_config(path, [f"objective.{old}"])

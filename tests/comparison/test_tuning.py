@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from equipoise.comparison.tuning import in_words
+import equipoise as eq
+from equipoise.comparison.tuning import Tuner, in_words, judge_of
+from equipoise.config import parse
+from equipoise.data.scan import Scan
+from equipoise.errors import UserError
+from equipoise.imaging.linear import least_squares
 from equipoise.learning.search import Ladder, decades, search
+from equipoise.run import load_data
 
 WEIGHTS = Ladder(decades((1, 3), -7, 0), first=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3), default=1e-4)
 
@@ -81,3 +89,28 @@ def test_a_ladder_begins_where_it_says():
 def test_a_setting_in_words():
     assert in_words({"sigma": 0.02, "strength": 0.0031416}) == "sigma 0.02, strength 0.00314"
     assert in_words({"window": "hann"}) == "window hann"
+
+
+@pytest.mark.parametrize("views", [[0, 2, 4], 2])
+def test_an_empty_scan_does_not_choose(tmp_path, views):
+    """It has no misfit, and is not counted: the others tell which setting is best."""
+    y = eq.ParallelBeam(16, 12).A(eq.phantoms(3, 16))[:, 0]
+    y[1] = 0
+    np.save(tmp_path / "s.npy", y.numpy())
+    tree = {
+        "data": {"path": str(tmp_path / "s.npy"), "kind": "measurements", "size": 16},
+        "physics": {"kind": "parallel_beam", "angles": 12, "views": views},
+    }
+    config = parse(tree, "test")
+    dataset = load_data(config, Scan.planned(config.physics, 16))
+    judge = judge_of(dataset)
+    y, physics, _ = dataset.batch(torch.arange(3))
+    images = least_squares(physics.A, physics.A_adjoint, y, 1e-4, 50).value
+    assert judge(images) > judge(0.5 * images) > -math.inf
+
+
+def test_no_score_is_no_choice(tmp_path):
+    tuner = Tuner(lambda: None, say=lambda text: None)
+    tuner._dataset, tuner._judge = object(), lambda images: math.nan
+    with pytest.raises(UserError, match="some method cannot be tuned: no setting makes images"):
+        tuner.best("some method", {"weight": WEIGHTS}, lambda dataset, setting: None)

@@ -97,9 +97,7 @@ def test_where_a_file_puts_it_does_not_move_what_is_found(tmp_path, told):
     """A file's own axis is where the search begins, and no part of what it finds."""
     config = run_on(tmp_path, 1.7)
     items = load_data(config, Scan.planned(config.physics, 16)).items
-    geometry = ScannerGeometry(
-        source="scan", axis_offset=told, detector_pitch=1.0, image_pixel=1.0
-    )
+    geometry = ScannerGeometry(source="scan", axis_offset=told, detector_pitch=1.0, image_pixel=1.0)
     settings = config.physics.reading(geometry)
     scan, _ = with_axis_found(items, Scan.planned(settings, 16), anew=True)
     assert scan.settings.axis_found == pytest.approx(1.7, abs=0.15)

@@ -141,6 +141,13 @@ class OneOf:
         self.barrier.wait(timeout=60)
         return stack.sum(0) if reduce_op == "sum" else stack.amax(0)
 
+    def broadcast(self, value, src=0):
+        self.said[self.global_rank] = value
+        self.barrier.wait(timeout=60)
+        found = self.said[src]
+        self.barrier.wait(timeout=60)
+        return found
+
 
 def in_processes(world: int, run: Any) -> list[Any]:
     """What ``run`` answers in each of ``world`` processes."""

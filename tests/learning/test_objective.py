@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 
+import deepinv
 import pytest
 import torch
 from deepinv.loss import Loss
 
 import equipoise as eq
+from equipoise.config import parse
+from equipoise.errors import UserError
 from equipoise.imaging.draws import seeded
+from equipoise.imaging.linear import variant
 from equipoise.learning.batching import Part
 from equipoise.learning.losses import (
     Equivariance,
@@ -21,7 +26,7 @@ from equipoise.learning.losses import (
 )
 from equipoise.learning.objective import Objective
 
-from .examples import ct, images, small_model
+from .examples import ct, ct_dataset, images, small_model
 
 
 def problem() -> tuple[eq.EquilibriumReconstructor, Part]:
@@ -102,3 +107,17 @@ def test_what_does_not_depend_on_the_model_adds_nothing():
     found = Objective(model, {"constant": constant}).differentiate(part, 0, {})
     assert torch.equal(found.values["constant"].value, torch.ones(3))
     assert not any(float(g.abs().max()) > 0 for g in gradients(model))
+
+
+@pytest.mark.parametrize("name", ["sure", "r2r"])
+def test_noise_of_one_level(name):
+    """Where acquisitions have noise of their own each: near enough to one level, or an error."""
+    settings = parse({"objective": {name: 1}}, "test").objective
+    loss = getattr(settings, name)
+    scan = ct_dataset().scan
+    physics = variant(scan.physics)
+    physics.noise_model = deepinv.physics.GaussianNoise(torch.tensor([0.1, 0.101]))
+    assert loss.make(replace(scan, physics=physics)) is not None
+    physics.noise_model = deepinv.physics.GaussianNoise(torch.tensor([0.1, 0.2]))
+    with pytest.raises(UserError, match=f"objective.{name} needs one noise level .* 1.00e-01 to 2"):
+        loss.make(replace(scan, physics=physics))

@@ -101,3 +101,20 @@ def test_what_processes_count_is_added_up():
     for tally in in_processes(2, run):
         assert tally.losses(["a"]) == {"a": 2.0}
         assert tally.largest["gain"] == pytest.approx(1.7)
+
+
+def test_processes_count_together_what_one_of_them_lacks():
+    """As where all samples of one are lost: it has no adjoint solve, and the others have."""
+
+    def run(fabric):
+        tally = Tally(True)
+        for name in ("a", "b")[fabric.global_rank :]:
+            tally.add_loss(name, LossValue(torch.tensor([1.0])), share=0.5)
+        if fabric.global_rank == 0:
+            tally.add_loss("c", LossValue(torch.tensor([1.0]), gain=torch.tensor([0.4])), share=0.5)
+        tally.share(fabric)
+        return tally
+
+    for tally in in_processes(2, run):
+        assert tally.losses("abc") == {"a": 0.5, "b": 1.0, "c": 0.5}
+        assert tally.largest["gain"] == pytest.approx(0.4)

@@ -138,7 +138,7 @@ class TestWhatAModelIsGiven:
 
     def test_no_operator(self, parts):
         model, _, y = parts
-        with pytest.raises(TypeError, match="needs the operator that made y .* got NoneType"):
+        with pytest.raises(TypeError, match=r"needs the operator that made y .* got NoneType"):
             model(y, None)
 
     def test_unrolled_with_weights_of_their_own(self, parts):
@@ -146,3 +146,20 @@ class TestWhatAModelIsGiven:
         settings = ModelSettings(denoiser="random", gradient={"kind": "unrolled", "untied": True})
         with pytest.raises(TypeError, match=r"y is torch\.float64"):
             settings.make(1, 0.01)(y.double(), physics)
+
+
+@pytest.mark.parametrize("untied", [False, True])
+def test_unrolled_steps_that_come_to_nothing_are_told(untied):
+    physics = eq.ParallelBeam(12, 5, normalize=True)
+    gradient = {"kind": "unrolled", "steps": 3, "untied": untied}
+    model = ModelSettings(denoiser="random", gradient=gradient).make(1, 0.01)
+    y = physics.A(torch.rand(2, 1, 12, 12))
+    model.on_failure = "warn"
+    with pytest.warns(eq.EquilibriumWarning, match=r"take more steps \(Unrolled\(steps="):
+        model(y, physics)
+    y[1, 0, 0, 0] = torch.nan
+    model.on_failure = "ignore"
+    assert model.equilibrium(y, physics).status[1] == eq.Status.NONFINITE
+    model.on_failure = "raise"
+    with pytest.raises(eq.EquilibriumError, match="1 of 2 samples met a value that is not finite"):
+        model(y, physics)

@@ -136,6 +136,8 @@ class TestMake:
             assert float(made.strength()) == pytest.approx(smallest)
         as_release_0_1 = settings(step={"kind": "proximal", "strength": None}).make(1, noise=0.0)
         assert float(as_release_0_1.step.strength()) == pytest.approx(1e-4)
+        red = settings(step={"kind": "red", "strength": None}).make(1, noise=0.0)
+        assert float(red.step.strength()) == pytest.approx(0.05)
 
     def test_precision(self):
         double = settings(precision=64).make(1, 0.01)

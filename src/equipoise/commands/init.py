@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -424,7 +425,8 @@ def written(draft: Draft, path: Path, out: Path) -> str:
 
 def _shown(value: Any) -> str:
     if isinstance(value, str):
-        return value if re.fullmatch(r"[\w./\-]+", value) and not value.isdigit() else f'"{value}"'
+        plain = re.fullmatch(r"[\w./\-]+", value) and not value.isdigit()
+        return value if plain else json.dumps(value, ensure_ascii=False)  # JSON is YAML
     return str(value)
 
 

@@ -189,7 +189,7 @@ def _train_in_a_process(config: Config, threads: int) -> dict[str, Any]:
     seconds = sum(config.learning.batch / row["images_per_second"] for row in read_log(folder))
     return {
         "train_seconds": seconds,
-        "memory_mb": usage.ru_maxrss / 1024,
+        "memory_mb": usage.ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024),
         "threads": threads,
         "failed": (_last_line(log) or "training gave up") if code == GAVE_UP else "",
     }

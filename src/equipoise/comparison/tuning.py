@@ -4,15 +4,18 @@ scans of which views are left that nobody used."""
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from ..assessment.metrics import psnr
+from ..assessment.metrics import is_measured, psnr
 from ..assessment.reference import unseen_misfit, unseen_views
 from ..data.dataset import Dataset
+from ..errors import UserError
 from ..learning.search import Ladder, Setting, search
 from ..machine import write_whole
 
@@ -74,10 +77,17 @@ class Tuner:
         def setting_of(values: Setting) -> Setting:
             return values if meaning is None else meaning(dataset, values)
 
+        scores: list[float] = []
+
         def score(values: Setting) -> float:
-            return judge(reconstruct(dataset, setting_of(values)))
+            scores.append(judge(reconstruct(dataset, setting_of(values))))
+            return scores[-1]
 
         best = search(score, ladders, MARGIN)
+        if not any(math.isfinite(each) for each in scores):
+            raise UserError(
+                f"{name} cannot be tuned: no setting makes images whose score is a number"
+            )
         setting = setting_of(best)
         ends = [option for option, ladder in ladders.items() if ladder.ends_at(best[option])]
         self.say(f"tuned {name}: {in_words(setting)}" + (_at_the_end(ends) if ends else ""))
@@ -99,7 +109,9 @@ def judge_of(dataset: Dataset) -> Callable[[Tensor], float]:
         truth = dataset.require_truth()
         return lambda x: float(psnr(x, truth).mean())
     left_out = unseen
-    return lambda x: float(-20 * unseen_misfit(x, left_out).double().log10().mean())
+    y, _, _ = left_out.batch(torch.arange(len(left_out)))
+    counts = is_measured(y)  # of an empty scan nothing is to be predicted
+    return lambda x: float(-20 * unseen_misfit(x, left_out)[counts].double().log10().mean())
 
 
 class Tuned(NamedTuple):

@@ -172,10 +172,6 @@ class Scan:
         measured = torch.from_numpy(values.astype(np.float32)).reshape(self.measurement_shape)
         return measured * (self.gain / item.units.counts_as_one)
 
-    def to_native(self, x: Tensor, item: Item) -> Tensor:
-        """An image of the model, (…, H, W), in the units of the item that it was made of."""
-        return item.units.to_native(x)
-
     def measurement_to_native(self, y: Tensor) -> Tensor:
         """A measurement of the model as the scanner would have written it, for images in [0, 1]."""
         settings = self.settings

@@ -55,6 +55,13 @@ class DataSettings(Settings):
     def _a_size(cls, value: Any) -> Any:
         return _checked_size(value)
 
+    @field_validator("holdout", mode="before", check_fields=False)
+    @classmethod
+    def _names_of_digits_are_names(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return value
+        return [str(each) if type(each) is int else each for each in value]
+
     @field_validator("path", "validation", mode="before", check_fields=False)
     @classmethod
     def _a_name_of_digits_is_a_name(cls, value: Any) -> Any:

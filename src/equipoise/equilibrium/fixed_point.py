@@ -16,7 +16,16 @@ from .frozen import frozen_modules
 from .gradient import Gradient, Implicit, Phantom, Unrolled, check_gradient
 from .precision import exact_products
 from .residual import Residual, measure
-from .result import Equilibrium, OnFailure, State, Status, Stop, check_on_failure, check_stop
+from .result import (
+    UNROLLED,
+    Equilibrium,
+    OnFailure,
+    State,
+    Status,
+    Stop,
+    check_on_failure,
+    check_stop,
+)
 from .solve import run
 from .solvers import GMRES, Anderson, Solver, check_solver
 from .transforms import refuse_nested_forward_mode, refuse_transforms
@@ -76,7 +85,7 @@ def fixed_point(
         else:
             result = _solve_with_graph(F, start, solver, stop, gradient, on_failure)
     result.value = F.unpack(result.value)
-    result.report(on_failure, stop)
+    result.report(on_failure, stop, UNROLLED if isinstance(gradient, Unrolled) else "forward")
     return result
 
 

@@ -55,6 +55,10 @@ class Stop:
         object.__setattr__(self, "max_steps", whole_number("max_steps", self.max_steps, 1))
 
 
+#: What a solve is called whose steps are counted beforehand.
+UNROLLED = "unrolled"
+
+
 class Status(IntEnum):
     """How a sample's solve ended."""
 
@@ -143,7 +147,12 @@ def failure_message(result: Equilibrium, stop: Stop, what: str) -> str:
         worst = float(result.residual[unfinished].max())
         last = result.trace[-1][unfinished]
         smallest = result.trace.min(0).values[unfinished]
-        if bool((last > 2 * smallest).any()):
+        if what == UNROLLED:
+            advice = (
+                "take more steps (Unrolled(steps=…)); if no equilibrium is asked for, "
+                'on_failure="ignore"'
+            )
+        elif bool((last > 2 * smallest).any()):
             advice = (
                 "the residual grew, so f is probably no contraction there: lower the step size or "
                 "add contraction control"

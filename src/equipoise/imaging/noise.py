@@ -11,6 +11,9 @@ from ..errors import UserError
 from ..settings import Settings
 from .sizes import Size
 
+#: Counts are drawn as whole numbers of 64 bits.
+MOST_PHOTONS = 1e15
+
 
 class NoiseSettings(Settings):
     """The noise of the measurements: Gaussian, or of counted photons."""
@@ -23,6 +26,7 @@ class NoiseSettings(Settings):
     photons: float | None = Field(
         None,
         gt=0,
+        le=MOST_PHOTONS,
         description="Poisson noise instead: how many counts a measurement of 1 stands for (of an "
         "image in [0, 1])",
     )

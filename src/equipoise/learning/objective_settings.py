@@ -218,10 +218,14 @@ class SureSettings(Settings):
     )
 
     def make(self, scan: Scan) -> Weighted:
+        """
+        Raises:
+            UserError: measurements have noise of different strength.
+        """
         noise: Any = getattr(scan.physics, "noise_model", None)
         if isinstance(noise, deepinv.physics.PoissonNoise):
             return Weighted(SurePoissonLoss(float(noise.gain)), self.weight)
-        return Weighted(SureGaussianLoss(float(getattr(noise, "sigma", 0))), self.weight)
+        return Weighted(SureGaussianLoss(_one_level("objective.sure", scan)), self.weight)
 
 
 class R2RSettings(Settings):
@@ -234,14 +238,36 @@ class R2RSettings(Settings):
     def make(self, scan: Scan) -> Recorrupted:
         """
         Raises:
-            UserError: the noise is not Gaussian.
+            UserError: the noise is not Gaussian, or measurements have noise of different strength.
         """
         noise: Any = getattr(scan.physics, "noise_model", None)
-        if not isinstance(noise, deepinv.physics.GaussianNoise):
+        if isinstance(noise, deepinv.physics.PoissonNoise):
             raise UserError(
                 "objective.r2r needs Gaussian noise; set it to 0, or leave out physics.photons"
             )
-        return Recorrupted(float(noise.sigma), self.weight)
+        return Recorrupted(_one_level("objective.r2r", scan), self.weight)
+
+
+#: By so much the noise of measurements may differ where a loss is told one level for all.
+ONE_LEVEL = 1.05
+
+
+def _one_level(key: str, scan: Scan) -> float:
+    """The standard deviation of the noise in all measurements of a scan.
+
+    Raises:
+        UserError: it differs from one to the next.
+    """
+    sigma = getattr(getattr(scan.physics, "noise_model", None), "sigma", None)
+    if sigma is None:
+        return scan.noise  # of samples of several sizes
+    levels = torch.as_tensor(sigma).double().flatten()
+    if float(levels.max()) > ONE_LEVEL * float(levels.min()):
+        raise UserError(
+            f"{key} needs one noise level for all measurements, and these have {levels.min():.2e} "
+            f"to {levels.max():.2e}; set it to 0, or train on those of one scanner and protocol"
+        )
+    return float(levels.square().mean().sqrt())
 
 
 class VariationSettings(Settings):

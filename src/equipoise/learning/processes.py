@@ -105,6 +105,15 @@ def from_first_object(fabric: Fabric, value: dict[str, float]) -> dict[str, floa
     return found
 
 
+def names_of_all(fabric: Fabric, names: Iterable[str]) -> list[str]:
+    """The names that any of the processes has, in one order."""
+    if fabric.world_size == 1:
+        return sorted(names)
+    own = sorted(names)
+    every = [fabric.broadcast(own, src=rank) for rank in range(fabric.world_size)]
+    return sorted({name for each in every for name in each})
+
+
 @contextmanager
 def first_before_others(fabric: Fabric) -> Iterator[None]:
     """The first process does what stands inside, and then the others, who find what it began."""

@@ -11,7 +11,7 @@ import torch
 
 from ..equilibrium import Equilibrium, Status
 from .losses import LossValue
-from .processes import together
+from .processes import names_of_all, together
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -65,7 +65,7 @@ class Tally:
         if fabric.world_size == 1:
             return
         for values, how in ((self.sums, "sum"), (self.largest, "max")):
-            keys = sorted(values)
+            keys = names_of_all(fabric, values)  # one whose samples are all lost has no adjoint
             mine = torch.tensor([values[key] for key in keys], dtype=torch.float64)
             values.update(zip(keys, together(fabric, mine, how).tolist(), strict=True))
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..equilibrium import Anderson, Equilibrium, Implicit, Status, Stop, Unrolled, fixed_point
-from ..equilibrium.result import OnFailure
+from ..equilibrium.result import UNROLLED, OnFailure
 from ..equilibrium.solvers import Solver
 from ..errors import UserError
 from ..imaging.groups import Group, Reflections, Rotations
@@ -186,10 +186,15 @@ class UntiedReconstructor(EquilibriumReconstructor):
             change = torch.linalg.vector_norm((x.detach() - before).flatten(1), dim=1)
             size = torch.linalg.vector_norm(x.detach().flatten(1), dim=1)
             trace.append(change / size.clamp_min(torch.finfo(x.dtype).tiny))
-        converged = trace[-1] <= self.stop.rtol
-        status = torch.where(converged, int(Status.CONVERGED), int(Status.MAX_STEPS))
+        status = torch.where(
+            trace[-1] <= self.stop.rtol, int(Status.CONVERGED), int(Status.MAX_STEPS)
+        )
+        finite = x.detach().flatten(1).isfinite().all(1)
+        status = torch.where(finite, status, int(Status.NONFINITE))
         steps = torch.full_like(status, len(trace))
-        return Equilibrium(x, trace[-1], steps, status, torch.stack(trace))
+        found = Equilibrium(x, trace[-1], steps, status, torch.stack(trace))
+        found.report(self.on_failure, replace(self.stop, max_steps=len(trace)), UNROLLED)
+        return found
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,16 @@ class TestFilesOfOnesOwn:
         white = saved(tmp_path / "white.npy", WHITE)
         values = found(stack, white=white, dark=DARK, rows=[2, 3])
         assert np.allclose(values, INTEGRALS[2:], atol=1e-4)
+
+    def test_a_file_that_was_written_anew(self, tmp_path):
+        """In one process, as a notebook is."""
+        stack = saved(tmp_path / "scan.npy", COUNTS)
+        white = saved(tmp_path / "white.npy", 2 * WHITE)
+        before = found(stack, white=white, dark=DARK)
+        saved(white, WHITE)
+        os.utime(white, (1, 1))
+        assert np.allclose(found(stack, white=white, dark=DARK), INTEGRALS, atol=1e-4)
+        assert np.abs(before - INTEGRALS).max() > 0.1
 
     def test_a_file_for_each_sinogram(self, tmp_path):
         for row in range(ROWS):

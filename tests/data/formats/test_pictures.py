@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import equipoise as eq
 from equipoise.data.formats import open_path, write_images
 from equipoise.data.item import Units
 from equipoise.data.pick import images_of
@@ -94,6 +95,18 @@ def test_white_that_is_zero_needs_a_black(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.zeros((4, 4), np.float32), photometric="miniswhite")
     with pytest.raises(UserError, match="white is zero, of numbers of type float32"):
         open_path(tmp_path)
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+def test_white_that_is_zero_of_fewer_bits(tmp_path, bits):
+    """Turned about the largest number of the type, the image would be nearly white everywhere."""
+    white = 2**bits - 1
+    pixels = white - (white * eq.phantoms(1, 32)[0, 0].numpy()).round()
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, pixels.astype(np.uint16), photometric="miniswhite")
+    (item,) = open_path(path)
+    with pytest.raises(UserError, match="which number is black is not known; save it with black"):
+        item.array()
 
 
 def test_twelve_bits_in_sixteen(tmp_path):

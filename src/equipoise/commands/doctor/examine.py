@@ -58,8 +58,11 @@ def examine(config: Config, say: Say = lambda text: None) -> Iterator[Finding]:
         return
     say("least squares")
     estimate = least_squares(physics.A, physics.A_adjoint, y, 1e-3, 50).value
-    yield fit(config, sample, estimate, say)
-    yield _range(sample, estimate, getattr(config.data, "peak", 1.0))
+    explained = fit(config, sample, estimate, say)
+    yield explained
+    scaled = _range(sample, estimate, getattr(config.data, "peak", 1.0))
+    # An operator that does not explain the data does not tell their scale either.
+    yield scaled if explained.verdict != "wrong" else scaled._replace(changes={})
     yield from scale(sample, estimate)
     yield from prior(config, sample)
     if sample.truth is None:

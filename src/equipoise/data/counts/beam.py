@@ -29,7 +29,7 @@ def named_beam(given: Path | float | None, key: str, scan: Sequence[Item]) -> np
     detectors = scan[0].shape[-1]
     if isinstance(given, (int, float)):
         return np.full((1, detectors), float(given), np.float32)
-    return _mean_of_frames(given, key, len(scan), detectors)
+    return _mean_of_frames(given, _changed(given), key, len(scan), detectors)
 
 
 def counts_of(item: Item, white: np.ndarray | None, dark: np.ndarray | None) -> Item:
@@ -47,8 +47,14 @@ def _row_of(frame: np.ndarray, row: int) -> np.ndarray:
     return found
 
 
+def _changed(path: Path) -> float:
+    """When a file, or any file of a folder, was last written."""
+    inside = [file.stat().st_mtime for file in path.glob("*")] if path.is_dir() else []
+    return max([path.stat().st_mtime, *inside])
+
+
 @lru_cache(maxsize=4)
-def _mean_of_frames(path: Path, key: str, rows: int, detectors: int) -> np.ndarray:
+def _mean_of_frames(path: Path, changed: float, key: str, rows: int, detectors: int) -> np.ndarray:
     """The mean of all frames that a file or folder holds.
 
     Raises:

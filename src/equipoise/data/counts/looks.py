@@ -28,7 +28,7 @@ def look_like_counts(values: np.ndarray) -> bool:
     """Whether a sinogram (views, detectors) is bright and steady at its ends, where nothing is in
     the way, and darker between them, as counts and transmissions are: line integrals are smallest
     there."""
-    values = np.asarray(values, dtype=np.float64)
+    values = np.atleast_1d(np.asarray(values, dtype=np.float64))
     values = values.reshape(-1, values.shape[-1])
     if not np.isfinite(values).any() or float(np.nanmin(values)) < 0:
         return False

@@ -139,9 +139,13 @@ def decimal(value: float) -> str:
     return text if len(text) <= 16 else f"{value:.8g}"
 
 
-@lru_cache(maxsize=8)
 def first_frame(file: Path) -> int:
     """The frame of the first slice, in the file of a volume that was cut."""
+    return _first_frame(file, file.stat().st_mtime)
+
+
+@lru_cache(maxsize=8)
+def _first_frame(file: Path, changed: float) -> int:
     slices = read_slices(file)
     lowest = min(slices, key=lambda one: one.position or 0.0)
     return lowest.frame or 0

@@ -106,6 +106,11 @@ class Png(_Pictures):
         return paths
 
 
+#: Where white is zero, an image has something this dark at least; twelve bits in a type of sixteen
+#: reach 1/16.
+LEAST_BLACK = 1 / 8
+
+
 class Tiff(_Pictures):
     """Grey pictures, one a page."""
 
@@ -219,6 +224,14 @@ class Tiff(_Pictures):
             return pixels
         if pixels.dtype == bool:
             return ~pixels
+        largest = float(pixels.max(initial=0))
+        if 0 < largest < LEAST_BLACK * white:
+            raise self.error(
+                file,
+                f"says that white is zero, and its darkest value is {largest:g} of {white:g}: it may "
+                "use fewer bits than there are, and which number is black is not known; save it "
+                "with black as zero",
+            )
         return np.maximum(white - pixels.astype(np.float64), 0)
 
     def write(

@@ -17,6 +17,7 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,8 @@ FOLDER, LIMIT = "EQUIPOISE_CACHE", "EQUIPOISE_CACHE_GB"
 SMALLEST = 64 * 2**20
 #: Counts the ways in which entries were written.
 LAYOUT = 1
+#: What says which pixels a ray meets, and how long: entries of other versions of it do not count.
+MAKERS = ("geometry.py", "joseph.py")
 #: Files that a process left behind when it was stopped in the middle, in seconds.
 ABANDONED = 24 * 3600
 NAMES = ("data", "indices", "indptr")
@@ -95,9 +98,16 @@ def _size_at_most(geometry: Geometry, views: Sequence[int]) -> int:
 
 
 def _key(geometry: Geometry, views: Sequence[int]) -> str:
-    """All that the matrix depends on."""
-    made_of = repr((LAYOUT, __version__, geometry, tuple(views)))
+    """All that the matrix depends on, the program that makes it among it."""
+    made_of = repr((LAYOUT, __version__, _program(), geometry, tuple(views)))
     return hashlib.sha256(made_of.encode()).hexdigest()[:32]
+
+
+@lru_cache(maxsize=1)
+def _program() -> str:
+    """A checksum of the files that say what a ray measures."""
+    folder = Path(__file__).parent
+    return f"{zlib.crc32(b''.join((folder / name).read_bytes() for name in MAKERS)):08x}"
 
 
 def _checksum(arrays: dict[str, np.ndarray]) -> str:

@@ -98,6 +98,8 @@ class Step(nn.Module):
         if self.any_layout:
             try:
                 return self.denoiser(channels_last(x), self.sigma)
+            except torch.cuda.OutOfMemoryError:
+                raise
             except RuntimeError:
                 # Some networks take a .view of an activation, which this layout does not have. One
                 # that fails with the ordinary layout too has another trouble, which is then raised.

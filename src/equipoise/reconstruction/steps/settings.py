@@ -137,6 +137,7 @@ class REDSettings(StrengthSettings):
     )
 
     smallest_strength: ClassVar[float] = 0.05  #: it is the step's pace where A does not see
+    smallest_of_release_0_1: ClassVar[float] = 0.05
 
     def _make(
         self, denoiser: nn.Module, sigma: float, noise: float, tol: float, channels: int
