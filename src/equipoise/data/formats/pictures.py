@@ -228,9 +228,9 @@ class Tiff(_Pictures):
         if 0 < largest < LEAST_BLACK * white:
             raise self.error(
                 file,
-                f"says that white is zero, and its darkest value is {largest:g} of {white:g}: it may "
-                "use fewer bits than there are, and which number is black is not known; save it "
-                "with black as zero",
+                f"says that white is zero, and its darkest value is {largest:g} of {white:g}: it "
+                "may use fewer bits than there are, and which number is black is not known; save "
+                "it with black as zero",
             )
         return np.maximum(white - pixels.astype(np.float64), 0)
 
