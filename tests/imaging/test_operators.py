@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import deepinv
+import numpy as np
 import pytest
 import torch
 
@@ -114,7 +115,14 @@ class TestOperators:
             normalized(inner, 16)
 
 
-@pytest.mark.parametrize("size", ["48", (48, 40, 99), (48,), 2.5, (8.5, 8), 0, (4, -1)])
+@pytest.mark.parametrize("size", [np.int64(12), 12.0, (np.int32(12), 12)])
+def test_sizes_of_other_numbers(size):
+    assert eq.ParallelBeam(size, 4).image_shape == (1, 12, 12)
+
+
+@pytest.mark.parametrize(
+    "size", [float("inf"), float("nan"), "48", (48, 40, 99), (48,), 2.5, (8.5, 8), 0, (4, -1)]
+)
 def test_sizes_that_are_none(size):
     with pytest.raises((ValueError, TypeError), match=r"size|iterable"):
         eq.ParallelBeam(size, 10)

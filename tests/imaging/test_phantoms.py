@@ -42,3 +42,12 @@ class TestPhantoms:
         field = smooth_phase(2, 64, 0, strength=0.5)
         assert field.flatten(1).std(1).tolist() == pytest.approx([0.5, 0.5], rel=1e-2)
         assert float(field.diff(dim=-1).std()) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [((2, (24, 40)), "phantoms are square"), ((0, 32), "count must be at least 1, got 0")],
+)
+def test_what_phantoms_are_not(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        phantoms(*arguments)

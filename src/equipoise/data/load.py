@@ -44,7 +44,7 @@ from .settings import (
 from .sinograms import Sinograms, cut_off_words, sinograms_of
 from .sizes import framed_measurement, framed_truth, in_frames, noise_of
 from .units import settled
-from .unusual import unusual
+from .unusual import oblong, unusual
 
 #: None of the phantoms that the shipped denoiser was trained on.
 PHANTOM_SEED = 77_000
@@ -299,7 +299,7 @@ def _measured(
         native: measure each at its own size.
         is_fine: measure them on a finer grid than that of the scan.
     """
-    notes = [*said, *notes_of(images)]
+    notes = [*said, *notes_of(images), *oblong(images)]
     if is_fine:
         notes.append("measured on a grid twice as fine as the reconstruction's (data.simulate)")
     if scan.settings.frames is not None:

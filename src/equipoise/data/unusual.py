@@ -1,5 +1,6 @@
-"""What single measurements have that the others have not, and no object makes: nothing at all,
-views that were lost, rays far above all around them, another scale."""
+"""What is unusual in data, and said before anything is made of them: what single measurements have
+that the others have not, and no object makes (nothing at all, views that were lost, rays far above
+all around them, another scale), and pixels that are not square."""
 
 from __future__ import annotations
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from ..imaging.tomography import Tomography
 from .formats.base import listed
+from .item import Item
 from .scan import Scan
 
 #: A ray is a spike if it is so many times as large as nearly all rays of its sinogram, and as all
@@ -24,6 +26,10 @@ NEAR = 8
 OTHER_SCALE = 20.0
 #: At most this share of the measurements may be: else it is the others that are empty.
 FEW = 0.25
+
+
+#: Pixels are square up to this ratio of their sides.
+SQUARE = 1.05
 
 
 class Unusual(NamedTuple):
@@ -50,6 +56,21 @@ def unusual(y: Tensor, scan: Scan, names: Sequence[str]) -> list[Unusual]:
         found += _spikes(sinograms, of)
         found += _other_scales(sinograms, of)
     return found
+
+
+def oblong(images: Sequence[Item]) -> list[str]:
+    """A line, if pixels of images are longer one way than the other."""
+    for image in images:
+        if image.spacing is None or min(image.spacing) <= 0:
+            continue
+        rows, columns = image.spacing
+        if max(image.spacing) > SQUARE * min(image.spacing):
+            return [
+                f"{image.name}: pixels of {rows:.3g} × {columns:.3g} mm (from row to row, from "
+                "column to column) are taken for square ones, so that what is reconstructed is a "
+                "stretched object, of which turned images are no others; resample to square pixels"
+            ]
+    return []
 
 
 def _empty_ones(is_empty: Tensor, names: Sequence[str]) -> list[Unusual]:

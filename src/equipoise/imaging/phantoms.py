@@ -212,14 +212,22 @@ def phantoms(
 
     Image i has look i mod len(kinds). CT looks: "thorax", "abdomen", "head" (attenuation, 0.5 is
     water); T1 MRI look: "brain".
+
+    Raises:
+        ValueError: there is no such look, the count is below 1, or the images are not square.
     """
+    rows, columns = image_size(size)
+    if rows != columns:
+        raise ValueError(f"size must be one number, since phantoms are square, got {size}")
+    if count < 1:
+        raise ValueError(f"count must be at least 1, got {count}")
     unknown = set(kinds) - set(KINDS)
     if unknown or not kinds:
         raise ValueError(f"kinds must be some of {', '.join(KINDS)}, got {kinds}")
     images = []
     for i in range(count):
         rng = np.random.default_rng([seed, i])
-        images.append(phantom(kinds[i % len(kinds)], size, rng))
+        images.append(phantom(kinds[i % len(kinds)], rows, rng))
     return torch.from_numpy(np.stack(images)).float()[:, None]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real  # numpy's numbers among them
+from typing import Any
 
 #: Pixels of an image: each way, or (height, width).
 Size = int | tuple[int, int]
@@ -10,10 +12,12 @@ Size = int | tuple[int, int]
 
 def image_size(size: int | Sequence[int]) -> tuple[int, int]:
     """Height and width of ``size``, which may be one number for both."""
-    numbers = (size, size) if isinstance(size, int) else tuple(size)
-    if isinstance(size, str) or len(numbers) != 2 or any(n != int(n) for n in numbers):
+    sides: tuple[Any, ...]
+    sides = tuple(size) if isinstance(size, Iterable) else (size, size)
+    is_whole = all(isinstance(n, Real) and float(n).is_integer() for n in sides)
+    if len(sides) != 2 or not is_whole:
         raise ValueError(f"size must be one whole number or (height, width), got {size!r}")
-    height, width = (int(n) for n in numbers)
+    height, width = (int(n) for n in sides)
     if height < 1 or width < 1:
         raise ValueError(f"size must be at least 1 pixel each way, got {size}")
     return height, width
