@@ -39,6 +39,8 @@ def as_it_ran(tree: dict[str, Any]) -> dict[str, Any]:
     section = tree.get("model") or {}
     if isinstance(section, dict):
         tree = {**tree, "model": with_inner_of_then(section)}
+    if isinstance(tree.get("data"), dict):
+        tree = {**tree, "data": _data_of_then(tree["data"])}
     return _with_objective_of_then(tree)
 
 
@@ -93,8 +95,8 @@ def _data(section: dict[str, Any], is_saved: bool) -> dict[str, Any]:
             "data.path: is empty; name a file or a folder, or leave the line out to train on "
             "phantoms"
         )
-    if kind == "auto" and not has_path and is_saved:
-        section = {**section, "kind": "phantoms"}
+    if is_saved:
+        section = _data_of_then(section)
     kind = section.get("kind", "auto" if has_path else "phantoms")
     applies = {
         "phantoms": ("count",),
@@ -107,6 +109,13 @@ def _data(section: dict[str, Any], is_saved: bool) -> dict[str, Any]:
         for key, value in section.items()
         if key not in UNUSED or key in applies or not (is_saved or value == UNUSED[key])
     }
+
+
+def _data_of_then(section: dict[str, Any]) -> dict[str, Any]:
+    """Of a run: what had an empty path were phantoms."""
+    if section.get("path") is None and section.get("kind", "auto") == "auto":
+        return {**section, "kind": "phantoms"}
+    return section
 
 
 def _objective(section: dict[str, Any]) -> dict[str, Any]:

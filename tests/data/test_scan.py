@@ -43,7 +43,7 @@ def test_padding_is_clipped_before_it_is_averaged(ct):
     image = np.full((16, 16), 40.0)
     image[:, :7] = -3024
     model = ct.to_model(item(image))[0]
-    native = ct.to_native(model, item(image))
+    native = item(image).units.to_native(model)
     assert torch.allclose(native[:, 3], torch.full((8,), (40 - 1000) / 2), atol=1e-3)
     assert torch.allclose(native[:, :3], torch.full((8, 3), -1000.0), atol=1e-3)
     assert torch.allclose(native[:, 4:], torch.full((8, 4), 40.0), atol=1e-3)
