@@ -36,6 +36,7 @@ def findings(config):
     return {finding.what.split(":")[0]: finding for finding in examine(config)}
 
 
+@pytest.mark.slow
 def test_simulate_and_doctor_from_the_shell(tmp_path):
     (tmp_path / "c.yaml").write_text(
         "data: {size: 16, count: 4}\nphysics: {angles: 8}\nmodel: {denoiser: random}\n"
