@@ -148,6 +148,11 @@ class TestKinds:
         assert all(meaning for _, _, meaning in rows)
 
 
+def test_names_of_digits_are_held_out():
+    tree = {"path": "scans", "kind": "images", "holdout": [101, "102", 103]}
+    assert parse({"data": tree}, "c").data.holdout == ["101", "102", "103"]
+
+
 class TestAPathThatIsEmpty:
     """Whoever writes ``path:`` has data, and forgot to name them: phantoms are not meant."""
 
@@ -205,7 +210,7 @@ class TestRelease01:
 
     @pytest.mark.parametrize("old", ["group=shifts", "bound=0.9", "floor=1e-3", "parts=3"])
     def test_an_old_name_changes_nothing_else(self, tmp_path, old):
-        """How exact the solves are, for one; a run of then says nothing of it, and stays."""
+        """Such as how exact solves are; runs of then did not say it, and keep their ways."""
         path = tmp_path / "c.yaml"
         path.write_text("data: {size: 64}\n")
         usual, config = load_config(path), load_config(path, [f"objective.{old}"])

@@ -89,14 +89,13 @@ def _data(section: dict[str, Any], is_saved: bool) -> dict[str, Any]:
         UserError: a path is asked for and not given, which then meant phantoms.
     """
     has_path = section.get("path") is not None
-    kind = section.get("kind", "auto")
-    if not is_saved and "path" in section and not has_path and kind != "phantoms":
+    if is_saved:
+        section = _data_of_then(section)
+    elif "path" in section and not has_path and section.get("kind") != "phantoms":
         raise UserError(
             "data.path: is empty; name a file or a folder, or leave the line out to train on "
             "phantoms"
         )
-    if is_saved:
-        section = _data_of_then(section)
     kind = section.get("kind", "auto" if has_path else "phantoms")
     applies = {
         "phantoms": ("count",),

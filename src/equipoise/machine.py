@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 #: Of glibc's ``mallopt`` (malloc.h).
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
@@ -54,6 +55,15 @@ def keep_freed_memory() -> None:
         return
     mallopt(MMAP_THRESHOLD, KEPT)
     mallopt(TRIM_THRESHOLD, KEPT)
+
+
+def largest_memory(usage: Any) -> int:
+    """The largest resident size of a process in bytes, of what ``resource`` or ``wait4`` says.
+
+    macOS counts in bytes, all others in KiB.
+    """
+    kilo = 1 if sys.platform == "darwin" else 1024
+    return int(usage.ru_maxrss) * kilo
 
 
 _alone_with: set[Path] = set()

@@ -323,6 +323,14 @@ class TestNoise:
         found = noise_variance(physics.A(half_empty), physics)
         assert found == pytest.approx(level / 2, rel=0.2)
 
+    def test_its_variance_where_something_is_never_measured(self):
+        """The noise of a row of zeros says nothing."""
+        M = torch.eye(PIXELS)
+        M[::2] = 0
+        physics = Matrix(M, deepinv.physics.UniformNoise(0.3))
+        found = noise_variance(physics.A(torch.rand(1, 1, SIZE, SIZE)), physics)
+        assert found == pytest.approx(0.03, rel=0.3)
+
     def test_another_model(self):
         y = torch.rand(1, 1, 16, 16)
         physics = deepinv.physics.Denoising(deepinv.physics.UniformNoise(0.3))

@@ -85,21 +85,43 @@ SPOILT = {
 }
 
 
+@pytest.mark.parametrize("order", ["in turn", "by the golden angle"])
 @pytest.mark.parametrize("views", [6, 24, 90])
 @pytest.mark.parametrize("radius", [0.6, 2.0])
-def test_what_an_object_makes_is_not_unusual(views, radius):
-    """A pin of steel in plastic, at the edge: a ray through it is ten times as long as all others,
-    but there are more of them in the next view."""
-    y, x = torch.meshgrid(torch.arange(48.0), torch.arange(48.0), indexing="ij")
-    image = 0.05 * ((x - 24) ** 2 + (y - 24) ** 2 < 20**2).float()
-    image += 5.0 * ((x - 38) ** 2 + (y - 24) ** 2 < radius**2).float()
-    physics = eq.ParallelBeam(48, views)
-    sinogram = physics.A(image[None, None])
-    settings = parse({"physics": {"angles": views}, "data": {"size": 48}}, "test").physics
-    scan = Scan.planned(settings, 48)
+def test_what_an_object_makes_is_not_unusual(views, radius, order):
+    """A pin of steel in plastic, at the edge: few rays go through it, and are far above all others,
+    but the next view has some as well, somewhere else."""
+    size, middle = 192, 96
+    y, x = torch.meshgrid(torch.arange(192.0), torch.arange(192.0), indexing="ij")
+    image = 0.001 * ((x - middle) ** 2 + (y - middle) ** 2 < 80**2).float()
+    image += 5.0 * ((x - 150) ** 2 + (y - middle) ** 2 < radius**2).float()
+    angles = [k * 180 / views for k in range(views)]
+    if order == "by the golden angle":
+        angles = [k * 111.246 % 360 for k in range(views)]
+    sinogram = eq.ParallelBeam(size, angles).A(image[None, None])
+    settings = parse({"physics": {"angles": angles}, "data": {"size": size}}, "test").physics
+    scan = Scan.planned(settings, size)
     assert unusual(sinogram, scan, ["pin"]) == []
-    volume = torch.cat([sinogram, *[0.02 * sinogram] * 2, 0.001 * sinogram.abs()])
-    assert unusual(volume[[0, 0, 1, 3]], scan, list("abcd")) == []
+    assert (
+        unusual(
+            sinogram * torch.tensor([1.0, 1, 0.02, 0.001])[:, None, None, None], scan, list("abcd")
+        )
+        == []
+    )
+    hot = sinogram.clone()
+    hot[0, 0, 3, 5] = (2 if views == 90 else 10) * sinogram.max()  # far from the pin, then
+    assert [one.what.split(" ")[1] for one in unusual(hot, scan, ["pin"])] == ["1"]
+
+
+def test_a_scale_that_nothing_explains_is_not_written(tmp_path, sinograms):
+    """A constant in all line integrals, as of a white field that is too dark: no operator makes
+    that, and what the images reach is no peak."""
+    spoil = lambda y: 8 * (y + y.max())  # noqa: E731
+    findings = list(examine(config_of(tmp_path, sinograms, spoil)))
+    found = {finding.what.split(":")[0]: finding for finding in findings}
+    assert found["fit"].verdict == "wrong"
+    assert found["range"].verdict == "wrong"
+    assert found["range"].changes == {}
 
 
 @pytest.mark.parametrize("name", SPOILT)

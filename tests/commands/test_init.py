@@ -132,3 +132,10 @@ def test_real_files(family, tmp_path):
     assert config.physics.kind == kind
     assert said in text
     assert "cannot be read yet" not in text
+
+
+@pytest.mark.parametrize("name", ['a "quoted" scan', "back\\slash", "größe: 3 #1", "12"])
+def test_names_that_yaml_reads_otherwise(tmp_path, name):
+    np.save(tmp_path / f"{name}.npy", sinograms())
+    config, _ = drafted(tmp_path / f"{name}.npy", tmp_path)
+    assert config.data.path.resolve() == (tmp_path / f"{name}.npy").resolve()

@@ -158,3 +158,14 @@ def test_processes_may_share_it(folder):
     running = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
     assert [process.wait(120) for process in running] == [0, 0]
     assert len(entries(folder)) == 1
+
+
+def test_the_program_that_made_a_matrix_is_part_of_its_name(monkeypatch):
+    """Else a projector that was changed would go on with the matrices of the one before."""
+    geometry = eq.ParallelBeam(16, 4).geometry
+    before = cache._key(geometry, [0, 1])
+    assert cache._key(geometry, [0, 1]) == before
+    cache._program.cache_clear()
+    monkeypatch.setattr(cache, "MAKERS", cache.MAKERS[:1])
+    assert cache._key(geometry, [0, 1]) != before
+    cache._program.cache_clear()

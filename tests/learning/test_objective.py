@@ -12,6 +12,7 @@ from deepinv.loss import Loss
 
 import equipoise as eq
 from equipoise.config import parse
+from equipoise.data.sizes import in_frames
 from equipoise.errors import UserError
 from equipoise.imaging.draws import seeded
 from equipoise.imaging.linear import variant
@@ -121,3 +122,31 @@ def test_noise_of_one_level(name):
     physics.noise_model = deepinv.physics.GaussianNoise(torch.tensor([0.1, 0.2]))
     with pytest.raises(UserError, match=f"objective.{name} needs one noise level .* 1.00e-01 to 2"):
         loss.make(replace(scan, physics=physics))
+
+
+@pytest.mark.parametrize("name", ["sure", "r2r"])
+@pytest.mark.parametrize(("levels", "is_one"), [((0.1, 0.101), True), ((0.1, 0.3), False)])
+def test_noise_of_measurements_of_several_sizes(name, levels, is_one):
+    """It is that of the operators of each size."""
+    loss = getattr(parse({"objective": {name: 1}}, "test").objective, name)
+    scans = [ct_dataset().scan for _ in levels]
+    for scan, level in zip(scans, levels):
+        scan.physics.noise_model = deepinv.physics.GaussianNoise(level)
+    whole = in_frames(scans, [0, 1], [scan.image_shape for scan in scans])
+    if is_one:
+        made = loss.make(whole)
+        found = made.loss.sigma2**0.5 if name == "sure" else made.sigma
+        assert float(found) == pytest.approx(0.1005, rel=1e-3)
+    else:
+        with pytest.raises(UserError, match=f"objective.{name} needs one noise level"):
+            loss.make(whole)
+
+
+@pytest.mark.parametrize("noise", [deepinv.physics.UniformNoise(0.1), deepinv.physics.ZeroNoise()])
+def test_recorrupted_needs_gaussian_noise(noise):
+    scan = ct_dataset().scan
+    physics = variant(scan.physics)
+    physics.noise_model = noise
+    settings = parse({"objective": {"r2r": 1}}, "test").objective
+    with pytest.raises(UserError, match=r"objective\.r2r needs Gaussian noise"):
+        settings.r2r.make(replace(scan, physics=physics))

@@ -141,6 +141,43 @@ class TestWhatAModelIsGiven:
         with pytest.raises(TypeError, match=r"needs the operator that made y .* got NoneType"):
             model(y, None)
 
+    def test_what_the_solve_says_itself_is_not_explained_away(self, parts):
+        """A denoiser may take other numbers than its own, and a lone number goes with any: that
+        works, and a solve that fails says so."""
+        _, physics, y = parts
+
+        class Half(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.share = torch.nn.Parameter(torch.tensor([0.5]))
+
+            def forward(self, x, sigma):
+                return self.share.to(x) * x
+
+        step = eq.GradientStep(Half(), step_size=0.3, learnable=True)
+        model = eq.EquilibriumReconstructor(step, stop=eq.Stop(1e-12, 2), on_failure="raise")
+        with pytest.raises(eq.EquilibriumError, match="max_steps=2"):
+            model(y.double(), physics)
+
+    @pytest.mark.parametrize(
+        ("error", "calls"), [(torch.cuda.OutOfMemoryError("full"), 1), (RuntimeError("view"), 2)]
+    )
+    def test_memory_that_is_full_is_no_matter_of_layout(self, parts, error, calls):
+        """Another layout is tried for what a layout may mend."""
+        _, physics, y = parts
+        seen = []
+
+        class Refuses(torch.nn.Module):
+            def forward(self, x, sigma):
+                seen.append(x)
+                raise error
+
+        step = eq.GradientStep(Refuses())
+        with pytest.raises(type(error), match=str(error)):
+            step.denoise(physics.A_adjoint(y))
+        assert len(seen) == calls
+        assert step.any_layout
+
     def test_unrolled_with_weights_of_their_own(self, parts):
         _, physics, y = parts
         settings = ModelSettings(denoiser="random", gradient={"kind": "unrolled", "untied": True})

@@ -17,7 +17,7 @@ from ..data.dataset import Dataset
 from ..errors import UserError
 from ..learning.log import read_log
 from ..learning.search import Ladder, Setting
-from ..machine import write_whole
+from ..machine import largest_memory, write_whole
 from ..run import load_run
 from .method import Failed, Fitted, Interrupted, Method, Problem, Unavailable
 from .plugged import STRENGTHS, count_parameters, reconstructed_in_tuning, strength_of
@@ -189,7 +189,7 @@ def _train_in_a_process(config: Config, threads: int) -> dict[str, Any]:
     seconds = sum(config.learning.batch / row["images_per_second"] for row in read_log(folder))
     return {
         "train_seconds": seconds,
-        "memory_mb": usage.ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024),
+        "memory_mb": largest_memory(usage) / 2**20,
         "threads": threads,
         "failed": (_last_line(log) or "training gave up") if code == GAVE_UP else "",
     }

@@ -4,6 +4,8 @@ all around them, another scale), and pixels that are not square."""
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -20,14 +22,12 @@ from .scan import Scan
 SPIKE = 3.0
 #: Which share of a sinogram's rays is "nearly all".
 NEARLY_ALL = 0.99
-#: How many detectors to either side are near, since what is seen moves from view to view.
+#: How many detectors to either side are near at least.
 NEAR = 8
 #: So many times as large as the others, a measurement is on another scale.
 OTHER_SCALE = 20.0
 #: At most this share of the measurements may be: else it is the others that are empty.
 FEW = 0.25
-
-
 #: Pixels are square up to this ratio of their sides.
 SQUARE = 1.05
 
@@ -50,11 +50,12 @@ def unusual(y: Tensor, scan: Scan, names: Sequence[str]) -> list[Unusual]:
     is_empty = ~y.flatten(1).any(1)
     found = _empty_ones(is_empty, names)
     if isinstance(scan.physics, Tomography):
-        kept = [i for i in range(len(y)) if not is_empty[i]]
-        sinograms, of = y[kept][:, 0], [names[i] for i in kept]
+        kept = torch.nonzero(~is_empty).flatten().tolist()
+        sinograms, of = [y[i, 0] for i in kept], [names[i] for i in kept]
+        largest = [_exceeded_by_few(sinogram) for sinogram in sinograms]
         found += _lost_views(sinograms, of)
-        found += _spikes(sinograms, of)
-        found += _other_scales(sinograms, of)
+        found += _spikes(sinograms, largest, of, scan.physics.geometry.angles)
+        found += _other_scales(largest, of)
     return found
 
 
@@ -81,11 +82,17 @@ def _empty_ones(is_empty: Tensor, names: Sequence[str]) -> list[Unusual]:
     return [Unusual(what, "nothing was measured there; leave them out")]
 
 
-def _lost_views(sinograms: Tensor, names: Sequence[str]) -> list[Unusual]:
+def _exceeded_by_few(sinogram: Tensor) -> float:
+    """What nearly all rays are smaller than."""
+    sizes = sinogram.abs().flatten()
+    return float(sizes.kthvalue(1 + int(NEARLY_ALL * (len(sizes) - 1))).values)
+
+
+def _lost_views(sinograms: Sequence[Tensor], names: Sequence[str]) -> list[Unusual]:
     """Frames that were dropped: views of nothing beside views of something."""
-    is_lost = ~sinograms.any(-1)  # (B, views)
-    if not bool(is_lost.any()):
+    if not sinograms:
         return []
+    is_lost = torch.stack([~sinogram.any(-1) for sinogram in sinograms])  # (B, views)
     remedy = "leave them out (numpy.delete of the views, and of physics.angles)"
     in_all = is_lost.all(0)
     found = []
@@ -107,23 +114,33 @@ def _lost_views(sinograms: Tensor, names: Sequence[str]) -> list[Unusual]:
     return found
 
 
-def _spikes(sinograms: Tensor, names: Sequence[str]) -> list[Unusual]:
-    """Rays of one view that nothing beside them and nothing in the next views explains."""
+def _spikes(
+    sinograms: Sequence[Tensor],
+    largest: Sequence[float],
+    names: Sequence[str],
+    angles: Sequence[float],
+) -> list[Unusual]:
+    """Rays of one view that nothing beside them and nothing in the next views explains: the next
+    by their angles, in which a point is seen as far aside as it can have moved between them."""
+    turned = torch.tensor(angles, dtype=torch.float64).remainder(360)
+    order = turned.argsort()
+    step = float(turned[order].diff().max()) if len(turned) > 1 else 0.0
     found = []
-    for name, sinogram in zip(names, sinograms, strict=True):
-        views, detectors = sinogram.shape
-        if views < 3 or detectors < 3:
-            continue
+    for name, sinogram, usual in zip(names, sinograms, largest, strict=True):
         size = sinogram.abs()
-        around = torch.nn.functional.max_pool1d(size[:, None], 2 * NEAR + 1, 1, NEAR)[:, 0]
-        before = torch.cat([around[1:2], around[:-1]])
-        after = torch.cat([around[1:], around[-2:-1]])
-        usual = size.flatten().sort().values[int(NEARLY_ALL * (size.numel() - 1))]
-        is_spike = size > SPIKE * torch.maximum(usual, torch.maximum(before, after))
+        if min(size.shape) < 3 or float(size.max()) <= SPIKE * usual:
+            continue
+        reach = min(max(NEAR, math.ceil(math.radians(step) * size.shape[1] / 2)), size.shape[1])
+        pooled = _largest_within(size[order], reach)
+        before = torch.cat([pooled[1:2], pooled[:-1]])
+        after = torch.cat([pooled[1:], pooled[-2:-1]])
+        near = torch.empty_like(size)
+        near[order] = torch.maximum(before, after)
+        is_spike = size > SPIKE * near.clamp_min(usual)
         places = torch.nonzero(is_spike).tolist()
         if places:
             view, detector = max(places, key=lambda place: float(size[place[0], place[1]]))
-            times = float(size[view, detector] / usual.clamp_min(1e-30))
+            times = float(size[view, detector]) / max(usual, 1e-30)
             what = (
                 f"{name}: {len(places)} ray(s) far above all around them, such as that of view "
                 f"{view} at detector {detector} (counted from 0, of those that are used), "
@@ -133,17 +150,21 @@ def _spikes(sinograms: Tensor, names: Sequence[str]) -> list[Unusual]:
     return found
 
 
-def _other_scales(sinograms: Tensor, names: Sequence[str]) -> list[Unusual]:
-    if len(sinograms) < 3:
+def _largest_within(rows: Tensor, reach: int) -> Tensor:
+    """Of each number of each row, the largest that lies within ``reach`` of it."""
+    padded = torch.nn.functional.pad(rows, (reach, reach))
+    return torch.nn.functional.max_pool1d(padded[:, None], 2 * reach + 1, 1)[:, 0]
+
+
+def _other_scales(largest: Sequence[float], names: Sequence[str]) -> list[Unusual]:
+    if len(largest) < 3:
         return []
-    rows = sinograms.abs().flatten(1).sort(1).values
-    level = rows[:, int(NEARLY_ALL * (rows.shape[1] - 1))]
-    times = level / level.median().clamp_min(1e-30)
-    far = [name for name, t in zip(names, times.tolist(), strict=True) if t > OTHER_SCALE]
+    usual = max(statistics.median_low(largest), 1e-30)
+    far = [name for name, each in zip(names, largest, strict=True) if each > OTHER_SCALE * usual]
     if not far or len(far) > FEW * len(names):
         return []
     what = (
-        f"{len(far)} of {len(names)} measurements are up to {float(times.max()):.3g} times as "
+        f"{len(far)} of {len(names)} measurements are up to {max(largest) / usual:.3g} times as "
         f"large as most: {listed(far)}"
     )
     return [Unusual(what, "bring all to one unit, or leave them out")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -44,10 +43,7 @@ def _tensorboard(folder: Path, name: str, config: dict[str, Any], start: int) ->
 def _wandb(folder: Path, name: str, config: dict[str, Any], start: int) -> Logger:
     os.environ.setdefault("WANDB_MODE", "offline")
     wandb = need("wandb", "wandb")
-    which = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]  # goes on with its own
-    run = wandb.init(
-        project="equipoise", name=name, id=which, dir=str(folder), config=config, resume="allow"
-    )
+    run = wandb.init(project="equipoise", name=name, dir=str(folder), config=config, resume="allow")
     return lambda report: run.log(_numbers(report), step=report.step)
 
 

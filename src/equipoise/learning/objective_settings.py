@@ -240,8 +240,7 @@ class R2RSettings(Settings):
         Raises:
             UserError: the noise is not Gaussian, or measurements have noise of different strength.
         """
-        noise: Any = getattr(scan.physics, "noise_model", None)
-        if isinstance(noise, deepinv.physics.PoissonNoise):
+        if not all(isinstance(m, deepinv.physics.GaussianNoise) for m in _noise_models(scan)):
             raise UserError(
                 "objective.r2r needs Gaussian noise; set it to 0, or leave out physics.photons"
             )
@@ -252,16 +251,20 @@ class R2RSettings(Settings):
 ONE_LEVEL = 1.05
 
 
+def _noise_models(scan: Scan) -> list[Any]:
+    """That of the operator; of measurements of several sizes, those of each size."""
+    operators = scan.physics.parts if isinstance(scan.physics, Framed) else [scan.physics]
+    return [getattr(operator, "noise_model", None) for operator in operators]
+
+
 def _one_level(key: str, scan: Scan) -> float:
     """The standard deviation of the noise in all measurements of a scan.
 
     Raises:
         UserError: it differs from one to the next.
     """
-    sigma = getattr(getattr(scan.physics, "noise_model", None), "sigma", None)
-    if sigma is None:
-        return scan.noise  # of samples of several sizes
-    levels = torch.as_tensor(sigma).double().flatten()
+    sigmas = [torch.as_tensor(getattr(model, "sigma", 0.0)) for model in _noise_models(scan)]
+    levels = torch.cat([sigma.double().flatten() for sigma in sigmas])
     if float(levels.max()) > ONE_LEVEL * float(levels.min()):
         raise UserError(
             f"{key} needs one noise level for all measurements, and these have {levels.min():.2e} "

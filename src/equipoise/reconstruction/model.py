@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..equilibrium import Anderson, Equilibrium, Implicit, Status, Stop, Unrolled, fixed_point
-from ..equilibrium.result import UNROLLED, OnFailure
+from ..equilibrium.result import UNROLLED, EquilibriumError, OnFailure
 from ..equilibrium.solvers import Solver
 from ..errors import UserError
 from ..imaging.groups import Group, Reflections, Rotations
@@ -212,7 +212,9 @@ def _explained(y: Any, physics: Any, model: nn.Module) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, TypeError, AttributeError, NotImplementedError) as error:
+    except (EquilibriumError, torch.cuda.OutOfMemoryError):
+        raise
+    except (RuntimeError, TypeError, AttributeError) as error:
         why = _unfit(y, physics, model)
         if why:
             raise TypeError(why) from error
@@ -239,7 +241,7 @@ def _unfit(y: Any, physics: Any, model: nn.Module) -> str:
                     f"y is on {part.device} and the model on {weights.device}; move both to one "
                     "(y.to(…), model.to(…), physics.to(…))"
                 )
-            if numbers != weights.dtype:
+            if numbers != weights.dtype and weights.ndim > 0:  # a lone number goes with any
                 return (
                     f"y is {part.dtype} and the model {weights.dtype}; give it "
                     f"y.to({weights.dtype}), or the model and the operator the numbers of y "

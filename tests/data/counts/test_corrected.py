@@ -97,6 +97,11 @@ class TestFilesOfOnesOwn:
         assert np.allclose(found(stack, white=white, dark=DARK), INTEGRALS, atol=1e-4)
         assert np.abs(before - INTEGRALS).max() > 0.1
 
+    def test_a_file_that_is_not_there(self, tmp_path):
+        stack = saved(tmp_path / "scan.npy", COUNTS)
+        with pytest.raises(UserError, match=r"nowhere\.npy"):
+            found(stack, white=tmp_path / "nowhere.npy", dark=DARK)
+
     def test_a_file_for_each_sinogram(self, tmp_path):
         for row in range(ROWS):
             saved(tmp_path / "scan" / f"s{row}.npy", COUNTS[row])

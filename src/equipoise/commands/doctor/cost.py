@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import resource
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from ...errors import UserError
 from ...imaging.tomography import Tomography
 from ...learning.log import Report
 from ...learning.trainer import Trainer
+from ...machine import largest_memory
 from .finding import Finding, judged
 
 #: Seconds that two training steps may take here; what takes longer is reckoned from a part of it.
@@ -196,5 +196,4 @@ def _solves(report: Report) -> Finding:
 
 def _peak_gigabytes() -> float:
     """The largest resident size so far."""
-    unit = 1e9 if sys.platform == "darwin" else 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return largest_memory(resource.getrusage(resource.RUSAGE_SELF)) / 1e9

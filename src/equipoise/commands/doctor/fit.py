@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from deepinv.physics import MRI, MultiCoilMRI
 from torch import Tensor
 
 from ...config import Config
 from ...data.dataset import Dataset
-from ...imaging.operators import unscaled
 from ...imaging.tomography import Tomography
 from .causes import Cause, likely_cause
 from .finding import Finding, judged
+from .kspace import is_kspace
 from .mend import changes_of
 from .noise import measured_noise
 
@@ -62,7 +61,7 @@ def fit(config: Config, sample: Dataset, x: Tensor, say: Callable[[str], None]) 
 def _what_to_check(physics: Any) -> str:
     if isinstance(physics, Tomography):
         return "views, detectors, pixel, offset, orientation"
-    if isinstance(unscaled(physics), MRI | MultiCoilMRI):
+    if is_kspace(physics):
         return (
             "where the zero frequency lies, the order of the axes, the coil maps, and k-space for "
             "samples far above all around them"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +22,16 @@ SILENT_COIL = 2.0
 OUTER = 0.25
 
 
+def is_kspace(physics: Any) -> bool:
+    """Whether the operator measures k-space along lines."""
+    return isinstance(unscaled(physics), MRI | MultiCoilMRI)
+
+
 def acquisition(sample: Dataset) -> Iterator[Finding]:
     """Of k-space that a scanner measured: which lines, which coils, and whether the readout sees
     more than the object."""
     physics = unscaled(sample.scan.physics)
-    if sample.items[0].holds == "image" or not isinstance(physics, MRI | MultiCoilMRI):
+    if sample.items[0].holds == "image" or not is_kspace(physics):
         return
     y = sample.measurements()
     power = y.square().sum(1)  # (B, (coils,) rows, columns)

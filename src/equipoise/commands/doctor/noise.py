@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from deepinv.physics import MRI, MultiCoilMRI
 from torch import Tensor
 
 from ...config import Config
 from ...data.dataset import Dataset
-from ...imaging.operators import unscaled
 from .finding import Finding, judged
+from .kspace import is_kspace
 
 
 def measured_noise(y: Tensor) -> float | None:
@@ -26,7 +25,7 @@ def noise(config: Config, sample: Dataset) -> Finding:
     """Whether the noise that is assumed is that of the data."""
     y, assumed = sample.measurements(), sample.scan.noise
     estimate = measured_noise(y)
-    if isinstance(unscaled(sample.scan.physics), MRI | MultiCoilMRI) or estimate is None:
+    if is_kspace(sample.scan.physics) or estimate is None:
         what = f"noise: standard deviation {assumed:.2e}, found in the data or as configured"
         return Finding("ok", what)
     what = f"noise: at most {estimate:.2e} in the data's finest detail, {assumed:.2e} assumed"

@@ -48,9 +48,10 @@ def _row_of(frame: np.ndarray, row: int) -> np.ndarray:
 
 
 def _changed(path: Path) -> float:
-    """When a file, or any file of a folder, was last written."""
-    inside = [file.stat().st_mtime for file in path.glob("*")] if path.is_dir() else []
-    return max([path.stat().st_mtime, *inside])
+    """When a file, or any file of a folder, was last written; 0 if it is not there, which is said
+    where it is read."""
+    files = [path, *path.glob("*")] if path.is_dir() else [path]
+    return max((file.stat().st_mtime for file in files if file.exists()), default=0.0)
 
 
 @lru_cache(maxsize=4)
