@@ -117,8 +117,11 @@ def test_a_scale_that_nothing_explains_is_not_written(tmp_path, sinograms):
     """A constant in all line integrals, as of a white field that is too dark: no operator makes
     that, and what the images reach is no peak."""
     spoil = lambda y: 8 * (y + y.max())  # noqa: E731
-    findings = list(examine(config_of(tmp_path, sinograms, spoil)))
-    found = {finding.what.split(":")[0]: finding for finding in findings}
+    found = {}
+    for finding in examine(config_of(tmp_path, sinograms, spoil)):
+        found[finding.what.split(":")[0]] = finding
+        if "range" in found:
+            break  # what follows takes long
     assert found["fit"].verdict == "wrong"
     assert found["range"].verdict == "wrong"
     assert found["range"].changes == {}
