@@ -298,7 +298,9 @@ def evaluate(
 
 
 def _say_evaluation(evaluation: Evaluation) -> None:
-    """Its tables, and where they were saved."""
+    """What was noticed about the data, its tables, and where they were saved."""
+    for note in evaluation.problem["data_notes"]:
+        typer.echo(f"note: {note}")
     typer.echo(evaluation.per_image().terminal())
     typer.echo("")
     typer.echo(evaluation.table.terminal())

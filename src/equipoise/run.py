@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import platform
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from .config import Config, changed, parse
 from .data.dataset import Dataset
+from .data.likeness import unlike
 from .data.load import load_dataset
 from .data.scan import Scan
 from .data.settings import FileSettings, ImageSettings
@@ -68,12 +69,18 @@ class Run:
     config: Config
     scan: Scan
     model: EquilibriumReconstructor
-    #: The fingerprint of what it learnt from; empty: of an earlier release, which kept none.
+    #: The fingerprint of what it learnt from, and the size of what was measured; empty: of an
+    #: earlier release, which kept none.
     learnt_from: dict[str, Any] = field(default_factory=dict)
 
     def solve(self, dataset: Dataset, batch: int = 16, fabric: Fabric | None = None) -> Equilibrium:
         """The equilibria of a data set's measurements; ``value`` (N, C, …, H, W)."""
         return solve_dataset(self.model, dataset, batch, fabric)
+
+    def with_notes(self, dataset: Dataset) -> Dataset:
+        """A data set whose notes also say how it is unlike what the model has learnt from."""
+        differences = unlike(self.learnt_from.get("measured"), dataset)
+        return replace(dataset, notes=[*dataset.notes, *differences])
 
     def contraction(self, dataset: Dataset, x: Tensor) -> dict[str, Any]:
         """How f contracts at the first few of the equilibria x, and the same in words."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -132,6 +133,34 @@ class TestUse:
         assert [row["name"] for row in rows] == ["s0", "s1", "s2"]
         assert {"residual", "status", "steps", "misfit"} <= rows[0].keys()
         assert (tmp_path / "out" / "preview.png").stat().st_size > 1000
+
+    @pytest.mark.parametrize(
+        ("factor", "told"),
+        [
+            (1, None),
+            (1000, r"[89]\d\d times as large as those the run learnt from"),
+            (0.01, r"0.00[89]\d+ times as large as those the run learnt from"),
+            (-1, "negative where those the run learnt from are positive"),
+        ],
+    )
+    def test_what_is_unlike_what_was_learnt_from_is_told(self, folder, tmp_path, factor, told):
+        run = load_run(folder)
+        y = run.scan.measurement_to_native(run.scan.physics.A(eq.phantoms(2, 16, 9)))
+        data = tmp_path / "sinograms"
+        data.mkdir()
+        for i in range(2):
+            np.save(data / f"s{i}.npy", factor * y[i, 0].numpy())
+        said: list[str] = []
+        reconstruct(run, data, tmp_path / "out", said.append)
+        notes = json.loads((tmp_path / "out" / "report.json").read_text())["data_notes"]
+        assert [f"note: {note}" for note in notes] == [s for s in said if s.startswith("note")]
+        assert len([note for note in notes if "the run learnt from" in note]) == (told is not None)
+        assert told is None or re.search(told, " ".join(notes))
+        if factor == -1:
+            evaluation = evaluate(run, data, tmp_path / "evaluation", say=quiet)
+            scored = json.loads((tmp_path / "evaluation" / "results.json").read_text())
+            assert scored["problem"]["data_notes"] == notes
+            assert f"Data: {notes[-1]}." in evaluation.words
 
     def test_evaluate_scores_every_image(self, folder):
         evaluation = evaluate(load_run(folder))

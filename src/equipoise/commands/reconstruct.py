@@ -75,11 +75,10 @@ def reconstruct(
     if not (out / PROGRESS).is_file():
         new_folder(out)
     together(fabric, torch.zeros(1))  # nobody writes there before all have looked
-    dataset = load_data(run.config, run.scan, Path(data), stream=True, whole=True)
+    dataset = run.with_notes(load_data(run.config, run.scan, Path(data), stream=True, whole=True))
     about = {"run": str(run.folder), "data": str(data)}
     if asked is None and dataset.streamed and dataset.items[0].holds == "measurement":
-        for note in dataset.notes:
-            say(f"note: {note}")
+        _say_notes(dataset, say)
         about["rows"] = str(rows)
         with first_before_others(fabric):
             is_first = not fabric.global_rank
@@ -93,7 +92,8 @@ def reconstruct(
         )
     new_folder(out)
     if dataset.streamed:
-        dataset = load_data(run.config, run.scan, Path(data), whole=True)
+        dataset = run.with_notes(load_data(run.config, run.scan, Path(data), whole=True))
+    _say_notes(dataset, say)
     return _at_once(run, dataset, out, about, fabric, say, asked, progress)
 
 
@@ -165,6 +165,11 @@ def _at_once(
 
 def _silent(_: str) -> None:
     pass
+
+
+def _say_notes(dataset: Dataset, say: Callable[[str], None]) -> None:
+    for note in dataset.notes:
+        say(f"note: {note}")
 
 
 def _save_picture(dataset: Dataset, images: Tensor, out: Path) -> None:

@@ -17,6 +17,7 @@ from ..assessment.page import page
 from ..config import Config, dump, parse
 from ..data.dataset import Dataset
 from ..data.fingerprint import changes, fingerprint
+from ..data.likeness import size_and_mean
 from ..data.scan import Scan
 from ..errors import UserError
 from ..learning import checkpoint
@@ -122,7 +123,7 @@ def _train_run(
         "config": config.model_dump(mode="json"),
         "inner": inner,
         "noise": dataset.scan.noise,
-        "data": learnt_from,
+        "data": {**learnt_from, "measured": size_and_mean(dataset)},
         "denoiser": denoiser_config(model),
         "chosen": choice.settings,
         "versions": versions(),

@@ -84,6 +84,7 @@ def evaluate(
     fabric = processes()
     is_first = not fabric.global_rank
     dataset, what = unseen(run.config, run.scan, data, count)
+    dataset = run.with_notes(dataset)
     if score == "fastmri":
         check_scorable(dataset)
     where = "" if data is None else str(Path(data).resolve())
@@ -159,6 +160,7 @@ def _problem(run: Run, dataset: Dataset, what: str) -> dict[str, Any]:
     """What is scored on."""
     return {
         "data": what,
+        "data_notes": dataset.notes,
         "images": len(dataset),
         "size": run.config.data.size,
         "physics": run.config.physics.model_dump(mode="json", exclude_none=True),
@@ -224,6 +226,7 @@ def _words(evaluation: Evaluation, run: Run, before: Equilibrium, solved: Equili
         words.append(
             unfinished_in_words({BEFORE: unfinished(before), "Equipoise": unfinished(solved)})
         )
+    words += [f"Data: {note}." for note in problem["data_notes"]]
     words.append(f"Command: {command_line()}")
     return [text for text in words if text]
 
