@@ -341,7 +341,7 @@ class TestNoise:
         assert torch.allclose(double.std, torch.full_like(y, 0.5))
 
     def test_of_an_operator_that_was_multiplied(self):
-        from equipoise.imaging.operators import Scaled
+        from equipoise.imaging.scaled import Scaled
 
         physics = deepinv.physics.Denoising(deepinv.physics.GaussianNoise(0.2))
         y = torch.rand(1, 1, 8, 8)

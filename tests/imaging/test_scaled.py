@@ -12,7 +12,7 @@ from torch.autograd import gradcheck, gradgradcheck
 
 import equipoise as eq
 from equipoise.imaging.linear import InexactSolveWarning
-from equipoise.imaging.operators import Scaled, closed_form_prox, proximal
+from equipoise.imaging.scaled import Scaled, closed_form_prox, proximal
 
 SIZE = 6
 

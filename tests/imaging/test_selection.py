@@ -10,7 +10,8 @@ import torch
 from deepinv.physics import LinearPhysics
 
 import equipoise as eq
-from equipoise.imaging.operators import Scaled, differs_per_sample, select, selectable
+from equipoise.imaging.scaled import Scaled
+from equipoise.imaging.selection import differs_per_sample, select, selectable
 
 SIZE, COUNT = 8, 3
 

@@ -11,8 +11,8 @@ from deepinv.physics.blur import gaussian_blur
 import equipoise as eq
 from equipoise.imaging.draws import seeded
 from equipoise.imaging.mri import birdcage, cartesian_mask
-from equipoise.imaging.operators import select
 from equipoise.imaging.scaled import Scaled
+from equipoise.imaging.selection import select
 from equipoise.imaging.splitting import split
 
 

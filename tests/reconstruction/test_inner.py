@@ -11,7 +11,7 @@ import equipoise as eq
 from equipoise.config import parse
 from equipoise.errors import UserError
 from equipoise.imaging.mri import birdcage, cartesian_mask
-from equipoise.imaging.operators import Scaled
+from equipoise.imaging.scaled import Scaled
 from equipoise.reconstruction.steps.proximal import BoundProximal
 
 

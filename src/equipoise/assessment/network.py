@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..equilibrium import Equilibrium
-from ..imaging.operators import select
+from ..imaging.selection import select
 from ..reconstruction import contraction
 from ..reconstruction.model import EquilibriumReconstructor
 from . import diagnose as d

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ..errors import UserError
 from ..imaging.framed import Framed
-from ..imaging.operators import select
+from ..imaging.selection import select
 from ..imaging.splitting import split
 from ..imaging.tomography.settings import RaysSettings
 from .item import Item

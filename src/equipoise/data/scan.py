@@ -19,8 +19,8 @@ from ..imaging.fine import TIMES, finer
 from ..imaging.framed import Framed
 from ..imaging.linear import variant
 from ..imaging.mri import prewhiten
-from ..imaging.operators import in_double, normalized, select, with_masks
-from ..imaging.selection import differs_per_sample, samples_of
+from ..imaging.operators import in_double, normalized, with_masks
+from ..imaging.selection import differs_per_sample, samples_of, select
 from ..imaging.settings import CartesianSettings, Physics
 from ..imaging.sizes import Size
 from ..imaging.tomography import Tomography

@@ -30,10 +30,6 @@ class Residual(NamedTuple):
         """(B,) bool: ‖f(z) − z‖ ≤ rtol ‖f(z)‖ or ≤ atol."""
         return (self.relative <= rtol) | (self.change <= atol)
 
-    def take(self, keep: Tensor) -> Residual:
-        """Of the samples ``keep`` alone."""
-        return Residual(self.change[keep], self.size[keep])
-
 
 def measure(z: Tensor, fz: Tensor) -> Residual:
     """The residual of one evaluation, ``fz`` = f(z), (B, N) both."""

@@ -16,26 +16,10 @@ from ..errors import UserError
 from .framed import Framed
 from .kept import factors
 from .linear import norm, variant
-from .scaled import Scaled, closed_form_prox, proximal, unscaled
-from .selection import PER_SAMPLE, differs_per_sample, of_the_first, select, selectable
+from .scaled import Scaled, unscaled
+from .selection import of_the_first
 from .sizes import Size, image_size
 from .tomography import Tomography
-
-__all__ = [
-    "PER_SAMPLE",
-    "Normalized",
-    "Scaled",
-    "closed_form_prox",
-    "differs_per_sample",
-    "from_file",
-    "in_double",
-    "normalized",
-    "proximal",
-    "select",
-    "selectable",
-    "unscaled",
-    "with_masks",
-]
 
 
 class Normalized(NamedTuple):

@@ -231,30 +231,6 @@ def phantoms(
     return torch.from_numpy(np.stack(images)).float()[:, None]
 
 
-def dead_leaves(count: int, size: int = 64, seed: int = 0, leaves: int = 100) -> Tensor:
-    """Dead leaves (count, 1, size, size) in [0, 1]: opaque ellipses with radii distributed as r⁻³.
-
-    That gives the edges and the scale invariance of natural images (Lee, Mumford and Huang, IJCV
-    2001). Some leaves are textured.
-    """
-    out = np.empty((count, 1, size, size), dtype=np.float32)
-    grid = _grid(size)
-    for i in range(count):
-        rng = np.random.default_rng([seed, 1, i])
-        image = np.full((size, size), rng.uniform())
-        for r in rng.uniform(0.6**-2, 0.05**-2, size=leaves) ** -0.5:
-            x = rng.uniform(-1.1, 1.1)
-            y = rng.uniform(-1.1, 1.1)
-            angle = rng.uniform(0, np.pi)
-            flat = rng.uniform(0.4, 1)
-            value: float | np.ndarray = rng.uniform()
-            if rng.uniform() < 0.1:
-                value = value + 0.06 * _texture(size, rng, rng.uniform(1, 3))
-            image = _put(image, _ellipse(grid, x, y, r, r * flat, angle, 1.5 / size, rng), value)
-        out[i, 0] = np.clip(image, 0, 1)
-    return torch.from_numpy(out)
-
-
 def smooth_phase(
     count: int, size: int | tuple[int, int], seed: int = 0, strength: float = 1.0
 ) -> Tensor:

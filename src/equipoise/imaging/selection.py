@@ -45,7 +45,6 @@ COMPOSITES = (
     deepinv.physics.ComposedLinearPhysics,
     deepinv.physics.StackedLinearPhysics,
 )
-PER_SAMPLE = ("mask", "coil_maps")  # until build.py goes
 
 
 def select(physics: Any, index: Tensor, count: int, y: Any = None) -> Any:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from ..errors import UserError
-from ..imaging.operators import differs_per_sample, select
+from ..imaging.selection import differs_per_sample, select
 from .processes import on_device
 from .settings import LearningSettings
 

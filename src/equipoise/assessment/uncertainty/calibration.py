@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from ...errors import ArgumentError
-from ...imaging.operators import proximal, select
+from ...imaging.scaled import proximal
+from ...imaging.selection import select
 from ...imaging.splitting import split
 from .moves import check_group
 from .noise import noise_variance, noisy, with_noise

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...equilibrium import EquilibriumError, EquilibriumWarning
-from ...imaging.operators import select
+from ...imaging.selection import select
 from .blindness import blindness
 from .moves import MOVE, Move, seed_for
 from .noise import is_noiseless

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...errors import ArgumentError
 from ...imaging.linear import per_sample, variant
-from ...imaging.operators import Scaled
+from ...imaging.scaled import Scaled
 from .moves import seed_for, seeded_globally
 
 #: From so many draws the variance of noise is estimated that is not Gaussian.

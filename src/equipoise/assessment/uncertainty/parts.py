@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...imaging.linear import InexactSolveWarning, least_squares
-from ...imaging.operators import proximal
+from ...imaging.scaled import proximal
 
 #: Conjugate gradients of an operator without a formula.
 ITERATIONS = 200

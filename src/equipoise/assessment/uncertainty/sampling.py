@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...equilibrium import Equilibrium, Status, Stop, Unrolled
 from ...errors import ArgumentError
-from ...imaging.operators import select
+from ...imaging.selection import select
 from ...reconstruction.model import EquilibriumReconstructor
 from .moves import MOVE, Move, seed_for
 from .noise import measured

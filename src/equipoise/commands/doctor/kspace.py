@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...data.dataset import Dataset
 from ...data.item import Item
-from ...imaging.operators import unscaled
+from ...imaging.scaled import unscaled
 from .finding import Finding, judged
 
 #: A coil whose samples in the middle of k-space are less than this many times those at its edges

@@ -45,10 +45,6 @@ class Setup:
     source_distance: float = 0.0
     detector_distance: float = 0.0
 
-    @property
-    def used_angles(self) -> tuple[float, ...]:
-        return tuple(self.angles[i] for i in self.chosen)
-
 
 def all_angles(settings: Any, period: float) -> tuple[float, ...]:
     """Of every view in a file, in degrees: as configured, or else as the file says, or else a

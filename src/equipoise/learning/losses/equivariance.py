@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...imaging.draws import per_sample
-from ...imaging.operators import differs_per_sample, select, selectable
+from ...imaging.selection import differs_per_sample, select, selectable
 from .base import Example, LossValue, checked_weight, mean_square
 from .second_solve import DEFAULT_ACCURACY, Accuracy, SecondSolveLoss, reconstruct_again, refined
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...equilibrium.result import State
 from ...imaging.linear import least_squares, variant
-from ...imaging.operators import select, selectable
+from ...imaging.selection import select, selectable
 from ..denoisers import Moved, channels_last
 
 if TYPE_CHECKING:

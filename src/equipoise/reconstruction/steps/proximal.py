@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from ...equilibrium.result import State
 from ...imaging.inner import Inner, Wanted, inner_solve
 from ...imaging.linear import has_other_products, least_squares
-from ...imaging.operators import select, unscaled
+from ...imaging.scaled import unscaled
+from ...imaging.selection import select
 from ...imaging.tomography import FanBeam, ParallelBeam
 from ..denoisers import is_plain
 from .base import BoundStep, Positive, Step, check_strength
