@@ -3,6 +3,7 @@ memory it freed it takes again."""
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from support import ROOT
 
 from equipoise import cli
-from equipoise.machine import DRAFT, alone, is_empty, whole_folder, write_whole
+from equipoise.machine import DRAFT, alone, is_empty, json_text, whole_folder, write_whole
 
 CODE = (
     "import os, sys; import equipoise.cli; "
@@ -62,6 +63,11 @@ class TestWholeFiles:
         write_whole(file, "after")
         assert file.read_text() == "after"
         assert list(file.parent.iterdir()) == [file]
+
+    def test_json_has_no_nan(self):
+        value = {"a": [1.5, math.nan, (math.inf, 2)], "b": {"c": -math.inf}, "d": None, "e": "NaN"}
+        text = json_text(value)
+        assert text == '{"a": [1.5, null, [null, 2]], "b": {"c": null}, "d": null, "e": "NaN"}'
 
     def test_a_folder_is_whole_or_empty(self, tmp_path):
         out = tmp_path / "deep" / "out"

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import json
+import math
 import os
 import shutil
 import sys
@@ -110,6 +112,19 @@ def write_whole(file: Path, text: str) -> None:
         os.replace(draft, file)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """A value as JSON, which knows no numbers that are not finite: they become null."""
+    return json.dumps(_with_finite_numbers(value), indent=indent, allow_nan=False)
+
+
+def _with_finite_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_finite_numbers(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_finite_numbers(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

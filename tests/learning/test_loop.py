@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from equipoise.errors import TrainingGaveUp
 from equipoise.learning import checkpoint
+from equipoise.learning.log import Report, append_to_log, read_log
 from equipoise.learning.loggers import open_loggers
 from equipoise.learning.loop import train
 from equipoise.learning.trainer import PATIENCE
@@ -23,6 +25,17 @@ def lines(folder):
 
 def nothing(report):
     pass
+
+
+def test_what_is_not_finite_is_null_in_the_log_and_nan_when_it_is_read(tmp_path):
+    report = Report(3, math.nan, {"splitting": math.inf}, *[1.0] * 11)
+    with append_to_log(tmp_path) as log:
+        log.write(report.line() + "\n")
+    assert "NaN" not in (tmp_path / "log.jsonl").read_text()
+    (row,) = read_log(tmp_path)
+    assert math.isnan(row["loss"])
+    assert math.isnan(row["parts"]["splitting"])
+    assert (row["step"], row["forward"]) == (3, 1.0)
 
 
 def test_a_run_leaves_a_log_and_checkpoints(tmp_path):

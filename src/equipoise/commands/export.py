@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from ..comparison.evaluation import evaluations
 from ..data.formats import new_folder
 from ..errors import UserError
 from ..imaging.sizes import shown_size
-from ..machine import whole_folder, write_whole
+from ..machine import json_text, whole_folder, write_whole
 from ..reconstruction.settings import denoiser_config
 from ..run import Run
 
@@ -61,7 +60,7 @@ def export(run: Run, out: str | Path, licence: str = "unknown", with_program: bo
     with whole_folder(out) as folder:
         # Of a full disk save_file says something of its own, which nobody expects; this an OSError.
         (folder / "model.safetensors").write_bytes(save(weights))
-        write_whole(folder / "config.json", json.dumps(about, indent=1))
+        write_whole(folder / "config.json", json_text(about, indent=1))
         write_whole(folder / "README.md", _card(run, about, licence))
         if with_program:
             _write_program(run, about["channels"], folder / "denoiser.pt2")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from ..data.scan import native_images
 from ..equilibrium import Equilibrium
 from ..errors import UserError
 from ..learning.processes import first_before_others, processes, together
-from ..machine import whole_folder, write_whole
+from ..machine import json_text, whole_folder, write_whole
 from ..run import Run, load_data
 from .certainty import check_names, write_certainty
 from .slices import PROGRESS, Step, WholeScan, account, lazily
@@ -187,7 +186,7 @@ def _save_picture(dataset: Dataset, images: Tensor, out: Path) -> None:
 def _save_report(
     rows: list[dict[str, Any]], about: dict[str, Any], out: Path, say: Callable[[str], None]
 ) -> None:
-    write_whole(out / "report.json", json.dumps({**about, "images": rows}, indent=1))
+    write_whole(out / "report.json", json_text({**about, "images": rows}, indent=1))
     if len(rows) > SAID_ONE_BY_ONE:
         late = [row["name"] for row in rows if row["status"] != "CONVERGED"]
         known = [row["misfit"] for row in rows if row["misfit"] is not None]

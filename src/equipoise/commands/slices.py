@@ -26,7 +26,7 @@ from ..data.scan import native_images
 from ..equilibrium import Equilibrium
 from ..errors import UserError
 from ..learning.processes import any_of
-from ..machine import write_whole
+from ..machine import json_text, write_whole
 from ..run import Run
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class WholeScan:
         self.output.write(first, images)
         with (self.folder / ROWS).open("a") as file:
             for row in account(part, solved):
-                file.write(json.dumps(row) + "\n")
+                file.write(json_text(row) + "\n")
 
     def rows(self) -> list[dict[str, Any]]:
         """Of all slices."""

@@ -4,7 +4,6 @@ figures of other networks."""
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from ..data.dataset import Dataset
 from ..equilibrium import Implicit, Stop
 from ..errors import UserError
 from ..imaging.groups import Rotations
-from ..machine import is_empty, write_whole
+from ..machine import is_empty, json_text, write_whole
 from ..reconstruction.denoisers import Invariant
 from ..reconstruction.model import EquilibriumReconstructor
 from ..run import Run, unseen
@@ -213,7 +212,7 @@ def _write(diagnosis: Diagnosis, run: Run, columns: dict[str, list[str]]) -> Non
         "networks": {name: asdict(found) for name, found in diagnosis.networks.items()},
         "table": diagnosis.table.as_json(),
     }
-    write_whole(folder / "diagnosis.json", json.dumps(tree, indent=1))
+    write_whole(folder / "diagnosis.json", json_text(tree, indent=1))
     head = f"`{about['command']}`, {about['images']} images\n\n"
     write_whole(folder / "table.md", head + diagnosis.table.markdown())
     drawn = {

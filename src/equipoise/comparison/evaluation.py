@@ -34,7 +34,7 @@ from ..errors import UserError
 from ..learning.log import read_log
 from ..learning.processes import processes, together
 from ..learning.validation import solve_dataset
-from ..machine import write_whole
+from ..machine import json_text, write_whole
 from ..run import Run, load_training_data, unseen
 from .bootstrap import Bootstrap
 from .evaluated import TUNED_ON, Evaluation
@@ -291,7 +291,7 @@ def _trained_on_in_words(run: Run, items: Sequence[Item], data: str) -> str:
 def _write(evaluation: Evaluation, run: Run, what: str) -> None:
     folder, dataset = evaluation.folder, evaluation.dataset
     folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "results.json", json.dumps(evaluation.as_json(), indent=1))
+    write_whole(folder / "results.json", json_text(evaluation.as_json(), indent=1))
     y, _, truth = dataset.batch(torch.arange(len(dataset)))
     images = evaluation.titled_images()
     grid = figures.save_png(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from ..assessment.page import page, pictures
 from ..assessment.table import Row, Table, Value
 from ..assessment.words import command_line, unfinished_in_words
 from ..data.dataset import Dataset
-from ..machine import write_whole
+from ..machine import json_text, write_whole
 from ..run import versions
 from .method import Method
 from .summary import COLUMNS, Seeds, reference, row_of
@@ -94,7 +93,7 @@ class Outcome:
         tree: dict[str, Any] = {"about": self.about, "table": self.table.as_json()}
         if self.others:
             tree["elsewhere"] = {axis: table.as_json() for axis, table in self.others.items()}
-        write_whole(out / "results.json", json.dumps({**tree, "scores": scores}, indent=1))
+        write_whole(out / "results.json", json_text({**tree, "scores": scores}, indent=1))
         write_whole(out / "table.md", self.markdown())
         images = load_images(self.comparison)
         truth, names = self.dataset.require_truth()[:SHOWN], self.dataset.names

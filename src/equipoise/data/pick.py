@@ -18,8 +18,10 @@ from .settings import DataSize
 
 #: Names of what stands beside the reconstructions in a folder.
 RESERVED_NAMES = ("preview", "report")
-
-
+#: Formats of bare arrays, which do not say what their axes are.
+BARE = ("npy", "npz", "hdf5")
+#: At most so many numbers a pixel are colours, with the opaqueness.
+COLOURS = 4
 #: An image that is this many times smaller than the size is not padded.
 SMALLEST = 0.5
 
@@ -52,12 +54,36 @@ def images_of(
                 f"{item.file}: expected grey two-dimensional images, got shape {item.shape}"
             )
         item = replace(item, holds="image")
-        images += [item] if len(item.shape) == 2 else item.along_first_axis()
+        images += [item] if len(item.shape) == 2 else _slices(item)
     if size is None:
         _check_one_shape(images, "images")
     elif size != "native":
         images = _fitted(images, size, fit)
     return uniquely_named(images, "image")
+
+
+def _slices(stack: Item) -> list[Item]:
+    """The images of a stack, of which the first axis counts them.
+
+    Raises:
+        UserError: it holds the colours of one image.
+    """
+    count, rows, columns = stack.shape
+    is_bare = stack.format in BARE
+    if is_bare and columns <= COLOURS and min(count, rows) >= 4 * COLOURS:
+        parts = "real and imaginary parts" if columns == 2 else "the colours"
+        remedy = "a[..., 0] + 1j * a[..., 1]" if columns == 2 else "a[..., :3].mean(-1)"
+        raise UserError(
+            f"{stack.file}: shape {stack.shape} looks like {parts} of one image in the last axis, "
+            f"not like {count} images of {rows}×{columns}; save {remedy}"
+        )
+    if is_bare and count == rows != columns:
+        note = (
+            f"{stack.file.name}: shape {stack.shape} is taken for {count} images of "
+            f"{rows}×{columns}; if the last axis counts them, save numpy.moveaxis(a, -1, 0)"
+        )
+        stack = replace(stack, notes=(*stack.notes, note))
+    return stack.along_first_axis()
 
 
 def _fitted(images: list[Item], size: Size, fit: str) -> list[Item]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
+
+from ..machine import json_text
 
 #: Of a run's folder: one line a step.
 FILE = "log.jsonl"
@@ -41,7 +44,7 @@ class Report:
     def line(self) -> str:
         """JSON, without what is empty."""
         known = {k: v for k, v in self.__dict__.items() if v not in ("", {}) and v is not False}
-        return json.dumps(known)
+        return json_text(known)
 
 
 def append_to_log(folder: Path) -> IO[str]:
@@ -51,13 +54,19 @@ def append_to_log(folder: Path) -> IO[str]:
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
     """The steps of a run's log, in order. Of a step that was made twice, after an interruption, the
-    later line counts."""
+    later line counts. Numbers that were not finite, null in the file, are NaN."""
     path = folder / FILE
     rows: dict[int, dict[str, Any]] = {}
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
-            row = json.loads(line)
+            row = _with_numbers(json.loads(line))
         except json.JSONDecodeError:
             continue  # the last line of a run that was killed
         rows[row["step"]] = row
     return [rows[step] for step in sorted(rows)]
+
+
+def _with_numbers(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _with_numbers(each) for key, each in value.items()}
+    return math.nan if value is None else value

@@ -76,6 +76,32 @@ def test_kspace(tmp_path, suffix):
         acquisitions_of(open_path(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("shape", "wanted"),
+    [
+        ((24, 20, 3), r"shape \(24, 20, 3\) looks like the colours of one image.*mean\(-1\)"),
+        ((24, 20, 4), "looks like the colours of one image"),
+        ((24, 20, 2), r"looks like real and imaginary parts of one image.*1j \* a"),
+    ],
+)
+def test_colours_are_no_slices(tmp_path, shape, wanted):
+    np.save(tmp_path / "a.npy", np.ones(shape))
+    with pytest.raises(UserError, match=wanted):
+        images_of(open_path(tmp_path / "a.npy"))
+
+
+@pytest.mark.parametrize(
+    ("shape", "told"), [((24, 24, 9), True), ((24, 9, 9), False), ((24, 20, 9), False)]
+)
+def test_slices_that_may_be_counted_last_are_told(tmp_path, shape, told):
+    np.save(tmp_path / "a.npy", np.ones(shape))
+    items = images_of(open_path(tmp_path / "a.npy"))
+    assert len(items) == 24
+    notes = {note for item in items for note in item.notes}
+    assert len(notes) == told
+    assert not told or "24 images of 24×9; if the last axis counts them" in notes.pop()
+
+
 def test_several_arrays_in_one_file(tmp_path):
     values = {"a": np.ones((4, 4)), "b": np.zeros((4, 4), np.uint8)}
     np.savez_compressed(tmp_path / "z.npz", **values)
