@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+import pytest
 import torch
 
 import equipoise as eq
@@ -29,3 +32,15 @@ def test_shared_draws():
 
     assert draw([0, 1]) == draw([5])
     assert len(set(draw([0]))) > 1
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_afterwards_the_global_generator_is_as_before(fails):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    with suppress(ZeroDivisionError), seeded((3, 7), [0]):
+        torch.rand(2)
+        shared(lambda: torch.rand(1))
+        _ = 1 / (not fails)
+    assert torch.equal(torch.rand(3), expected)

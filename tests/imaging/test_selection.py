@@ -11,9 +11,13 @@ from deepinv.physics import LinearPhysics
 
 import equipoise as eq
 from equipoise.imaging.scaled import Scaled
-from equipoise.imaging.selection import differs_per_sample, select, selectable
+from equipoise.imaging.selection import differs_per_sample, select, selector
 
 SIZE, COUNT = 8, 3
+
+
+def selectable(*of):
+    return selector(*of) is not None
 
 
 def randn(*shape, seed=0):
@@ -180,6 +184,25 @@ def test_operators_of_ones_own(name):
     with pytest.raises(ValueError, match="cannot be told from that of all"):
         select(physics, index, COUNT)
     assert differs_per_sample(physics, COUNT)
+
+
+def test_an_operator_of_ones_own_is_tried_out_once():
+    products = []
+
+    class Counted(Weighted):
+        def A(self, x, **kwargs):
+            products.append(len(x))
+            return super().A(x, **kwargs)
+
+    physics = Counted("buffer")
+    x = images(physics)
+    y = physics.A(x)
+    products.clear()
+    chosen = selector(physics, COUNT, y)
+    tried = len(products)
+    parts = [chosen(torch.tensor([i])) for i in range(COUNT)]
+    assert len(products) == tried > 0
+    assert all(close(part.A(x[i : i + 1]), y[i : i + 1]) for i, part in enumerate(parts))
 
 
 def test_operators_of_ones_own_that_say_their_size():

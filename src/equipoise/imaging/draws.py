@@ -37,12 +37,14 @@ def seeded(step: tuple[int, ...], samples: Sequence[int]) -> Iterator[None]:
 
     What :func:`per_sample` gives to the b-th sample of a batch is a function of ``step`` and
     ``samples[b]``, and what :func:`shared` gives of ``step`` alone. All else that draws starts from
-    a seed made of ``step`` and ``samples[0]``.
+    a seed made of ``step`` and ``samples[0]``. Afterwards torch's global generators are as before.
     """
     token = _seeds.set(_Seeds(step, tuple(samples)))
-    _seed(*step, 1, *samples[:1])
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     try:
-        yield
+        with torch.random.fork_rng(devices=devices):
+            _seed(*step, 1, *samples[:1])
+            yield
     finally:
         _seeds.reset(token)
 

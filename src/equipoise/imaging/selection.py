@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
 
 import deepinv.physics
 import torch
@@ -64,42 +65,62 @@ def select(physics: Any, index: Tensor, count: int, y: Any = None) -> Any:
 
     Raises:
         ValueError: the operator has parameters for another number of samples, or, being of another
-            kind, cannot be restricted (see :func:`selectable`).
+            kind, cannot be restricted (see :func:`selector`).
     """
-    if count == 1:
-        return physics
-    if type(physics) is Framed:
-        return physics.restricted(index, select)
-    if _is_known(physics):
-        return _restricted(physics, index, count, unknown=False)
-    shared = _restricted(physics, index, count, unknown=False)
+    return _taken(physics, count, _way(physics, index, count, y), index)
+
+
+def selector(physics: Any, count: int, y: Any = None) -> Callable[[Tensor], Any] | None:
+    """:func:`select` of this operator as a function of ``index`` alone, for as long as it does not
+    change: an operator of another kind is tried out once, not each time.
+
+    None where it is not sure that it can be restricted; then let the samples that are done ride
+    along with the others. Without ``y`` (count, …), that is so for operators of kinds that are not
+    known and that do not say their ``img_size``.
+    """
+    index = torch.arange(count - 1, count // 2 - 1, -1)
+    try:
+        way = _way(physics, index, count, y)
+        _taken(physics, count, way, index)
+    except ValueError:
+        return None
+    return partial(_taken, physics, count, way) if way.is_sure else None
+
+
+class _Way(NamedTuple):
+    """How an operator is restricted."""
+
+    unknown: bool = False  #: with those of its tensors that are not known
+    is_sure: bool = True
+
+
+def _way(physics: Any, index: Tensor, count: int, y: Any) -> _Way:
+    """
+    Raises:
+        ValueError: there is none.
+    """
+    if count == 1 or _is_known(physics):
+        return _Way()
     trial = _trial(physics, count, y)
     if trial is None and not _has_rows(physics, count):
-        return shared  # nothing about it looks as if it differed from sample to sample
+        return _Way(is_sure=False)  # nothing about it looks as if it differed among samples
     if trial is not None:
         for unknown in (False, True):
             part = _restricted(physics, index, count, unknown)
             if _agrees(physics, part, index, trial):
-                return part
+                return _Way(unknown)
     raise ValueError(
         f"the {type(physics).__name__} of some of {count} samples cannot be told from that of all: "
         "its parameters must have one row for each sample, in buffers or attributes"
     )
 
 
-def selectable(physics: Any, count: int, y: Any = None) -> bool:
-    """Whether :func:`select` is sure to restrict this operator to some of ``count`` samples.
-
-    Where not, let the samples that are done ride along with the others. Without ``y`` (count, …),
-    this is False for operators of kinds that are not known and that do not say their ``img_size``.
-    """
+def _taken(physics: Any, count: int, way: _Way, index: Tensor) -> Any:
     if count == 1:
-        return True
-    try:
-        select(physics, torch.arange(count - 1, count // 2 - 1, -1), count, y)
-    except ValueError:
-        return False
-    return _is_known(physics) or _trial(physics, count, y) is not None
+        return physics
+    if type(physics) is Framed:
+        return physics.restricted(index, select)
+    return _restricted(physics, index, count, way.unknown)
 
 
 def differs_per_sample(physics: Any, count: int) -> bool:

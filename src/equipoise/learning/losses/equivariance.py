@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...imaging.draws import per_sample
-from ...imaging.selection import differs_per_sample, select, selectable
+from ...imaging.selection import differs_per_sample, select, selector
 from .base import Example, LossValue, checked_weight, mean_square
 from .second_solve import DEFAULT_ACCURACY, Accuracy, SecondSolveLoss, reconstruct_again, refined
 
@@ -137,11 +137,12 @@ def measure_again(x: Tensor, physics: Any, noise: bool) -> Any:
     clean = physics.A(x)
     if not noise:
         return clean
-    if not isinstance(clean, Tensor) or not selectable(physics, len(x), clean):
+    physics_of = selector(physics, len(x), clean) if isinstance(clean, Tensor) else None
+    if physics_of is None:
         return physics.sensor(physics.noise(clean))  # for all at once
 
     def draw(index: Sequence[int]) -> Tensor:
-        part = select(physics, torch.tensor(index), len(x), clean)
+        part = physics_of(torch.tensor(index))
         noisy: Tensor = part.sensor(part.noise(clean[index[0] : index[-1] + 1]))
         return noisy
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ...equilibrium.result import State
 from ...imaging.linear import least_squares, variant
-from ...imaging.selection import select, selectable
+from ...imaging.selection import selector
 from ..denoisers import Moved, channels_last
 
 if TYPE_CHECKING:
@@ -53,14 +53,13 @@ class BoundStep:
         None where the operator has parameters for each sample and cannot be told for some of them:
         then a solver lets those that are done ride along.
         """
-        count = len(self.y)
-        if isinstance(self.y, Tensor) and selectable(self.physics, count, self.y):
-            return self._restricted
-        return None  # stacked operators, whose y is a list, take whole batches
+        if not isinstance(self.y, Tensor):
+            return None  # stacked operators, whose y is a list, take whole batches
+        physics_of = selector(self.physics, len(self.y), self.y)
+        return None if physics_of is None else partial(self._restricted, physics_of)
 
-    def _restricted(self, index: Tensor) -> BoundStep:
-        physics = select(self.physics, index, len(self.y), self.y)
-        return BoundStep(self.step.restricted(index), self.y[index], physics)
+    def _restricted(self, physics_of: Callable[[Tensor], Physics], index: Tensor) -> BoundStep:
+        return BoundStep(self.step.restricted(index), self.y[index], physics_of(index))
 
 
 class Step(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from deepinv.physics import MultiCoilMRI
@@ -11,7 +12,6 @@ from ...equilibrium.result import State
 from ...imaging.inner import Inner, Wanted, inner_solve
 from ...imaging.linear import has_other_products, least_squares
 from ...imaging.scaled import unscaled
-from ...imaging.selection import select
 from ...imaging.tomography import FanBeam, ParallelBeam
 from ..denoisers import is_plain
 from .base import BoundStep, Positive, Step, check_strength
@@ -44,10 +44,9 @@ class BoundProximal(BoundStep):
         out: State = self.step(z, self.y, self.physics, self.inner)
         return out
 
-    def _restricted(self, index: Tensor) -> BoundProximal:
-        physics = select(self.physics, index, len(self.y), self.y)
-        step = self.step.restricted(index)
-        return BoundProximal(step, self.y[index], physics, self.inner.select(index))
+    def _restricted(self, physics_of: Callable[[Tensor], Any], index: Tensor) -> BoundProximal:
+        step, inner = self.step.restricted(index), self.inner.select(index)
+        return BoundProximal(step, self.y[index], physics_of(index), inner)
 
 
 class _InnerStep(Step):
