@@ -13,6 +13,7 @@ from counting import DARK, beam, counts_of, disc
 
 from equipoise.config import parse
 from equipoise.data.counts import corrected
+from equipoise.data.counts.rings import without_rings
 from equipoise.data.dataset import Dataset
 from equipoise.data.formats import open_path
 from equipoise.data.scan import Scan
@@ -342,3 +343,29 @@ def test_rings_need_their_library_and_go(tmp_path):
     left = np.abs(found(path, rings="sorting")[0] - clean)
     assert left[:, [18, 26, 33, 41]].mean() < 0.06
     assert left.mean() < 0.02
+
+
+@pytest.mark.parametrize("detectors", [64, 128, 400])
+@pytest.mark.parametrize("how", ["all", "sorting", "filtering", "large", "dead"])
+def test_removing_rings_leaves_the_object(detectors, how):
+    """However wide the detector is: an object without stripes stays as it is to 4 %."""
+    pytest.importorskip("algotom")
+    s = np.linspace(-1, 1, detectors)
+    angles = np.linspace(0, np.pi, 90, endpoint=False)[:, None]
+
+    def disc(x, y, radius):
+        middle = x * np.cos(angles) + y * np.sin(angles)
+        return 2 * np.sqrt(np.clip(radius**2 - (s - middle) ** 2, 0, None))
+
+    clean = disc(0, 0.1, 0.7) - disc(-0.3, 0.2, 0.15) + disc(0.2, -0.3, 0.1)
+    changed = np.linalg.norm(without_rings(clean, how) - clean) / np.linalg.norm(clean)
+    assert changed < 0.04
+
+
+def test_what_changes_more_than_rings_is_refused():
+    """A fit that is divided by, in views of which most is air."""
+    pytest.importorskip("algotom")
+    values = 1e-4 * np.random.default_rng(0).standard_normal((60, 90))
+    values[:20, 30:60] += 1
+    with pytest.raises(UserError, match=r"data\.rings=fitting: changes the line integrals by"):
+        without_rings(values, "fitting")

@@ -23,6 +23,7 @@ from .mend import unreadable
 from .noise import noise
 from .prior import prior
 from .scale import scale
+from .stripes import stripes
 from .tellable import not_tellable
 from .values import values
 
@@ -68,6 +69,7 @@ def examine(config: Config, say: Say = lambda text: None) -> Iterator[Finding]:
     if sample.truth is None:
         yield noise(config, sample)
         if isinstance(physics, Tomography):
+            yield stripes(sample)
             yield not_tellable(physics)
     yield from _training(config, dataset, sample, estimate, say)
 
