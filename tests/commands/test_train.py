@@ -129,6 +129,19 @@ class TestTraining:
         assert terms <= steps[0].parts.keys()
         assert all(np.isfinite(list(report.parts.values())).all() for report in steps)
 
+    def test_a_run_of_skipped_steps_alone_says_so(self, tmp_path):
+        """Measurements so large that no gradient is finite."""
+        data = {"path": str(tmp_path / "y.npy"), "kind": "measurements", "size": 16}
+        tree = {**tiny_tree(learning={"steps": 2}), "data": data, "out": str(tmp_path / "run")}
+        config = parse(tree, "test")
+        shape = Scan.planned(config.physics, config.data.size).measurement_shape
+        np.save(tmp_path / "y.npy", np.full((4, *shape[1:]), 1e15, np.float32))
+        said = []
+        assert train_run(config, said.append)
+        (told,) = [text for text in said if "skipped" in text]
+        assert told.startswith("warning: each of the 2 steps was skipped (")
+        assert "the model is the one that training began with" in told
+
     @pytest.mark.slow
     def test_giving_up_is_an_outcome_with_a_code_of_its_own(self, tmp_path):
         """Steps so long that nothing has an equilibrium any more."""

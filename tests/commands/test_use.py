@@ -156,6 +156,8 @@ class TestUse:
         assert [f"note: {note}" for note in notes] == [s for s in said if s.startswith("note")]
         assert len([note for note in notes if "the run learnt from" in note]) == (told is not None)
         assert told is None or re.search(told, " ".join(notes))
+        warned = any("no better than an empty image" in text for text in said)
+        assert factor not in (1, 0.01) or warned == (factor == 0.01)
         if factor == -1:
             evaluation = evaluate(run, data, tmp_path / "evaluation", say=quiet)
             scored = json.loads((tmp_path / "evaluation" / "results.json").read_text())

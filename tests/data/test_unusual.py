@@ -44,3 +44,17 @@ def test_a_hot_value_is_said_when_it_is_trained_on(tmp_path):
     )
     notes = load_data(config, Scan.planned(config.physics, 24)).notes
     assert any("s_001: 1 ray(s) far above all around" in note for note in notes)
+
+
+@pytest.mark.parametrize("physics", ["parallel_beam", "blur", "inpainting", "compressed_sensing"])
+@pytest.mark.parametrize(
+    ("scale", "is_told"), [(1, False), (3, False), (0.1, False), (1e-4, True), (100, True)]
+)
+def test_images_that_are_far_from_one_are_told(tmp_path, physics, scale, is_told):
+    scan = Scan.planned(parse({"physics": {"kind": physics}}, "test").physics, 24)
+    y = scan.physics.A(scale * eq.phantoms(3, 24)) / scan.gain
+    np.save(tmp_path / "y.npy", y.numpy())
+    data = {"path": str(tmp_path / "y.npy"), "kind": "measurements", "size": 24}
+    config = parse({"data": data, "physics": {"kind": physics}}, "test")
+    notes = load_data(config, Scan.planned(config.physics, 24)).notes
+    assert any("where 1 is the largest that is expected" in note for note in notes) == is_told

@@ -96,3 +96,13 @@ class TestFailure:
 
         assert solve(lambda z: 0.5 * torch.tanh(z) + 1, "inf").converged.all()
         assert solve(lambda z: 0.5 * z + 1, "nan").status == eq.Status.NONFINITE
+
+
+@pytest.mark.parametrize("out", [None, 0.5, [1], (), "z"], ids=repr)
+def test_what_is_no_state_is_told(out):
+    for z in (torch.ones(2, 3), (torch.ones(2, 3), torch.ones(2))):
+        wanted = "one tensor" if isinstance(z, torch.Tensor) else "a tuple of 2 tensors"
+        with pytest.raises(TypeError, match=f"f must return {wanted}, like z0; got"):
+            eq.solve(lambda z: out, z)
+    with pytest.raises(TypeError, match=r"got a tuple of 2 \(Tensor, NoneType\)"):
+        eq.solve(lambda z: (z[0], None), (torch.ones(2, 3), torch.ones(2)))

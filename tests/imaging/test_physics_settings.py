@@ -83,6 +83,25 @@ class TestPhysics:
         far = torch.arange(33.0) - 16
         assert float((y.sum(0) * far**2).sum() / y.sum()) == pytest.approx(1.5**2, rel=0.05)
 
+    @pytest.mark.parametrize("width", [0.3, 1, 1.9, 2.1, 3, 5, 8, 40, 1e9])
+    @pytest.mark.parametrize("size", [16, 17, (16, 24)])
+    def test_the_blur_is_periodic_however_wide_it_is(self, size, width):
+        found = made({"kind": "blur", "width": width}, size)
+        rows, columns = found.image_shape[1:]
+        point = torch.zeros(1, 1, rows, columns)
+        point[..., 3, 5] = 1
+        y = found.physics.A(point)[0, 0].double() / found.gain
+        sides = []
+        for side, place in ((rows, 3), (columns, 5)):
+            around = side * torch.arange(-2000, 2001)
+            away = torch.arange(side)[:, None] - place + around
+            wide = min(width, 10 * side)
+            part = (-0.5 * (away.double() / wide) ** 2).exp().sum(1)
+            sides.append(part / part.sum())
+        expected = torch.outer(*sides)
+        assert (y - expected).norm() < 2e-3 * expected.norm()
+        assert found.gain == pytest.approx(1, abs=3e-3)
+
     def test_a_section_without_kind_is_a_parallel_beam(self):
         assert isinstance(PHYSICS.validate_python({}), rooms.ParallelBeamSettings)
         assert isinstance(PHYSICS.validate_python("blur"), rooms.BlurSettings)
@@ -140,9 +159,19 @@ class TestPhysics:
             {"kind": "mri", "acceleration": 8, "center": 0.9},
             {"kind": "fan_beam", "source_distance": 5, "detector_distance": 5},
             {"detectors": 3, "offset": 1000},
+            {"kind": "super_resolution", "factor": 5},
+            {"kind": "super_resolution", "factor": 40},
+            {"kind": "inpainting", "keep": 1e-9},
         ):
-            with pytest.raises(UserError, match=r"^physics: "):
+            with pytest.raises(UserError, match=r"^physics: .*(; |: give |set |lower |raise )"):
                 PHYSICS.validate_python(tree).make(16, 0)
+
+    def test_a_filter_that_is_larger_than_the_image_is_refused(self):
+        """deepinv would use a part of it."""
+        for kernel in (torch.rand(1, 1, 17, 3), torch.rand(1, 1, 3, 20)):
+            physics = deepinv.physics.BlurFFT((1, 16, 16), filter=kernel)
+            with pytest.raises(UserError, match=r"more than its images of 16×16: crop the filter"):
+                normalized(physics, 16)
 
     @pytest.mark.parametrize(
         ("text", "message"),

@@ -200,3 +200,9 @@ def test_unrolled_steps_that_come_to_nothing_are_told(untied):
     model.on_failure = "raise"
     with pytest.raises(eq.EquilibriumError, match="1 of 2 samples met a value that is not finite"):
         model(y, physics)
+
+
+def test_no_measurement_at_all_is_told():
+    model = eq.EquilibriumReconstructor(eq.ProximalStep(eq.load_denoiser("unet"), 0.1, 0.02))
+    with pytest.raises(ValueError, match=r"y holds no measurement, its shape is \(0, 1, 4, 9\)"):
+        model(torch.zeros(0, 1, 4, 9), eq.ParallelBeam(8, 4, 9))

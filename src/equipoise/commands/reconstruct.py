@@ -14,6 +14,7 @@ from ..assessment.solves import residual_in_words
 from ..comparison.bootstrap import Bootstrap, bootstrap, notes_of, rows_of, seconds_a_solve
 from ..data.dataset import Dataset
 from ..data.formats import new_folder, write_images
+from ..data.formats.base import listed
 from ..data.ranges import Places
 from ..data.scan import native_images
 from ..equilibrium import Equilibrium
@@ -186,6 +187,14 @@ def _save_picture(dataset: Dataset, images: Tensor, out: Path) -> None:
 def _save_report(
     rows: list[dict[str, Any]], about: dict[str, Any], out: Path, say: Callable[[str], None]
 ) -> None:
+    worse = [row["name"] for row in rows if row["misfit"] is not None and row["misfit"] >= 1]
+    if worse:
+        about = {**about, "explained_by_nothing": worse}
+        say(
+            f"warning: {len(worse)} of {len(rows)} images explain what was measured no better than "
+            f"an empty image does (misfit 1 or more): {listed(worse)}. Operator, units "
+            "(data.peak) or order of the data are others than in training: equipoise doctor tells"
+        )
     write_whole(out / "report.json", json_text({**about, "images": rows}, indent=1))
     if len(rows) > SAID_ONE_BY_ONE:
         late = [row["name"] for row in rows if row["status"] != "CONVERGED"]

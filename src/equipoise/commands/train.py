@@ -14,6 +14,7 @@ import torch
 
 from ..assessment import figures
 from ..assessment.page import page
+from ..assessment.words import how_far_it_was_trained
 from ..config import Config, dump, parse
 from ..data.dataset import Dataset
 from ..data.fingerprint import changes, fingerprint
@@ -140,10 +141,23 @@ def _train_run(
         if finished:
             final = {**state, "step": trainer.step}
             checkpoint.write(folder / MODEL, trainer.final_weights(), final)
+            _say_what_was_skipped(config, say)
             if judge is not None:
                 _say_what_was_learnt(config.seed, settings, judge, trainer, say)
     together(fabric, torch.zeros(1))  # all wait for the first
     return finished
+
+
+def _say_what_was_skipped(config: Config, say: Say) -> None:
+    log = read_log(config.folder)
+    skipped = [row["skipped"] for row in log if row.get("skipped")]
+    if skipped and len(skipped) == len(log):
+        say(
+            f"warning: each of the {len(log)} steps was skipped ({skipped[-1]}): the model is the "
+            "one that training began with; equipoise doctor looks for the reason"
+        )
+    elif skipped:
+        say(f"note: {how_far_it_was_trained(log, config.learning.steps)}")
 
 
 def _silent(_: Any) -> None:

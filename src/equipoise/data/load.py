@@ -44,7 +44,7 @@ from .settings import (
 from .sinograms import Sinograms, cut_off_words, sinograms_of
 from .sizes import framed_measurement, framed_truth, in_frames, noise_of
 from .units import settled
-from .unusual import oblong, unusual
+from .unusual import far_from_one, oblong, unusual
 
 #: None of the phantoms that the shipped denoiser was trained on.
 PHANTOM_SEED = 77_000
@@ -129,7 +129,8 @@ def _measurements(
         notes = [*found.notes, *notes, *said, *on_axis]
         return _read(measurements, scan, stream, notes, known_noise, found)
     refuse_options(options, f"physics.kind is {scan.settings.kind}")
-    measurements = measurements_of(items, tuple(scan.measurement_shape), peak)
+    shape = tuple(scan.measurement_shape)
+    measurements = measurements_of(items, shape, peak, of_rays=False)
     measurements, notes = with_chosen_slices(measurements, slices)
     measurements, said = _sampled(measurements, data, seed)
     return _read(measurements, scan, stream, [*notes, *said], known_noise)
@@ -260,6 +261,7 @@ def _read(
     words = cut_off_words(values, scan) if found is not None else []
     strange = unusual(values, scan, [item.name for item in items])
     words += [f"{one.what}: {one.remedy}" for one in strange]
+    words += [] if strange else far_from_one(values, scan)
     notes += [*words, *repeated(items, values)]
     return Dataset(items, scan, values, notes=notes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -171,11 +172,14 @@ def _check_one_shape(items: Sequence[Item], what: str) -> None:
         )
 
 
-def measurements_of(items: Sequence[Item], shape: tuple[int, ...], peak: float) -> list[Item]:
+def measurements_of(
+    items: Sequence[Item], shape: tuple[int, ...], peak: float, of_rays: bool = True
+) -> list[Item]:
     """One item a measurement of ``shape``; an item with one axis more is a stack of them.
 
     Args:
         peak: the value of x that counts as 1.
+        of_rays: these are sinograms.
 
     Raises:
         UserError: an item does not fit ``shape``, which the geometry measures.
@@ -188,7 +192,7 @@ def measurements_of(items: Sequence[Item], shape: tuple[int, ...], peak: float) 
                 "the real part"
             )
         if not fits(item, shape):
-            raise UserError(_does_not_fit(item, shape))
+            raise UserError(_does_not_fit(item, shape, of_rays))
         item = replace(item, holds="measurement", units=Units.of_measurement(peak))
         if _without_leading_ones(item.shape) == _one_measurement(item, shape):
             measurements.append(item)
@@ -214,19 +218,34 @@ def _one_measurement(item: Item, shape: tuple[int, ...]) -> tuple[int, ...]:
     return _without_leading_ones(tuple(shape[1:] if item.complex else shape))
 
 
-def _does_not_fit(item: Item, shape: tuple[int, ...]) -> str:
+def _does_not_fit(item: Item, shape: tuple[int, ...], of_rays: bool) -> str:
     wanted = _one_measurement(item, shape)
     if shape[0] == 2 and not item.complex and item.shape[-1] == 2:
         return (
             f"{item.file}: shape {item.shape} looks like real and imaginary parts in the last "
             "axis; write complex numbers: k[..., 0] + 1j * k[..., 1]"
         )
-    axes = "channels × rows × columns"
-    if len(wanted) == 2:
-        axes = "views × detectors" if shape[0] == 1 else "rows × columns"
+    if not of_rays:
+        return _does_not_fit_the_operator(item, wanted)
+    axes = "views × detectors" if len(wanted) == 2 else "channels × views × detectors"
     return (
         f"{item.file}: shape {item.shape} does not fit the geometry, which measures {wanted} "
         f"({axes}); set physics.angles, physics.detectors and data.size to what the scanner did"
+    )
+
+
+def _does_not_fit_the_operator(item: Item, wanted: tuple[int, ...]) -> str:
+    shape = item.shape
+    remedy = "set physics and data.size to what measured them"
+    if len(shape) == 2 and len(wanted) == 2:
+        remedy = f"set data.size, where it is the images' own size, or crop them to {wanted}"
+    elif shape[:-1] == wanted and shape[-1] <= COLOURS:
+        remedy = "its last axis looks like colours, which are not reconstructed: save a.mean(-1)"
+    elif len(shape) == 1 and shape[0] == math.prod(wanted):
+        remedy = f"save a.reshape{wanted}"
+    return (
+        f"{item.file}: shape {shape} does not fit the operator, which measures {wanted} each (or a "
+        f"stack of such); {remedy}"
     )
 
 

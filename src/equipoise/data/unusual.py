@@ -1,6 +1,6 @@
 """What is unusual in data, and said before anything is made of them: what single measurements have
 that the others have not, and no object makes (nothing at all, views that were lost, rays far above
-all around them, another scale), and pixels that are not square."""
+all around them, another scale), images far from [0, 1], and pixels that are not square."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ NEAR = 8
 OTHER_SCALE = 20.0
 #: At most this share of the measurements may be: else it is the others that are empty.
 FEW = 0.25
+#: Root mean squares of images between these may lie in [0, 1].
+SMALLEST, LARGEST = 1e-3, 10.0
 #: Pixels are square up to this ratio of their sides.
 SQUARE = 1.05
 
@@ -57,6 +59,30 @@ def unusual(y: Tensor, scan: Scan, names: Sequence[str]) -> list[Unusual]:
         found += _spikes(sinograms, largest, of, scan.physics.geometry.angles)
         found += _other_scales(largest, of)
     return found
+
+
+def far_from_one(y: Tensor, scan: Scan) -> list[str]:
+    """A line, if measurements are of images that cannot lie in [0, 1], or hardly.
+
+    ‖A‖ is 1, so images are no smaller than their measurements, and, being smooth, not many times
+    larger.
+
+    Args:
+        y: (B, …), in the units of the model.
+        scan: that measured them.
+    """
+    sizes = y.flatten(1).double().norm(dim=1)
+    sizes = sizes[sizes > 0] / math.prod(scan.image_shape) ** 0.5
+    if not len(sizes):
+        return []
+    size = float(sizes.median())
+    if SMALLEST <= size <= LARGEST:
+        return []
+    return [
+        f"the images of these measurements have values of about {size:.0e} (root mean square), "
+        "where 1 is the largest that is expected, so that no denoiser knows them: set data.peak to "
+        "the largest value of an image (equipoise doctor finds it)"
+    ]
 
 
 def oblong(images: Sequence[Item]) -> list[str]:

@@ -101,11 +101,12 @@ class FlatMap:
 
     def _check(self, out: Any, batch: int) -> None:
         parts = as_tuple(out)
-        if isinstance(out, tuple) == self.single or len(parts) != len(self.shapes):
+        is_alike = isinstance(out, tuple) != self.single and len(parts) == len(self.shapes)
+        if not is_alike or not all(isinstance(part, Tensor) for part in parts):
             wanted = "one tensor" if self.single else f"a tuple of {len(self.shapes)} tensors"
-            raise TypeError(
-                f"f must return {wanted}, like z0; got {type(out).__name__} of {len(parts)}"
-            )
+            got = ", ".join(type(part).__name__ for part in parts)
+            got = f"a tuple of {len(parts)} ({got})" if isinstance(out, tuple) else got
+            raise TypeError(f"f must return {wanted}, like z0; got {got}")
         for part, shape, dtype in zip(parts, self.shapes, self.dtypes):
             if part.shape != (batch, *shape):
                 raise ValueError(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from deepinv.physics import LinearPhysics
+from deepinv.physics import BlurFFT, LinearPhysics
 from torch import Tensor
 
 from ..errors import UserError
@@ -46,6 +46,7 @@ def normalized(physics: Any, size: Size, frames: int | None = None) -> Normalize
             f"physics: {name} is no deepinv.physics.LinearPhysics; only linear operators can be "
             "trained with"
         )
+    _check_filters(physics)
     if frames is None:
         shapes: list[tuple[int, ...]] = [(1, h, w), (2, h, w)]
     else:
@@ -67,6 +68,24 @@ def normalized(physics: Any, size: Size, frames: int | None = None) -> Normalize
         f"physics: {name} takes neither real images (1, {h}, {w}) nor complex ones "
         f"(2, {h}, {w}): {'; '.join(complaints)}"
     )
+
+
+def _check_filters(physics: LinearPhysics) -> None:
+    """
+    Raises:
+        UserError: a filter is larger than the images; deepinv cuts off what does not fit, from one
+            side, and says nothing.
+    """
+    for part in physics.modules():
+        if not isinstance(part, BlurFFT) or part.filter is None:
+            continue
+        sides, widths = tuple(part.img_size[-2:]), tuple(part.filter.shape[-2:])
+        if any(width > side for width, side in zip(widths, sides, strict=True)):
+            raise UserError(
+                f"physics: the filter of {type(part).__name__} has {widths[0]}×{widths[1]} pixels, "
+                f"more than its images of {sides[0]}×{sides[1]}: crop the filter about its middle, "
+                "or reconstruct larger images"
+            )
 
 
 def _try_shape(

@@ -55,10 +55,13 @@ def closed_form_prox(physics: Any) -> bool:
 
 
 def _downsampling_has_formula(physics: Any) -> bool:
-    """Zhao et al. (IEEE TIP 2016): for periodic filters, and sizes that the factor divides."""
+    """Zhao et al. (IEEE TIP 2016): for periodic filters that are no larger than the image, and
+    sizes that the factor divides."""
     if physics.filter is None or physics.padding != "circular" or physics.imsize is None:
         return False
-    return all(n % physics.factor == 0 for n in physics.imsize[-2:])
+    sides, widths = physics.imsize[-2:], physics.filter.shape[-2:]
+    fits = all(width <= side for width, side in zip(widths, sides, strict=True))
+    return fits and all(side % physics.factor == 0 for side in sides)
 
 
 def _defines_its_prox(kind: type) -> bool:

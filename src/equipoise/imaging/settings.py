@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,6 +33,12 @@ __all__ = [
     "Physics",
     "SuperResolutionSettings",
 ]
+
+
+#: A Gaussian reaches no more than so many times its width, from one end to the other.
+REACH = 8
+#: deepinv's bicubic filter is so many times as wide as the factor.
+BICUBIC = 4
 
 
 class CartesianSettings(PhysicsSettings):
@@ -128,6 +135,10 @@ class InpaintingSettings(SingleImage, PhysicsSettings):
     def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
         shape, rng = (1, *image_size(size)), torch.Generator().manual_seed(seed)
         mask = (torch.rand(shape, generator=rng) < self.keep).float()
+        if not mask.any():
+            raise ValueError(
+                f"keep={self.keep:g} of {shape[1]}×{shape[2]} pixels keeps none; raise it"
+            )
         return deepinv.physics.Inpainting(shape, mask=mask)
 
 
@@ -138,8 +149,25 @@ class BlurSettings(SingleImage, PhysicsSettings):
     width: float = Field(1.5, gt=0, description="standard deviation of the blur, in pixels")
 
     def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
-        kernel = gaussian_blur(sigma=(self.width, self.width))
-        return deepinv.physics.BlurFFT((1, *image_size(size)), filter=kernel)
+        sides = image_size(size)
+        if REACH * self.width + 1 <= min(sides):
+            kernel = gaussian_blur(sigma=(self.width, self.width))
+        else:
+            kernel = _periodic_gaussian(self.width, *sides)
+        return deepinv.physics.BlurFFT((1, *sides), filter=kernel)
+
+
+def _periodic_gaussian(width: float, rows: int, columns: int) -> Tensor:
+    """(1, 1, rows, columns) about the middle; what reaches beyond a border comes in again at the
+    other one."""
+    parts = []
+    for side in (rows, columns):
+        w = min(width, 4 * side)  # it is flat, to rounding, from there on
+        copies = side * torch.arange(-math.ceil(REACH * w / side), math.ceil(REACH * w / side) + 1)
+        away = torch.arange(side)[:, None] - side // 2 + copies
+        part = (-0.5 * (away.double() / w) ** 2).exp().sum(1)
+        parts.append(part / part.sum())
+    return torch.outer(*parts).float()[None, None]
 
 
 class SuperResolutionSettings(SingleImage, PhysicsSettings):
@@ -150,6 +178,12 @@ class SuperResolutionSettings(SingleImage, PhysicsSettings):
 
     def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
         shape = (1, *image_size(size))
+        least = BICUBIC * self.factor
+        if min(shape[1:]) < least:
+            raise ValueError(
+                f"factor={self.factor} takes images of {least} pixels each way or more (its filter "
+                f"is as wide), got {shape[1]}×{shape[2]}; lower it, or raise data.size"
+            )
         return deepinv.physics.Downsampling(img_size=shape, filter="bicubic", factor=self.factor)
 
 

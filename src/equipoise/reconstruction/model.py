@@ -112,7 +112,10 @@ class EquilibriumReconstructor(Reconstructor):
 
         Raises:
             TypeError: there is no operator, or y is of other numbers than the model or elsewhere.
+            ValueError: y holds no measurement.
         """
+        if isinstance(y, Tensor) and y.ndim and not len(y):
+            raise ValueError(f"y holds no measurement, its shape is {tuple(y.shape)}; give one")
         with _explained(y, physics, self):
             return self._solve(y, physics, x0)
 

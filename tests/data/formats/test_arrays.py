@@ -59,6 +59,22 @@ def test_bad_measurements(tmp_path):
         measurements()
 
 
+@pytest.mark.parametrize(
+    ("shape", "remedy"),
+    [
+        ((15, 16), r"set data\.size, .* or crop them to \(16, 16\)"),
+        ((16, 16, 3), r"looks like colours.*a\.mean\(-1\)"),
+        ((256,), r"save a\.reshape\(16, 16\)"),
+        ((2, 2, 16, 16), "set physics and data.size"),
+    ],
+)
+def test_measurements_of_no_rays_have_remedies_of_their_own(tmp_path, shape, remedy):
+    np.save(tmp_path / "y.npy", np.zeros(shape))
+    wanted = rf"does not fit the operator, which measures \(16, 16\).*{remedy}"
+    with pytest.raises(UserError, match=wanted):
+        measurements_of(open_path(tmp_path), (1, 16, 16), 1.0, of_rays=False)
+
+
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
 def test_kspace(tmp_path, suffix):
     k = complex_array(3, 10, 12)

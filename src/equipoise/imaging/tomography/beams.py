@@ -121,7 +121,7 @@ class FanBeam(Tomography):
         if not source_distance > radius:
             raise ValueError(
                 f"source_distance must be larger than half the image's diagonal ({radius:.1f} "
-                f"pixels), got {source_distance}"
+                f"pixels), got {source_distance}: give it in pixels, or set the pixel's size"
             )
         if not detector_distance >= 0:
             raise ValueError(f"detector_distance must be >= 0, got {detector_distance}")
