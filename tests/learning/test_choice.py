@@ -11,6 +11,7 @@ from deepinv.physics import BlurFFT, ComposedLinearPhysics, Inpainting
 
 import equipoise as eq
 from equipoise.assessment.metrics import psnr
+from equipoise.learning import choice as choosing
 from equipoise.learning.choice import HeldOut, choose, held_out_part, with_values
 from equipoise.reconstruction.settings import ModelSettings
 
@@ -114,3 +115,24 @@ def test_small_measurements_are_looked_at_in_greater_numbers(size, expected):
     few = dataset_of(Inpainting((1, size, size), 0.5), torch.zeros(20, 1, 4, 4))
     few = replace(few, scan=replace(few.scan, image_shape=(1, size, size)))
     assert len(held_out_part(few, kept_out=few).given) == expected
+
+
+def test_the_search_ends_by_number_and_never_by_the_clock(monkeypatch):
+    """A busy machine chooses what an idle one does."""
+    held_out, tried = held_out_part(scans(0.01)), []
+
+    def score(self, model):
+        tried.append(float(model.step.sigma))
+        return -len(tried)  # each is better than the one before
+
+    monkeypatch.setattr(HeldOut, "score", score)
+    monkeypatch.setattr(choosing.time, "monotonic", iter(range(0, 10**9, 10**6)).__next__)
+    for most in (3, 7):
+        tried.clear()
+        monkeypatch.setattr(choosing, "MOST_TRIED", most)
+        said: list[str] = []
+        found = choose(ModelSettings(), held_out, 0.01, say=said.append)
+        assert len(tried) == most
+        assert found.settings["model.sigma"] == tried[-1]
+        assert f"the search was ended after {most} settings" in found.words
+        assert said[0].startswith("choosing model.sigma and model.step.strength by what is left")

@@ -332,7 +332,7 @@ def _choice(
         return Choice(saved.state.get("chosen", {}))
     choice = Choice()
     if fabric.global_rank == 0:
-        choice = choose(config.model, judge, noise, config.seed)
+        choice = choose(config.model, judge, noise, config.seed, say)
     if choice.words:
         say(f"{choice.words}")
     return Choice(from_first_object(fabric, choice.settings), choice.words)
