@@ -364,7 +364,11 @@ def compare(
         load_methods(methods)
     configs = [load_config(Path(file), overrides) for file in files]
     comparison = plan(configs, out, seeds, only.split(",") if only else None)
-    table = run_compare(comparison, jobs, typer.echo, elsewhere)
+    try:
+        table = run_compare(comparison, jobs, typer.echo, elsewhere)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command continues, with what is done in place")
+        raise typer.Exit(INTERRUPTED) from None
     typer.echo((comparison.out / "table.md").read_text())
     typer.echo(f"saved: {comparison.out}/report.html, table.md, results.json")
     _exit_if_failed(table)

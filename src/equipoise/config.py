@@ -123,7 +123,7 @@ def config_of(text: str, path: Path, overrides: list[str] | None = None) -> Conf
     for override in overrides or []:
         tree = _overridden(tree, override)
     if _is_of_a_run(path):
-        tree = as_it_ran(tree)
+        tree = _in_its_folder(as_it_ran(tree), path.parent, overrides or [])
     tree.setdefault("name", path.stem)
     config = parse(tree, str(path))
     _find_beside(config, path)
@@ -134,6 +134,15 @@ def _is_of_a_run(path: Path) -> bool:
     """Whether the file stands in a run's folder, beside what the run left there."""
     left = ("checkpoint.safetensors", "model.safetensors", "log.jsonl")
     return path.name == "config.yaml" and any((path.parent / name).exists() for name in left)
+
+
+def _in_its_folder(tree: dict[str, Any], folder: Path, overrides: list[str]) -> dict[str, Any]:
+    """The configuration of a run goes on where it stands, wherever the run began; with another name
+    it begins another run."""
+    given = {override.split("=", 1)[0] for override in overrides}
+    if "out" in given:
+        return tree
+    return {**tree, "out": None if "name" in given else str(folder)}
 
 
 def parse(tree: dict[str, Any], where: str, is_saved: bool = False) -> Config:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,7 +22,7 @@ from equipoise.commands import train as train_command
 from equipoise.commands.reconstruct import reconstruct
 from equipoise.commands.simulate import simulate
 from equipoise.commands.train import _tell_about_data, train_run
-from equipoise.config import Config, parse
+from equipoise.config import Config, load_config, parse
 from equipoise.data.scan import Scan
 from equipoise.errors import UserError
 from equipoise.learning import checkpoint
@@ -157,6 +158,21 @@ class TestTraining:
 
 
 class TestWhatIsThereAlready:
+    def test_a_run_that_was_moved_goes_on_where_it_stands(self, tmp_path):
+        """Whatever its configuration says of where it began; with another name it is another."""
+        began, now = tmp_path / "began", tmp_path / "now"
+        steps = []
+        assert not train_run(tiny(began), quiet, steps.append, lambda: len(steps) >= 2)
+        began.rename(now)
+        config = load_config(now / "config.yaml")
+        assert config.folder == now
+        assert train_run(config, quiet, steps.append)
+        assert [report.step for report in steps] == [1, 2, 3, 4]
+        assert not began.exists()
+        assert load_config(now / "config.yaml", ["name=b"]).folder == Path("runs/b")
+        elsewhere = load_config(now / "config.yaml", [f"out={began}"])
+        assert elsewhere.folder == began
+
     def test_another_configuration_is_refused(self, tmp_path):
         train_run(tiny(tmp_path / "run"), quiet)
         before = {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()}

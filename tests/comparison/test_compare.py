@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 from support import quiet
@@ -100,6 +101,13 @@ class TestCompare:
         assert (task.out / "elsewhere.png").stat().st_size > 10_000
         saved = json.loads((task.out / "results.json").read_text())
         assert set(saved["elsewhere"]) == set(found)
+
+    def test_no_seed_is_lost_by_asking_for_fewer(self, done):
+        task, table = done
+        said: list[str] = []
+        again = compare(replace(task, seeds=1, only=["fbp"]), say=said.append)
+        assert again.as_json() == table.as_json()
+        assert any("the table holds all 2 seeds" in line for line in said)
 
     def test_what_is_there_is_not_repeated(self, done):
         task, table = done

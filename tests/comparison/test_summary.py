@@ -50,6 +50,12 @@ class TestRows:
         expected = bootstrap(torch.tensor([[-0.5, 1.0], [1.0, -0.5]]), ["p", "q"])
         assert (row.cells["difference"].mean, *row.cells["interval"]) == expected
 
+    def test_one_image_with_one_seed_has_no_interval(self):
+        own, other = (Score([psnr], [0.5], ["a"], ["p"]) for psnr in (10.0, 11.0))
+        row = row_of(Scaled("one"), [own], [other], [0])
+        assert row.cells["difference"].mean == -1
+        assert "interval" not in row.cells
+
     def test_differences_are_of_the_seeds_that_both_have(self):
         own = [Score(missing="it failed", failed=True), score([14.0, 16.0])]
         against = [score([1.0, 1.0]), score([13.0, 15.0])]

@@ -11,7 +11,7 @@ from equipoise.data.load import load_dataset
 from equipoise.data.scan import Scan
 from equipoise.data.settings import AutoSettings
 from equipoise.errors import UserError
-from equipoise.imaging.mri import birdcage
+from equipoise.imaging.mri import birdcage, estimate_coils
 from equipoise.imaging.phantoms import phantoms
 from equipoise.imaging.settings import MRISettings
 
@@ -168,3 +168,40 @@ def test_files_of_other_scanners_have_noise_and_units_of_their_own(tmp_path):
     assert torch.allclose(third, alone.y[0], rtol=0.02, atol=0.02 * float(alone.y.abs().max()))
     assert any("taken as 2 scans" in note for note in dataset.notes)
     assert not any("taken as" in note for note in alone.notes)
+
+
+@pytest.mark.parametrize("centre", [8, 9, 10, 11, 12, 16])
+def test_coil_maps_are_there_from_eight_calibration_lines_on(tmp_path, centre):
+    """Wherever there is an object, and not only from twelve lines on."""
+    keep = ((COLUMNS % 3 == 1) | ((COLUMNS - 32 + centre // 2) % SIZE < centre)).float()
+    dataset = load(tmp_path, kspace() * keep)
+    maps = dataset.scan.physics.coil_maps[0]
+    head = phantoms(1, SIZE, 5, ("brain",))[0, 0] > 0.15
+    assert float((torch.linalg.vector_norm(maps, dim=0)[head] > 0.99).float().mean()) > 0.99
+    found = estimate_coils(kspace() * keep)  # not whitened: the coils' own
+    overlap = (found.conj() * birdcage(4, SIZE, SIZE)).sum(0).abs()[head]
+    assert float(overlap.quantile(0.05)) > 0.97
+
+
+def test_without_any_object_there_are_no_maps():
+    with pytest.raises(UserError, match=r"no eigenvalue of ESPIRiT reaches 1.1.*calibration lines"):
+        estimate_coils(kspace(), 16, crop=1.1)
+
+
+@pytest.mark.parametrize("size", [1e-25, 1e25])
+def test_numbers_that_single_precision_cannot_square_are_told(tmp_path, size):
+    np.save(tmp_path / "k.npy", kspace().numpy().astype(complex) * size)
+    scan = Scan.planned(MRISettings(), SIZE)
+    with pytest.raises(UserError, match=r"the largest number .* is .*e.2.*by a power of ten"):
+        load_dataset(AutoSettings(path=tmp_path / "k.npy"), scan)
+
+
+def test_settings_that_real_kspace_does_not_use_are_told(tmp_path):
+    keep = ((COLUMNS % 2 == 0) | ((COLUMNS - 32).abs() < 6)).float()
+    said = load(tmp_path, kspace() * keep, coils=8, noise=0.2, mask="radial").notes
+    (note,) = [text for text in said if "not used" in text]
+    assert note.startswith("physics.noise=0.2, physics.coils=8, physics.mask=radial: not used")
+    said = load(tmp_path, kspace(), noise=0.2, acceleration=2.0, center=0.2).notes
+    (note,) = [text for text in said if "not used" in text]
+    assert note.startswith("physics.noise=0.2: not used")
+    assert not any("not used" in text for text in load(tmp_path, kspace(), center=0.2).notes)

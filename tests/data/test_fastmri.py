@@ -16,7 +16,7 @@ from equipoise.errors import UserError
 from equipoise.imaging.settings import MRISettings
 
 from .formats.make import complex_array
-from .scanners import make_fastmri
+from .scanners import complex_noise, head, make_fastmri, root_sum_of_squares, to_kspace
 
 h5py = pytest.importorskip("h5py")
 pytest.importorskip("sigpy")
@@ -204,3 +204,45 @@ def test_complex_numbers_without_a_header(tmp_path):
     (item,) = open_path(tmp_path / "k.h5")
     assert item.kspace.sampled is None
     assert item.kspace.lines is None
+
+
+def test_rows_of_zeros_were_not_measured_whatever_the_mask_says(tmp_path):
+    """Padding along the readout, or an echo that was not read whole; a single zero is a number."""
+    k = to_kspace(head(4, 64, 44)) + complex_noise((4, 64, 44), 1e-3 * np.eye(4), 0)
+    k[:, :12] = 0
+    k[:, 32, 22] = 0
+    with h5py.File(tmp_path / "f.h5", "w") as stored:
+        stored["kspace"] = k.astype(np.complex64)[None]
+        stored["mask"] = mask_of(44).astype(np.float32)
+    dataset = load(tmp_path / "f.h5")
+    mask = dataset.scan.physics.mask[0, 0]
+    assert not mask[:12].any()
+    assert bool((mask[12:] == mask[12]).all())
+    assert bool(mask[32, 22])
+    assert dataset.scan.physics.coil_maps.any()
+
+
+def test_the_same_kspace_is_the_same_image_in_whichever_file(tmp_path):
+    """Coils of different noise: whitened for the model, and not in what is written."""
+    mixing = np.diag([1.0, 5.0, 2.0, 0.3])
+    k = to_kspace(head(4, 48, 48)) + 0.02 * complex_noise((4, 48, 48), mixing, 0)
+    k = (k * mask_of(48)).astype(np.complex64)
+    np.save(tmp_path / "k.npy", k)
+    with h5py.File(tmp_path / "k.h5", "w") as stored:
+        stored["kspace"] = k[None]
+    images = []
+    for suffix in ("npy", "h5"):
+        dataset = load(tmp_path / f"k.{suffix}")
+        x = dataset.scan.physics.A_adjoint(dataset.y)
+        out = tmp_path / f"out-{suffix}"
+        write_images(dataset.items, native_images(x, dataset.items), out)
+        images.append(np.load(out / "k.npy") if suffix == "npy" else read(out / "k.h5"))
+    assert np.allclose(images[0], images[1].reshape(48, 48), rtol=1e-5)
+    whole = root_sum_of_squares(head(4, 48, 48))
+    inside = whole > 0.3
+    assert np.median(images[0][inside] / whole[inside]) == pytest.approx(1, abs=0.3)
+
+
+def read(path):
+    with h5py.File(path) as stored:
+        return stored["reconstruction"][()]

@@ -46,6 +46,14 @@ x = model(y, physics)  # a deepinv physics with norm 1, and its measurements
 """
 
 
+#: Of runs on the k-space of scanners.
+OF_SCANNERS = "k-space as scanners measured it, each with its own mask, coils and noise"
+KSPACE_UNITS = (
+    "images whose brightest parts are near 1, and k-space of them whose noise was whitened among "
+    "the coils, divided by one number for each scan, which is found in its calibration lines"
+)
+
+
 def export(run: Run, out: str | Path, licence: str = "unknown", with_program: bool = False) -> Path:
     """Writes ``model.safetensors``, ``config.json`` and a model card into the new folder ``out``;
     ``with_program``, also ``denoiser.pt2``, the denoiser alone as a `torch.export` program (of
@@ -77,7 +85,7 @@ def _about(run: Run) -> dict[str, Any]:
         "noise": run.scan.noise,
         "gain": run.scan.gain,
         "peak": getattr(config.data, "peak", 1.0),
-        "measurement_shape": list(run.scan.measurement_shape),
+        "measurement_shape": run.learnt_from.get("shape", list(run.scan.measurement_shape)),
         "size": config.data.size,
         "physics": config.physics.model_dump(mode="json", exclude_none=True),
         "objective": config.objective.model_dump(mode="json"),
@@ -88,15 +96,16 @@ def _about(run: Run) -> dict[str, Any]:
 def _card(run: Run, about: dict[str, Any], licence: str) -> str:
     config, physics = run.config, about["physics"]
     path = getattr(config.data, "path", None)
+    is_kspace = run.learnt_from.get("is_kspace", False)
     options = ", ".join(f"{key} {value}" for key, value in physics.items() if key != "read")
     return CARD.format(
         kind=physics["kind"],
         licence=licence,
         name=config.name,
         training=how_it_was_trained(config.objective, config.model),
-        physics=f"{options}, {shown_size(config.data.size)} pixels",
+        physics=OF_SCANNERS if is_kspace else f"{options}, {shown_size(config.data.size)} pixels",
         shape=" × ".join(map(str, about["measurement_shape"])),
-        units=_units(about["peak"], about["gain"]),
+        units=KSPACE_UNITS if is_kspace else _units(about["peak"], about["gain"]),
         data=path.name if path else "synthetic phantoms",
         data_licence="see its owner" if path else "none needed",
         step=config.model.step.kind,

@@ -124,7 +124,12 @@ def _train_run(
         "config": config.model_dump(mode="json"),
         "inner": inner,
         "noise": dataset.scan.noise,
-        "data": {**learnt_from, "measured": size_and_mean(dataset)},
+        "data": {
+            **learnt_from,
+            "measured": size_and_mean(dataset),
+            "shape": list(dataset.scan.measurement_shape),
+            "is_kspace": dataset.items[0].holds == "kspace",
+        },
         "denoiser": denoiser_config(model),
         "chosen": choice.settings,
         "versions": versions(),
@@ -359,7 +364,12 @@ def _say_what_was_learnt(
         f"measurements that were left out are predicted to {math.exp(after):.3%} (before training: "
         f"{math.exp(before):.3%})"
     )
-    if after < before:
+    if after >= 0:
+        say(
+            f"warning: {said}, no better than by nothing at all: what was left out is mostly "
+            "noise, or the operator is not what measured these data; equipoise doctor tells"
+        )
+    elif after < before:
         say(said)
     else:
         say(

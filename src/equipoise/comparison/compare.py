@@ -8,7 +8,14 @@ from ..assessment.table import Table
 from ..machine import write_whole
 from .elsewhere import generalise
 from .outcome import Outcome
-from .sweep import Comparison, Sweep, check_data, check_folder, collect
+from .sweep import (
+    Comparison,
+    Sweep,
+    check_data,
+    check_folder,
+    collect,
+    with_earlier_seeds,
+)
 
 
 def compare(
@@ -44,6 +51,7 @@ def compare(
         f"images ({what})"
     )
     Sweep(comparison, jobs, say).run()
+    comparison = with_earlier_seeds(comparison, say)
     found = collect(comparison)
     others = generalise(comparison, say) if elsewhere else {}
     outcome = Outcome(comparison, found, dataset, what, others)

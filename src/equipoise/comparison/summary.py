@@ -69,7 +69,8 @@ def row_of(method: Method, scores: Seeds, against: Seeds, seeds: list[int]) -> R
         (score, _), *_ = pairs
         difference = bootstrap(paired, score.patients)
         cells["difference"] = Value(difference.mean)
-        cells["interval"] = Interval(difference.low, difference.high)
+        if paired.numel() > 1:  # one image with one seed tells nothing of how sure it is
+            cells["interval"] = Interval(difference.low, difference.high)
     return Row(
         method.name,
         method.label,

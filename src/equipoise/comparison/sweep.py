@@ -16,7 +16,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -392,6 +392,22 @@ def load_images(comparison: Comparison) -> dict[str, Tensor]:
     return {
         label: torch.from_numpy(np.load(file)) for label, file in files.items() if file.exists()
     }
+
+
+def with_earlier_seeds(comparison: Comparison, say: Say) -> Comparison:
+    """The comparison with all seeds that its folder has scores of, which is said: none is lost by
+    asking for fewer."""
+    first, seeds = comparison.config.seed, comparison.seeds
+
+    def is_scored(seed: int) -> bool:
+        files = (comparison.score_file(method, seed) for method in comparison.methods)
+        return any(read_score(file) is not None for file in files)
+
+    while is_scored(first + seeds):
+        seeds += 1
+    if seeds > comparison.seeds:
+        say(f"{comparison.out}: the table holds all {seeds} seeds that are scored there")
+    return replace(comparison, seeds=seeds)
 
 
 def collect(comparison: Comparison) -> dict[str, list[Score | None]]:

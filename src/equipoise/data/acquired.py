@@ -122,13 +122,14 @@ def _slice(item: Item, settings: MRISettings, seed: int) -> Slice:
 
 
 def _measured(item: Item, kspace: Tensor) -> Tensor:
-    """(rows, columns) of 0 and 1: by the header, or, where it does not say, by what is not zero."""
+    """(rows, columns) of 0 and 1: by the header, or, where it does not say, by what is not zero.
+    Rows of zeros are padding, or an echo that was not read whole, whatever lines were measured."""
     header, there = item.kspace, (kspace != 0).any(0)
+    rows = there.any(1)[:, None]
     if header.sampled is not None:
-        return torch.from_numpy(np.ascontiguousarray(header.sampled)).float()
+        return (rows & (torch.from_numpy(np.ascontiguousarray(header.sampled)) > 0)).float()
     if header.lines is not None:
-        lines = torch.from_numpy(header.lines) & there.any(0)
-        return lines.float().expand(there.shape).contiguous()
+        return (rows & torch.from_numpy(header.lines) & there.any(0)).float()
     return there.float()
 
 
@@ -305,6 +306,7 @@ def _notes(slices: list[Slice], prepared: list[Prepared], settings: MRISettings)
         brightness += f" to {max(scales):.3g}, of each scan"
     notes = [f"{share:.1%} of k-space is measured; 1 is {brightness} in the whitened data's units"]
     full = [one for one in slices if one.is_undersampled_here]
+    notes += _ignored(settings, is_thinned_out=bool(full))
     borrowed = [one for one in full if calibration_size(one.used) < CALIBRATION]
     if borrowed and len(borrowed[0].kspace) > 1:
         notes.append(
@@ -323,6 +325,24 @@ def _notes(slices: list[Slice], prepared: list[Prepared], settings: MRISettings)
             f"{what} fully sampled; undersampled {settings.acceleration:g}-fold by physics.mask"
         )
     return notes
+
+
+def _ignored(settings: MRISettings, is_thinned_out: bool) -> list[str]:
+    """Which settings of a simulated scan do not apply to a real one, in words."""
+    names = ["noise", "photons", "coils"]
+    if not is_thinned_out:
+        names += ["mask", "masks", "acceleration", "center"]
+    fields = type(settings).model_fields
+    given = [
+        f"physics.{name}={getattr(settings, name)}"
+        for name in names
+        if getattr(settings, name) != fields[name].default
+    ]
+    if not given:
+        return []
+    return [
+        f"{', '.join(given)}: not used, since real k-space brings its own mask, coils and noise"
+    ]
 
 
 def _dataset(prepared: list[Prepared], scan: Scan, notes: list[str]) -> Dataset:

@@ -19,6 +19,8 @@ UNSHIFTED = {
 }
 #: The share of what was measured that may be zero in some coils, by chance, and not in others.
 BY_SOME_COILS = 0.1
+#: Numbers whose squares, and those of their noise, single precision can represent.
+SMALLEST, LARGEST = 1e-20, 1e18
 
 
 def check_kspace(item: Item, kspace: Tensor) -> None:
@@ -27,15 +29,30 @@ def check_kspace(item: Item, kspace: Tensor) -> None:
         kspace: of the item, (coils, rows, columns), complex.
 
     Raises:
-        UserError: the axes are in another order; a coil measured nothing, or two the same; the
-            zero frequency is not in the middle; coils measured different lines, and no header says
-            which count.
+        UserError: the numbers are too small or too large; the axes are in another order; a coil
+            measured nothing, or two the same; the zero frequency is not in the middle; coils
+            measured different lines, and no header says which count.
     """
+    _check_size(item, kspace)
     _check_axes(item, kspace)
     _check_coils(item, kspace)
     _check_centre(item, kspace)
     if item.kspace.sampled is None:
         _check_one_mask(item, kspace)
+
+
+def _check_size(item: Item, kspace: Tensor) -> None:
+    """
+    Raises:
+        UserError: squares of the numbers cannot be represented.
+    """
+    largest = float(torch.view_as_real(kspace).abs().max())
+    if largest > 0 and not SMALLEST <= largest <= LARGEST:
+        raise UserError(
+            f"{item.file}, {item.name}: the largest number of its k-space is {largest:.1e}, and "
+            f"single precision computes with {SMALLEST:g} to {LARGEST:g}: multiply the k-space by "
+            "a power of ten (images keep their proportions)"
+        )
 
 
 def _check_axes(item: Item, kspace: Tensor) -> None:

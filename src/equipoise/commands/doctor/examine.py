@@ -109,6 +109,12 @@ def _adjoint(physics: Any, y: Tensor) -> Finding:
 def _norm(scan: Scan, y: Tensor) -> Finding:
     physics: Any = scan.physics
     largest = norm(physics.A, physics.A_adjoint, physics.A_adjoint(y))
+    if not largest > 0.01:
+        return Finding(
+            "wrong",
+            f"norm: ‖A‖ = {largest:.3g}: the operator sees nothing of any image",
+            "check mask, coil maps and geometry",
+        )
     return judged(
         largest < 1.01,
         f"norm: ‖A‖ = {largest:.3f}; measurements are multiplied by {scan.gain:.3g} to make it so",

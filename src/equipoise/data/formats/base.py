@@ -317,11 +317,18 @@ def by_file(
         yield [items[n] for n in places], [images[n] for n in places], path
 
 
+def in_units_of_coils(item: Item, image: np.ndarray) -> np.ndarray:
+    """The magnitude (rows, columns) that a model made of whitened k-space, as the root sum of
+    squares of the coils in the units of the file; other images as they are."""
+    weight = item.kspace.weight
+    return image if weight is None else image * weight
+
+
 def write_npy(items: Sequence[Item], images: Sequence[np.ndarray], folder: Path) -> list[Path]:
     """One ``.npy`` an image, in float32."""
     paths = [folder / f"{item.name}.npy" for item in items]
-    for path, image in zip(paths, images, strict=True):
-        np.save(path, image.astype(np.float32))
+    for path, item, image in zip(paths, items, images, strict=True):
+        np.save(path, in_units_of_coils(item, image).astype(np.float32))
     return paths
 
 

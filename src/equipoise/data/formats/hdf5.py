@@ -11,7 +11,16 @@ import numpy as np
 
 from ...errors import UserError, need
 from ..item import HOUNSFIELD, Frame, Item, KspaceHeader, Units
-from .base import Format, by_file, check_promised_size, is_hdf5, listed, text_of, write_npy
+from .base import (
+    Format,
+    by_file,
+    check_promised_size,
+    in_units_of_coils,
+    is_hdf5,
+    listed,
+    text_of,
+    write_npy,
+)
 from .encoding import cropped_readout
 from .fastmri import About
 
@@ -227,8 +236,7 @@ def _write_volumes(
 
 def _root_sum_of_squares(item: Item, image: np.ndarray) -> np.ndarray:
     """(rows, columns) of the magnitude that the model reconstructed."""
-    weight, recon = item.kspace.weight, item.kspace.recon
-    whole = image if weight is None else image * weight
+    whole, recon = in_units_of_coils(item, image), item.kspace.recon
     if recon is None:
         return whole
     rows, columns = (min(a, b) for a, b in zip(recon, whole.shape, strict=True))

@@ -70,7 +70,7 @@ class Png(_Pictures):
             raise self.error(
                 file,
                 f"a picture of mode {mode}, not grey values; convert it to greyscale, with Pillow: "
-                "Image.open(name).convert('L').save(name)",
+                "Image.open(name).convert('L').save('grey.png')",
             )
         dtype = np.dtype({"1": bool, "L": np.uint8}.get(mode, np.uint16))
         item = self.item(file.stem, file, (rows, columns), dtype)
@@ -191,8 +191,8 @@ class Tiff(_Pictures):
             raise self.error(
                 file,
                 f"a picture of kind {name} and shape {page.shape}, not grey values: expected grey "
-                "two-dimensional images; convert it to greyscale, with Pillow: "
-                "Image.open(name).convert('L').save(name)",
+                "two-dimensional images; make it grey: a = tifffile.imread(name); "
+                "tifffile.imwrite('grey.tif', a[..., :3].mean(-1).astype(a.dtype))",
             )
         rows, columns = page.shape
         promised = rows * -(-columns * page.bitspersample // 8)  # some bits are packed

@@ -93,9 +93,10 @@ def acquisition(
     if covariance is None:
         covariance = noise_covariance(edge_samples(kspace, mask=mask) if noise is None else noise)
     white = prewhiten(kspace * mask, covariance)
-    centre, size = white, calibration_size(mask)
+    centre, inside = white, mask
     if calibration is not None:
-        centre, size = prewhiten(calibration, covariance), calibration_size(sampled(calibration))
+        centre, inside = prewhiten(calibration, covariance), sampled(calibration)
+    size = calibration_size(inside)
     if size < 8:
         raise UserError(
             f"k-space has a fully sampled centre of {size}×{size} points; at least 8×8 are needed "
@@ -112,7 +113,9 @@ def acquisition(
     shape = tuple(mask.shape)
     if len(white) == 1:
         return Acquisition(y[:, :, 0], MRI(mask=mask, img_size=shape), sigma, scale, size)
-    maps = estimate_coils(centre / scale, min(size, 32)) if coil_maps is None else coil_maps
+    maps = coil_maps
+    if maps is None:
+        maps = estimate_coils(centre / scale, min(size, 32), mask=inside)
     physics = MultiCoilMRI(mask=mask, coil_maps=maps, img_size=shape)
     return Acquisition(y, physics, sigma, scale, size)
 
