@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
+import deepinv
 import numpy as np
 import pytest
 import torch
 
 import equipoise as eq
 from equipoise.commands.doctor import cost, examine
+from equipoise.commands.doctor.examine import _norm
 from equipoise.config import parse
 from equipoise.imaging.mri import birdcage
 
@@ -135,3 +138,11 @@ def test_the_objective_is_that_of_training(tmp_path, size, verdict):
     assert not any("cannot be read" in finding.what for finding in found)
     said = [f for f in found if "images are of different sizes" in f.what]
     assert [finding.verdict for finding in said] == ([] if verdict is None else [verdict])
+
+
+def test_an_operator_that_sees_nothing_is_wrong():
+    nothing = deepinv.physics.LinearPhysics(A=lambda x: 0 * x, A_adjoint=lambda y: 0 * y)
+    scan = SimpleNamespace(physics=nothing, gain=1.0)
+    found = _norm(scan, torch.rand(1, 1, 4, 4))
+    assert found.verdict == "wrong"
+    assert "sees nothing of any image" in found.what

@@ -229,6 +229,20 @@ class TestExport:
         with pytest.raises(UserError, match="damaged"):
             eq.EquilibriumReconstructor.from_pretrained(out)
 
+    def test_the_card_of_a_run_on_real_kspace_describes_no_simulated_scan(self, folder, tmp_path):
+        run = load_run(folder)
+        assert not run.learnt_from["is_kspace"]
+        assert run.learnt_from["shape"] == list(run.scan.measurement_shape)
+        run.learnt_from |= {"is_kspace": True, "shape": [2, 4, 48, 40]}
+        out = export(run, tmp_path / "out")
+        card = " ".join((out / "README.md").read_text().split())
+        assert (
+            "each with its own mask, coils and noise; a measurement has the shape 2 × 4 ×" in card
+        )
+        assert "whitened among the coils" in card
+        assert "angles" not in card
+        assert json.loads((out / "config.json").read_text())["measurement_shape"] == [2, 4, 48, 40]
+
     def test_the_card_says_what_measurements_are_multiplied_by(self, tmp_path):
         plain = eq.ParallelBeam(16, 6)
         y = 0.04 * plain.A(eq.phantoms(3, 16))

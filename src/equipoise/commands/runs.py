@@ -9,6 +9,7 @@ from typing import NamedTuple
 from ..comparison.evaluation import evaluations
 from ..errors import UserError
 from ..imaging.sizes import shown_size
+from ..learning import checkpoint
 from ..learning.log import read_log
 from ..run import MODEL, is_run, read_config
 
@@ -34,7 +35,10 @@ def list_runs(folder: Path) -> Iterator[RunSummary]:
 def _summary(path: Path) -> RunSummary:
     config, log = read_config(path), read_log(path)
     steps = f"{log[-1]['step'] if log else 0}/{config.learning.steps} steps"
-    state = f"trained, {steps}" if (path / MODEL).exists() else steps
+    state = steps
+    if (path / MODEL).exists():
+        is_whole = checkpoint.is_whole(path / MODEL)
+        state = f"trained, {steps}" if is_whole else f"{MODEL} is damaged, {steps}"
     scores: list[str] = []
     validated = [row["validation"] for row in log if row.get("validation")]
     if validated:

@@ -143,3 +143,10 @@ def test_a_dataset_that_promises_too_much(tmp_path):
         stored.create_dataset("hu", shape=(2, 1 << 15, 1 << 15), dtype="f4", chunks=(1, 64, 64))
     with pytest.raises(UserError, match=r"promises 4294967296 bytes of data"):
         open_path(tmp_path / "a.h5")
+
+
+def test_pairs_in_the_last_axis_are_told(tmp_path):
+    with h5py.File(tmp_path / "k.h5", "w") as stored:
+        stored["kspace"] = np.ones((2, 4, 16, 12, 2), np.float32)
+    with pytest.raises(UserError, match=r"real and imaginary parts in the last axis.*1j \* k"):
+        open_path(tmp_path / "k.h5")

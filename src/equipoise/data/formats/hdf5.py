@@ -72,6 +72,12 @@ class Hdf5(Format):
         data = stored[key]
         if not hasattr(data, "ndim"):
             raise self.error(file, f"'{key}' is a group, not a dataset of slices")
+        if key == "kspace" and data.dtype.kind == "f" and data.ndim > 3 and data.shape[-1] == 2:
+            raise self.error(
+                file,
+                f"'kspace' of shape {data.shape} looks like real and imaginary parts in the last "
+                "axis; write complex numbers: k[..., 0] + 1j * k[..., 1]",
+            )
         if data.ndim != 3 and (key, data.ndim) != ("kspace", 4):
             raise self.error(file, f"'{key}' must be {AXES[key]}, got shape {data.shape}")
         is_complex = self._check_type(file, key, data.dtype)
