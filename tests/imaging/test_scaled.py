@@ -262,3 +262,15 @@ class TestScaled:
         prox = lambda z, y, gamma: physics.prox_l2(z, y, gamma, tol=1e-14)  # noqa: E731
         assert gradcheck(prox, (z, y, gamma))
         assert gradgradcheck(prox, (z, y, gamma))
+
+
+@pytest.mark.parametrize(("side", "is_formula"), [(8, False), (16, True)])
+def test_a_filter_that_is_wider_than_the_image_has_no_formula(side, is_formula):
+    """deepinv's Fourier transform of it leaves out what does not fit."""
+    down = deepinv.physics.Downsampling((1, side, side), filter="bicubic", factor=4).double()
+    assert down.filter.shape[-1] == 16
+    assert closed_form_prox(down) == is_formula
+    d, y = randn(1, 1, side, side), randn(1, 1, side // 4, side // 4, seed=1)
+    u = proximal(down, d, y, 0.3)
+    left = down.A_adjoint(down.A(u) - y) + 0.3 * (u - d)
+    assert left.norm() < 1e-4 * u.norm()
