@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -155,6 +157,30 @@ class TestTraining:
         done = equipoise("train", "wild.yaml", cwd=tmp_path)
         assert done.returncode == GAVE_UP, done.stderr
         assert "steps in a row were skipped" in done.stderr
+
+
+class TestWhatWasLearnt:
+    @pytest.mark.parametrize(
+        ("before", "after", "told"),
+        [
+            (0.2, 0.1, "measurements that were left out are predicted to 10.000% (before"),
+            (0.1, 0.2, "warning: .*learning did not get ahead of its start"),
+            (1.4, 1.3, "warning: .*predicted to 130.000%.*no better than by nothing at all"),
+            (math.nan, 0.1, "warning: whether learning got ahead of its start is not known"),
+        ],
+    )
+    def test_it_is_judged_by_what_was_left_out(self, tmp_path, before, after, told):
+        settings = tiny(tmp_path).model
+        misfits = iter([math.log(before), math.log(after)])
+        judge = SimpleNamespace(
+            given=SimpleNamespace(scan=SimpleNamespace(image_shape=(1, 16, 16), noise=0.01)),
+            score=lambda model: next(misfits),
+        )
+        weights = settings.make(1, 0.01, 0).state_dict()
+        trainer, said = SimpleNamespace(final_weights=lambda: weights), []
+        train_command._say_what_was_learnt(0, settings, judge, trainer, said.append)
+        (line,) = said
+        assert re.match(told.replace("(", r"\("), line)
 
 
 class TestWhatIsThereAlready:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -199,6 +200,13 @@ class TestUse:
     def test_list(self, folder):
         (row,) = list_runs(folder.parent)
         assert (row.state, row.problem) == ("trained, 4/4 steps", "parallel_beam 16²")
+
+    def test_a_damaged_model_is_listed_as_one(self, folder, tmp_path):
+        shutil.copytree(folder, tmp_path / "damaged")
+        weights = tmp_path / "damaged" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:200])
+        (row,) = list_runs(tmp_path)
+        assert row.state == "model.safetensors is damaged, 4/4 steps"
 
 
 class TestExport:
