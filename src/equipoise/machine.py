@@ -124,7 +124,12 @@ def _with_finite_numbers(value: Any) -> Any:
         return {key: _with_finite_numbers(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):
         return [_with_finite_numbers(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return finite_or_none(value) if isinstance(value, float) else value
+
+
+def finite_or_none(number: float) -> float | None:
+    """A number as JSON knows it."""
+    return number if math.isfinite(number) else None
 
 
 @contextmanager

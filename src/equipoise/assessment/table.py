@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..machine import finite_or_none
 
 #: What stands in a cell without a value.
 NOTHING = "–"
@@ -245,11 +246,6 @@ def _cell_as_json(cell: Cell | None, key: str) -> dict[str, Any]:
         spread = {} if cell.spread is None else {f"{key}_std": finite_or_none(cell.spread)}
         return {key: finite_or_none(cell.mean), **spread}
     return {key: cell if isinstance(cell, str) else None}
-
-
-def finite_or_none(number: float) -> float | None:
-    """JSON knows no NaN."""
-    return number if math.isfinite(number) else None
 
 
 def _escaped(text: str) -> str:

@@ -75,9 +75,10 @@ def reconstruct(
     if not (out / PROGRESS).is_file():
         new_folder(out)
     together(fabric, torch.zeros(1))  # nobody writes there before all have looked
-    dataset = run.with_notes(load_data(run.config, run.scan, Path(data), stream=True, whole=True))
+    dataset = load_data(run.config, run.scan, Path(data), stream=True, whole=True)
     about = {"run": str(run.folder), "data": str(data)}
     if asked is None and dataset.streamed and dataset.items[0].holds == "measurement":
+        dataset = run.with_notes(dataset)
         _say_notes(dataset, say)
         about["rows"] = str(rows)
         with first_before_others(fabric):
@@ -92,7 +93,8 @@ def reconstruct(
         )
     new_folder(out)
     if dataset.streamed:
-        dataset = run.with_notes(load_data(run.config, run.scan, Path(data), whole=True))
+        dataset = load_data(run.config, run.scan, Path(data), whole=True)
+    dataset = run.with_notes(dataset)
     _say_notes(dataset, say)
     return _at_once(run, dataset, out, about, fabric, say, asked, progress)
 

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ..assessment.metrics import misfit
 from ..assessment.solves import solve_rows
-from ..assessment.table import finite_or_none
 from ..data.dataset import Dataset, Streamed
 from ..data.fingerprint import changes, fingerprint
 from ..data.formats import new_folder
@@ -26,7 +25,7 @@ from ..data.scan import native_images
 from ..equilibrium import Equilibrium
 from ..errors import UserError
 from ..learning.processes import any_of
-from ..machine import json_text, write_whole
+from ..machine import finite_or_none, json_text, write_whole
 from ..run import Run
 
 if TYPE_CHECKING:

@@ -21,11 +21,11 @@ from ..assessment.table import (
     Row,
     Table,
     Value,
-    finite_or_none,
     value_over_images,
 )
 from ..data.dataset import Dataset
 from ..equilibrium import Equilibrium
+from ..machine import finite_or_none
 from .sureness import Sureness
 
 #: Images whose truth the classical methods are tuned on, in their favour; or scans that were

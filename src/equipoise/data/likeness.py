@@ -5,8 +5,6 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-import torch
-
 from .dataset import Dataset
 
 #: Of so many measurements, evenly spread, the values are looked at.
@@ -20,15 +18,13 @@ SIGNED = 0.3
 def size_and_mean(dataset: Dataset) -> list[float]:
     """Root mean square and mean of its measurements (the median of each), in the units of the
     model; empty where all are zero."""
-    places = torch.linspace(0, len(dataset) - 1, min(len(dataset), SAMPLES)).round().long()
-    sizes, means = [], []
-    for place in places:
-        y = dataset.batch(place[None]).y.double()
-        size = float(y.square().mean().sqrt())
-        if size > 0:
-            sizes.append(size)
-            means.append(float(y.mean()))
-    return [statistics.median(sizes), statistics.median(means)] if sizes else []
+    y = dataset.spread(SAMPLES).measurements().flatten(1).double()
+    sizes = y.square().mean(1).sqrt()
+    if not sizes.any():
+        return []
+    kept = sizes > 0
+    both = (sizes[kept].tolist(), y.mean(1)[kept].tolist())
+    return [statistics.median(each) for each in both]
 
 
 def unlike(learnt: Sequence[float] | None, dataset: Dataset) -> list[str]:

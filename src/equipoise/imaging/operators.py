@@ -16,7 +16,7 @@ from ..errors import UserError
 from .framed import Framed
 from .kept import factors
 from .linear import norm, variant
-from .scaled import Scaled, unscaled
+from .scaled import Scaled, fits_inside, unscaled
 from .selection import of_the_first
 from .sizes import Size, image_size
 from .tomography import Tomography
@@ -80,7 +80,7 @@ def _check_filters(physics: LinearPhysics) -> None:
         if not isinstance(part, BlurFFT) or part.filter is None:
             continue
         sides, widths = tuple(part.img_size[-2:]), tuple(part.filter.shape[-2:])
-        if any(width > side for width, side in zip(widths, sides, strict=True)):
+        if not fits_inside(part.filter, sides):
             raise UserError(
                 f"physics: the filter of {type(part).__name__} has {widths[0]}×{widths[1]} pixels, "
                 f"more than its images of {sides[0]}×{sides[1]}: crop the filter about its middle, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import deepinv.physics
@@ -59,9 +60,14 @@ def _downsampling_has_formula(physics: Any) -> bool:
     sizes that the factor divides."""
     if physics.filter is None or physics.padding != "circular" or physics.imsize is None:
         return False
-    sides, widths = physics.imsize[-2:], physics.filter.shape[-2:]
-    fits = all(width <= side for width, side in zip(widths, sides, strict=True))
-    return fits and all(side % physics.factor == 0 for side in sides)
+    sides = physics.imsize[-2:]
+    return fits_inside(physics.filter, sides) and all(n % physics.factor == 0 for n in sides)
+
+
+def fits_inside(filter: Tensor, sides: Sequence[int]) -> bool:
+    """Whether a filter (…, rows, columns) is no larger than images of these sides; of one that is,
+    deepinv's Fourier transform leaves a part out."""
+    return all(width <= side for width, side in zip(filter.shape[-2:], sides, strict=True))
 
 
 def _defines_its_prox(kind: type) -> bool:

@@ -12,7 +12,7 @@ from .finding import Finding
 
 #: The views are averaged to so many: noise becomes less, and objects hardly move.
 BLOCKS = 16
-#: How many deviations of the noise a stripe is above or below both of its neighbours, and which
+#: How many deviations of the noise a stripe is above or below what its neighbours say, and which
 #: share of the largest line integral.
 ABOVE_NOISE, ABOVE_LARGEST = 7.5, 2e-3
 #: Stripes closer than this are one.
@@ -85,28 +85,24 @@ def _largest_near(values: Tensor) -> Tensor:
     return torch.nn.functional.max_pool1d(values[None, None], 2 * NEAR + 1, 1, NEAR)[0, 0]
 
 
+def _mirrored(values: Tensor, axis: float, aside: int = 0) -> Tensor:
+    """Of each detector, the value at the place as far on the other side of the axis, or so many
+    detectors aside of it; zero where there is none."""
+    count = len(values)
+    place = (2 * axis - torch.arange(count)).round().long() + aside
+    is_there = (place >= 0) & (place < count)
+    return values[place.clamp(0, count - 1)] * is_there
+
+
 def _opposite(heights: Tensor, axis: float) -> Tensor:
     """Of each detector, what is largest, and of its sign, about the place on the other side of the
     axis."""
-    count = len(heights)
-    place = (2 * axis - torch.arange(count)).round().long()
-    is_there = (place >= 0) & (place < count)
-    above, below = _largest_near(heights), _largest_near(-heights)
-    alike = torch.where(heights > 0, _at(above, place), _at(below, place))
-    return alike.clamp_min(0) * is_there
-
-
-def _at(values: Tensor, place: Tensor) -> Tensor:
-    return values[place.clamp(0, len(values) - 1)]
+    above, below = (_mirrored(_largest_near(h), axis) for h in (heights, -heights))
+    return torch.where(heights > 0, above, below).clamp_min(0)
 
 
 def _symmetry(heights: Tensor, axis: float) -> float:
     """How alike the two sides of the axis are: 1, where one is the other's mirror image."""
-    count = len(heights)
-    found = []
-    for aside in range(-NEAR, NEAR + 1):
-        place = (2 * axis - torch.arange(count)).round().long() + aside
-        is_there = (place >= 0) & (place < count)
-        opposite = _at(heights, place) * is_there
-        found.append(float(heights @ opposite / (heights @ heights).clamp_min(1e-300)))
-    return max(found)
+    power = (heights @ heights).clamp_min(1e-300)
+    shifts = range(-NEAR, NEAR + 1)
+    return max(float(heights @ _mirrored(heights, axis, aside) / power) for aside in shifts)

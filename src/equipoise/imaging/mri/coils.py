@@ -49,7 +49,7 @@ def estimate_coils(
             f"coil maps need a fully sampled centre of {wanted}×{wanted} points; this k-space has "
             f"{found}×{found}: give maps of your own, or acquire calibration lines"
         )
-    samples = kspace.to(torch.complex64).numpy()
+    samples = kspace.to(torch.complex64).numpy(force=True)
     # A kernel as wide as the centre finds too little in it: of 8 points and 6, no eigenvalue is
     # above 0.5 even where the object is; of 8 and 4, all are above 0.95.
     width = min(KERNEL, size // 2)

@@ -115,7 +115,7 @@ def acquisition(
         return Acquisition(y[:, :, 0], MRI(mask=mask, img_size=shape), sigma, scale, size)
     maps = coil_maps
     if maps is None:
-        maps = estimate_coils(centre / scale, min(size, 32), mask=inside)
+        maps = estimate_coils(centre / scale, mask=inside)
     physics = MultiCoilMRI(mask=mask, coil_maps=maps, img_size=shape)
     return Acquisition(y, physics, sigma, scale, size)
 
