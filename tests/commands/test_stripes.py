@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import yaml
+from support import DATA, ROOT, real_data
 
 import equipoise as eq
 from equipoise.commands.doctor.stripes import stripes, stripes_of
 from equipoise.config import parse
 from equipoise.data.scan import Scan
-from equipoise.run import load_data
+from equipoise.run import described, load_data
 
 DETECTORS = 91
 AXIS = (DETECTORS - 1) / 2
@@ -85,6 +87,19 @@ def test_the_doctor_says_so(tmp_path):
     assert [note.verdict for note in notes] == ["ok", "note"]
     assert "5 of 46 detectors differ" in notes[1].what
     assert "data.rings=sorting" in notes[1].remedy
+
+
+@real_data
+@pytest.mark.parametrize(
+    ("name", "file", "verdict"),
+    [("synchrotron", "scanner/tooth.h5", "note"), ("htc2022", "ct/htc2022", "ok")],
+)
+def test_of_real_scans_the_tooth_has_rings(name, file, verdict):
+    tree = yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())
+    tree["data"]["path"] = str(DATA / file)
+    config = described(parse(tree, "test"))
+    dataset = load_data(config, Scan.planned(config.physics, config.data.size)).spread(4)
+    assert stripes(dataset).verdict == verdict
 
 
 def test_what_was_not_measured_is_none():
