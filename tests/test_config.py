@@ -10,6 +10,7 @@ from support import ROOT
 
 from equipoise.config import changed, dump, load_config, options, parse
 from equipoise.errors import UserError
+from equipoise.settings import read_yaml, read_yaml_parts
 
 
 def test_examples_are_valid(monkeypatch):
@@ -264,3 +265,35 @@ def test_a_name_that_no_folder_can_have_says_where_it_is_from(tmp_path):
     (tmp_path / "my run.yaml").write_text("data: {size: 16}\n")
     with pytest.raises(UserError, match=r"name: letters, digits.*got 'my run'.*set name="):
         load_config(tmp_path / "my run.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "means"),
+    [
+        ("030", "030"),
+        ("off", "off"),
+        ("2024-01-01", "2024-01-01"),
+        ("1:50:5", "1:50:5"),
+        ("0", 0),
+        ("30", 30),
+        ("-3", -3),
+        ("1e-4", 1e-4),
+        ("0x10", 16),
+        ("1_000", 1000),
+        ("true", True),
+        ("null", None),
+    ],
+)
+def test_what_stands_in_yaml_is_what_it_looks_like(text, means):
+    found = read_yaml(f"a: {text}")["a"]
+    assert found == means
+    assert type(found) is type(means)
+
+
+def test_names_and_numbers_may_begin_with_zeros():
+    config = parse({"name": read_yaml("007"), "data": {"path": read_yaml("010")}}, "test")
+    assert (config.name, str(config.data.path)) == ("007", "010")
+    config = parse(read_yaml("{physics: {kind: parallel_beam, angles: 030}}"), "test")
+    assert config.physics.angles == 30
+    assert not parse(read_yaml("objective: {exact: off}"), "test").objective.exact
+    assert read_yaml_parts(yaml.safe_dump({"name": "010"})) == [{"name": "010"}]

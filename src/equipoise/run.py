@@ -39,6 +39,7 @@ from .learning.validation import solve_dataset
 from .machine import contents
 from .reconstruction import contraction
 from .reconstruction.model import EquilibriumReconstructor
+from .settings import read_yaml_parts
 from .version import __version__
 
 if TYPE_CHECKING:
@@ -237,7 +238,7 @@ def read_configs(file: Path) -> list[Config]:
     """
     problem: object = "it is empty"
     try:
-        trees = list(yaml.safe_load_all(file.read_text()))
+        trees = read_yaml_parts(file.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         trees, problem = [], error
     if not trees:

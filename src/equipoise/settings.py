@@ -47,25 +47,47 @@ def named(value: Any) -> Any:
 # ------------------------------------------------------------------------------------- the text
 
 
-class _Colonless(NamedTuple):
-    """A pattern of numbers that have no colon."""
+#: What is no text although no quotes stand around it, by the end of YAML's tag. YAML 1.1 has more
+#: of it: 1:50:5 would be a number to base 60 (here it is a range of views), 010 the number 8 (a
+#: folder's name, or 10), off and no truth values, 2024-01-01 a date (names all three). An option
+#: that wants a number or a truth value makes one of such a text.
+PLAIN = {
+    "int": re.compile(r"[-+]?(0|[1-9][0-9_]*|0b[01_]+|0x[0-9a-fA-F_]+)"),
+    "bool": re.compile("true|True|TRUE|false|False|FALSE"),
+}
+
+
+class _Plain(NamedTuple):
+    """A pattern of YAML's that counts only where there is no colon, and where ``alone`` fits the
+    whole text."""
 
     pattern: re.Pattern[str]
+    alone: re.Pattern[str] | None
 
     def match(self, text: str) -> re.Match[str] | None:
-        return None if ":" in text else self.pattern.match(text)
+        if ":" in text or (self.alone is not None and not self.alone.fullmatch(text)):
+            return None
+        return self.pattern.match(text)
+
+
+def _resolvers() -> dict[str, list[tuple[str, Any]]]:
+    """YAML's, by the first letter of a text, without what is a text here."""
+    found: dict[str, list[tuple[str, Any]]] = {}
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items():
+        kept = found.setdefault(first, [])
+        for tag, pattern in resolvers:
+            kind = tag.rsplit(":", 1)[1]
+            if kind in ("int", "float", "bool"):
+                kept.append((tag, _Plain(pattern, PLAIN.get(kind))))
+            elif kind != "timestamp":
+                kept.append((tag, pattern))
+    return found
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes 1:50:5 for a number to base 60; here it is a range of views."""
+    """YAML as people write it who have not read its standard (:data:`PLAIN`)."""
 
-    yaml_implicit_resolvers = {
-        first: [
-            (tag, _Colonless(pattern) if tag.endswith((":int", ":float")) else pattern)
-            for tag, pattern in resolvers
-        ]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+    yaml_implicit_resolvers = _resolvers()
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -87,6 +109,15 @@ def read_yaml(text: str) -> Any:
         yaml.YAMLError: it is not YAML, or a key stands there twice.
     """
     return _with_numbers(yaml.load(text, _Loader))
+
+
+def read_yaml_parts(text: str) -> list[Any]:
+    """Likewise of each part of a text, between lines of ``---``.
+
+    Raises:
+        yaml.YAMLError: it is not YAML, or a key stands there twice.
+    """
+    return [_with_numbers(tree) for tree in yaml.load_all(text, _Loader)]
 
 
 def _with_numbers(tree: Any) -> Any:

@@ -205,3 +205,23 @@ def test_settings_that_real_kspace_does_not_use_are_told(tmp_path):
     (note,) = [text for text in said if "not used" in text]
     assert note.startswith("physics.noise=0.2: not used")
     assert not any("not used" in text for text in load(tmp_path, kspace(), center=0.2).notes)
+
+
+def test_a_centre_that_was_not_measured_is_no_unshifted_one(tmp_path):
+    samples = kspace()
+    middle = samples.shape[-1] // 2
+    samples[..., middle - 5 : middle + 6] = 0
+    with pytest.raises(UserError, match="nothing was measured in the middle.*was not measured"):
+        load(tmp_path, samples)
+
+
+def test_what_arrays_of_complex_numbers_may_be_instead_is_told(tmp_path):
+    samples = kspace()
+    notes = "\n".join(load(tmp_path, samples).notes)
+    assert "taken for 4 coils of one slice; if these are slices of one coil, save" in notes
+    assert "set data.kind=images" not in notes
+    assert "taken for" not in "\n".join(load(tmp_path, samples[None]).notes)
+    images = torch.fft.fftshift(torch.fft.ifft2(samples), (-2, -1))
+    notes = "\n".join(load(tmp_path, images[None]).notes)
+    assert "1 of 1 slices do not look like k-space" in notes
+    assert "set data.kind=images" in notes

@@ -26,7 +26,7 @@ from ..imaging.mri import (
 from ..imaging.settings import MRISettings
 from .dataset import Dataset, notes_of
 from .item import Frame, Item, KspaceHeader
-from .kspace import check_kspace
+from .kspace import check_kspace, looks_like_images
 from .sampling import is_fully_sampled as _is_fully_sampled
 from .sampling import planned_inside
 from .scan import KspaceUnits, Scan
@@ -305,6 +305,7 @@ def _notes(slices: list[Slice], prepared: list[Prepared], settings: MRISettings)
     if max(scales) > 1.001 * min(scales):
         brightness += f" to {max(scales):.3g}, of each scan"
     notes = [f"{share:.1%} of k-space is measured; 1 is {brightness} in the whitened data's units"]
+    notes += _doubts(slices)
     full = [one for one in slices if one.is_undersampled_here]
     notes += _ignored(settings, is_thinned_out=bool(full))
     borrowed = [one for one in full if calibration_size(one.used) < CALIBRATION]
@@ -325,6 +326,18 @@ def _notes(slices: list[Slice], prepared: list[Prepared], settings: MRISettings)
             f"{what} fully sampled; undersampled {settings.acceleration:g}-fold by physics.mask"
         )
     return notes
+
+
+def _doubts(slices: list[Slice]) -> list[str]:
+    """What arrays that say nothing of themselves may be instead."""
+    images = [one for one in slices if looks_like_images(one.kspace.numpy())]
+    if not images:
+        return []
+    return [
+        f"{images[0].item.file.name}: {len(images)} of {len(slices)} slices do not look like "
+        "k-space, whose power lies in the middle, and their Fourier transforms do: if these are "
+        "complex images, set data.kind=images"
+    ]
 
 
 def _ignored(settings: MRISettings, is_thinned_out: bool) -> list[str]:

@@ -17,6 +17,11 @@ from ..imaging.tomography.scanner import ScannerGeometry
 #: An image, as numpy or torch has it.
 Values = TypeVar("Values", np.ndarray, Tensor)
 
+#: Formats of bare arrays, which do not say what their axes are.
+BARE = ("npy", "npz", "hdf5")
+#: Those that do not say whether complex numbers are k-space or images.
+COMPLEX_EITHER = ("npy", "npz", "mat", "tiff")
+
 #: What an item's array is: pixels, what a scanner measured, or complex k-space samples.
 Holds = Literal["image", "measurement", "kspace"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,6 +20,8 @@ UNSHIFTED = {
 }
 #: The share of what was measured that may be zero in some coils, by chance, and not in others.
 BY_SOME_COILS = 0.1
+#: This share of the power of k-space lies within an eighth of its rows and columns.
+CONCENTRATED = 0.5
 #: Numbers whose squares, and those of their noise, single precision can represent.
 SMALLEST, LARGEST = 1e-20, 1e18
 
@@ -30,8 +33,8 @@ def check_kspace(item: Item, kspace: Tensor) -> None:
 
     Raises:
         UserError: the numbers are too small or too large; the axes are in another order; a coil
-            measured nothing, or two the same; the zero frequency is not in the middle; coils
-            measured different lines, and no header says which count.
+            measured nothing, or two the same; the zero frequency is not in the middle, or was not
+            measured; coils measured different lines, and no header says which count.
     """
     _check_size(item, kspace)
     _check_axes(item, kspace)
@@ -39,6 +42,29 @@ def check_kspace(item: Item, kspace: Tensor) -> None:
     _check_centre(item, kspace)
     if item.kspace.sampled is None:
         _check_one_mask(item, kspace)
+
+
+def is_concentrated(values: np.ndarray) -> bool:
+    """Whether most of the power of an array (…, rows, columns) lies about the middle, or, as a
+    Fourier transform leaves it, about the corners: so does k-space, and hardly an image."""
+    power = np.square(np.abs(values.astype(np.complex128))).sum(tuple(range(values.ndim - 2)))
+    middle = max(_in_the_middle(power), _in_the_middle(np.fft.fftshift(power)))
+    return middle > CONCENTRATED * float(power.sum())
+
+
+def looks_like_images(kspace: np.ndarray) -> bool:
+    """Whether an array (coils, rows, columns) is none of k-space, and its Fourier transform is."""
+    return not is_concentrated(kspace) and is_concentrated(np.fft.fft2(kspace))
+
+
+def _middle(sides: tuple[int, ...]) -> tuple[slice, ...]:
+    """An eighth of the rows and columns, three at least."""
+    reach = [max(side // 16, 1) for side in sides]
+    return tuple(slice(n // 2 - r, n // 2 + r + 1) for n, r in zip(sides, reach, strict=True))
+
+
+def _in_the_middle(power: np.ndarray) -> float:
+    return float(power[_middle(power.shape)].sum())
 
 
 def _check_size(item: Item, kspace: Tensor) -> None:
@@ -100,19 +126,21 @@ def _check_coils(item: Item, kspace: Tensor) -> None:
 def _check_centre(item: Item, kspace: Tensor) -> None:
     """
     Raises:
-        UserError: the zero frequency is not in the middle.
+        UserError: the zero frequency is not in the middle, or nothing was measured there.
     """
-    power = kspace.abs().square().sum(0)
-    rows, columns = power.shape
-
-    def middle(plane: Tensor) -> float:
-        r, c = max(rows // 16, 1), max(columns // 16, 1)
-        part = plane[rows // 2 - r : rows // 2 + r + 1, columns // 2 - c : columns // 2 + c + 1]
-        return float(part.sum())
-
-    found = {axes: middle(torch.fft.fftshift(power, axes)) for axes in UNSHIFTED}
+    power = kspace.abs().square().sum(0).numpy()
+    rows, columns = _middle(power.shape)
+    if not (power[rows, columns] > 0).any():
+        raise UserError(
+            f"{item.file}, {item.name}: nothing was measured in the middle of k-space (rows "
+            f"{rows.start} to {rows.stop - 1}, columns {columns.start} to {columns.stop - 1}, "
+            "counted from 0), where the brightness of the image is: if the zero frequency lies "
+            "elsewhere, shift it there (numpy.fft.fftshift(kspace, axes=(-2, -1))); if it was not "
+            "measured, this slice cannot be used"
+        )
+    found = {axes: _in_the_middle(np.fft.fftshift(power, axes)) for axes in UNSHIFTED}
     axes = max(found, key=lambda each: found[each])
-    if found[axes] > IN_THE_CORNER * middle(power):
+    if found[axes] > IN_THE_CORNER * _in_the_middle(power):
         raise UserError(
             f"{item.file}, {item.name}: the zero frequency of k-space is {UNSHIFTED[axes]}, as a "
             "Fourier transform leaves it, and is expected in the middle: "

@@ -14,15 +14,16 @@ import numpy as np
 from ..errors import UserError
 from ..imaging.sizes import Size, image_size
 from .formats.base import listed
-from .item import Frame, Holds, Item, Units
+from .item import BARE, COMPLEX_EITHER, Frame, Holds, Item, Units
+from .kspace import is_concentrated
 from .settings import DataSize
 
 #: Names of what stands beside the reconstructions in a folder.
 RESERVED_NAMES = ("preview", "report")
-#: Formats of bare arrays, which do not say what their axes are.
-BARE = ("npy", "npz", "hdf5")
 #: At most so many numbers a pixel are colours, with the opaqueness.
 COLOURS = 4
+#: No image has fewer rows or columns, and this many times as many of the others.
+SMALLEST_SIDE, LONGEST = 8, 4
 #: An image that is this many times smaller than the size is not padded.
 SMALLEST = 0.5
 
@@ -46,21 +47,50 @@ def images_of(
     images: list[Item] = []
     for item in items:
         if item.holds == "kspace":
-            raise UserError(
-                f"{item.file}: holds complex k-space, not images; set physics.kind=mri and "
-                "data.kind=measurements"
-            )
+            _check_no_kspace(item)
         if len(item.shape) not in (2, 3):
             raise UserError(
                 f"{item.file}: expected grey two-dimensional images, got shape {item.shape}"
             )
         item = replace(item, holds="image")
         images += [item] if len(item.shape) == 2 else _slices(item)
+    for image in images:
+        _check_sides(image)
     if size is None:
         _check_one_shape(images, "images")
     elif size != "native":
         images = _fitted(images, size, fit)
     return uniquely_named(images, "image")
+
+
+def _check_no_kspace(item: Item) -> None:
+    """
+    Raises:
+        UserError: the file says that it holds k-space, or its numbers, of which no more is known
+            than that they are complex, look like it.
+    """
+    looks_like_it = len(item.shape) in (2, 3) and is_concentrated(item.array())
+    if item.format in COMPLEX_EITHER and not looks_like_it:
+        return
+    raise UserError(
+        f"{item.file}: holds complex k-space, not images; set physics.kind=mri and "
+        "data.kind=measurements"
+    )
+
+
+def _check_sides(image: Item) -> None:
+    """
+    Raises:
+        UserError: it is a sliver.
+    """
+    rows, columns = image.shape
+    if min(rows, columns) >= SMALLEST_SIDE or max(rows, columns) < LONGEST * min(rows, columns):
+        return
+    raise UserError(
+        f"{image.file}: an image of {rows}×{columns} pixels, and {SMALLEST_SIDE} are the least on "
+        "a side: if the last axis holds channels, save each as an image of its own (a = "
+        "numpy.moveaxis(a, -1, 0); a[0], a[1], …)"
+    )
 
 
 def _slices(stack: Item) -> list[Item]:
@@ -73,7 +103,9 @@ def _slices(stack: Item) -> list[Item]:
     is_bare = stack.format in BARE
     if is_bare and columns <= COLOURS and min(count, rows) >= 4 * COLOURS:
         parts = "real and imaginary parts" if columns == 2 else "the colours"
-        remedy = "a[..., 0] + 1j * a[..., 1]" if columns == 2 else "a[..., :3].mean(-1)"
+        remedy = "each channel as an image of its own: a[..., 0], a[..., 1], …"
+        if columns == 2:
+            remedy = "a[..., 0] + 1j * a[..., 1]"
         raise UserError(
             f"{stack.file}: shape {stack.shape} looks like {parts} of one image in the last axis, "
             f"not like {count} images of {rows}×{columns}; save {remedy}"
@@ -270,6 +302,12 @@ def acquisitions_of(items: Sequence[Item]) -> list[Item]:
                 f"{kind} numbers of shape {item.shape}"
             )
         item = replace(item, holds="kspace")
+        if len(item.shape) == 3 and item.format in COMPLEX_EITHER:
+            note = (
+                f"{item.file.name}: shape {item.shape} is taken for {item.shape[0]} coils of one "
+                "slice; if these are slices of one coil, save kspace[:, None]"
+            )
+            item = replace(item, notes=(*item.notes, note))
         acquisitions += item.along_first_axis() if len(item.shape) == 4 else [item]
     return uniquely_named(acquisitions, "measurement")
 

@@ -14,7 +14,7 @@ from equipoise.data.pick import acquisitions_of, images_of, measurements_of
 from equipoise.data.scan import Scan
 from equipoise.data.settings import ImageSettings
 from equipoise.errors import UserError
-from equipoise.imaging.settings import ParallelBeamSettings
+from equipoise.imaging.settings import MRISettings, ParallelBeamSettings
 
 from .make import arrays, complex_array
 
@@ -78,6 +78,7 @@ def test_measurements_of_no_rays_have_remedies_of_their_own(tmp_path, shape, rem
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
 def test_kspace(tmp_path, suffix):
     k = complex_array(3, 10, 12)
+    k[:, 5, 6] *= 100  # the zero frequency
     save = np.save if suffix == "npy" else np.savez
     save(tmp_path / f"k.{suffix}", k)
     items = open_path(tmp_path)
@@ -95,7 +96,7 @@ def test_kspace(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("shape", "wanted"),
     [
-        ((24, 20, 3), r"shape \(24, 20, 3\) looks like the colours of one image.*mean\(-1\)"),
+        ((24, 20, 3), r"shape \(24, 20, 3\) looks like the colours of one image.*a\[\.\.\., 0\]"),
         ((24, 20, 4), "looks like the colours of one image"),
         ((24, 20, 2), r"looks like real and imaginary parts of one image.*1j \* a"),
     ],
@@ -124,6 +125,34 @@ def test_several_arrays_in_one_file(tmp_path):
     items = images_of(open_path(tmp_path))
     assert [item.name for item in items] == ["z_a", "z_b"]
     assert np.array_equal(arrays(items), np.stack(list(values.values())))
+
+
+@pytest.mark.parametrize("beside", ["maps", "coil_sens", "flats", "dark", "mask", "truth"])
+def test_what_stands_beside_measurements_is_not_read_as_one(tmp_path, beside):
+    values = {"scan": np.ones((4, 4)), beside: np.zeros((4, 4))}
+    np.savez(tmp_path / "z.npz", **values)
+    with pytest.raises(UserError, match=rf"\(scan, {beside}\).*choose one with data.variable"):
+        open_path(tmp_path)
+    (item,) = open_path(tmp_path, "scan")
+    assert np.array_equal(item.array(), values["scan"])
+    np.savez(tmp_path / "z.npz", **{f"{beside}1": np.ones((4, 4)), f"{beside}2": np.ones((4, 4))})
+    assert len(open_path(tmp_path)) == 2  # there is nothing else
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_complex_images_are_images_where_it_is_said(tmp_path, suffix):
+    image = complex_array(2, 16, 16)
+    save = np.save if suffix == "npy" else np.savez
+    save(tmp_path / f"a.{suffix}", image)
+    scan = Scan.planned(MRISettings(acceleration=2), 16, 0)
+    settings = ImageSettings(path=tmp_path, size=16, units=1.0)
+    dataset = load_dataset(settings, scan)
+    found = dataset.require_truth()
+    assert np.allclose(found[:, 0] + 1j * found[:, 1].numpy(), image, atol=1e-6)
+    kspace = np.fft.fftshift(np.fft.fft2(np.ones((2, 16, 16)) + 0.1 * image), (-2, -1))
+    save(tmp_path / f"a.{suffix}", kspace)
+    with pytest.raises(UserError, match="holds complex k-space, not images"):
+        load_dataset(settings, scan)
 
 
 def test_what_is_cut_short_is_said(tmp_path):

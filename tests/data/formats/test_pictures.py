@@ -191,3 +191,19 @@ def test_twelve_bits_are_written_as_twelve_bits(tmp_path):
     item = replace(item, units=Units(scale=4095))
     write_images([item], numbers[None].astype(float), tmp_path / "out")
     assert np.array_equal(open_path(tmp_path / "out")[0].array(), numbers)
+
+
+@pytest.mark.parametrize("channels", [2, 5])
+def test_channels_in_the_last_axis_are_no_slivers(tmp_path, channels):
+    """tifffile takes the first axis of such an array for pages."""
+    tifffile.imwrite(tmp_path / "a.tif", np.ones((32, 32, channels), np.uint16))
+    with pytest.raises(UserError, match=rf"32×{channels} pixels.*last axis holds channels"):
+        images_of(open_path(tmp_path))
+
+
+@pytest.mark.parametrize(("shape", "first"), [((32, 32, 3), True), ((3, 32, 32), False)])
+def test_colours_are_told_how_to_be_saved(tmp_path, shape, first):
+    tifffile.imwrite(tmp_path / "a.tif", np.ones(shape, np.uint8), photometric="rgb")
+    with pytest.raises(UserError, match="each channel as an image of its own") as raised:
+        images_of(open_path(tmp_path))
+    assert ("transpose(2, 0, 1)" in str(raised.value)) == first

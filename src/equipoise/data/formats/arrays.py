@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import zipfile
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -16,6 +17,11 @@ from .base import Format, first_bytes, listed
 
 #: The kinds of numbers: truth values, unsigned, signed, floating and complex ones.
 NUMBERS = "buifc"
+
+#: Names of arrays that stand beside images and measurements, and are none.
+BESIDE = re.compile(
+    "map|sens|csm|flat|white|dark|bright|open|mask|noise|truth|target|label|^ref|^gt|weight", re.I
+)
 
 #: Name → shape and type, of the arrays of a file.
 Headers = dict[str, tuple[tuple[int, ...], np.dtype]]
@@ -122,11 +128,23 @@ class Npz(_Arrays):
 
     def _wanted(self, file: Path, headers: Headers) -> tuple[list[str], tuple[str, ...]]:
         """The names of the arrays that are read, and what is said of the others: numbers and lists
-        of numbers stand beside images and measurements to tell about them."""
+        of numbers stand beside images and measurements to tell about them.
+
+        Raises:
+            UserError: there are several that may be different things, such as coil maps beside
+                k-space.
+        """
         if self.variable is not None:
             return [self.variable], ()
         arrays = [name for name, (shape, _) in headers.items() if len(shape) > 1]
         others = [name for name in headers if name not in arrays]
+        beside = [name for name in arrays if BESIDE.search(name)]
+        if beside and len(beside) < len(arrays):
+            raise self.error(
+                file,
+                f"holds several arrays ({listed(arrays)}), of which {listed(beside)} may be none of "
+                "what was measured; choose one with data.variable",
+            )
         if not arrays or not others:
             return list(headers), ()
         said = f"{file.name}: {listed(others)} left out: no array of rows and columns"

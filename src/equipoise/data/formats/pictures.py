@@ -191,8 +191,9 @@ class Tiff(_Pictures):
             raise self.error(
                 file,
                 f"a picture of kind {name} and shape {page.shape}, not grey values: expected grey "
-                "two-dimensional images; make it grey: a = tifffile.imread(name); "
-                "tifffile.imwrite('grey.tif', a[..., :3].mean(-1).astype(a.dtype))",
+                "two-dimensional images; save each channel as an image of its own: a = "
+                f"tifffile.imread(name){_channels_first(page.shape)}; "
+                "tifffile.imwrite('channel0.tif', a[0])",
             )
         rows, columns = page.shape
         promised = rows * -(-columns * page.bitspersample // 8)  # some bits are packed
@@ -243,6 +244,11 @@ class Tiff(_Pictures):
         for path, image in zip(paths, images, strict=True):
             tifffile.imwrite(path, image.astype(np.float32))
         return paths
+
+
+def _channels_first(shape: tuple[int, ...]) -> str:
+    """What brings the channels of a page to the front, in NumPy's words."""
+    return ".transpose(2, 0, 1)" if len(shape) == 3 and shape[-1] < min(shape[:-1]) else ""
 
 
 def _said_white(page: Any) -> float | None:
