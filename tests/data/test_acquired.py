@@ -124,7 +124,7 @@ def test_coils_behind_an_axis_of_the_image_are_told(tmp_path, place):
 def test_a_real_undersampled_acquisition():
     scan = Scan.planned(MRISettings(), SIZE)
     dataset = load_dataset(AutoSettings(path=DATA / "mri" / "brain_8coil_kspace.npy"), scan)
-    assert dataset.notes[0].startswith("12.4% of k-space is measured")
+    assert dataset.notes[1].startswith("12.4% of k-space is measured")
     assert float(dataset.scan.physics.mask.mean()) == pytest.approx(0.124, abs=1e-3)
 
 

@@ -113,10 +113,18 @@ class TestEquivariance:
             Equivariance(eq.Reflections(), noise=False, stop_gradient=stop)(
                 x_net=x, physics=physics, model=blind
             )
-            for stop in (True, False)
+            for stop in (True, "target", False)
         ]
-        assert not values[0].requires_grad
-        assert values[1].requires_grad
+        assert [value.requires_grad for value in values] == [False, False, True]
+
+    @pytest.mark.parametrize(("stop", "flows"), [(True, False), ("target", True), (False, True)])
+    def test_a_constant_is_one_as_what_is_measured_too(self, stop, flows):
+        physics = eq.ParallelBeam(8, 4)
+        x = torch.rand(1, 1, 8, 8, requires_grad=True)
+        loss = Equivariance(eq.Reflections(), noise=False, stop_gradient=stop)
+        value = loss(x_net=x, physics=physics, model=lambda y, p: p.A_adjoint(y))
+        assert value.requires_grad == flows
+        assert loss.needs_gradient == flows
 
     @pytest.mark.parametrize("draws", [1, 3])
     def test_one_batch_gives_the_same_loss_in_parts(self, draws):
@@ -317,7 +325,8 @@ class TestContract:
         physics, model = ct(), small_model()
         y = physics.A(images(2))
         example = Example(model(y, physics), y, physics, model)
-        for loss in (Splitting(parts=2), Equivariance(eq.Rotations()), Recorrupted(0.01)):
+        through = Equivariance(eq.Rotations(), stop_gradient=False)
+        for loss in (Splitting(parts=2), through, Recorrupted(0.01)):
             found = evaluate(loss, example)
             assert found.solves
             for solve in found.solves:
@@ -326,6 +335,9 @@ class TestContract:
                 assert solve.adjoint is None
             found.value.sum().backward(retain_graph=True)
             assert all(solve.adjoint.converged.all() for solve in found.solves)
+        found = evaluate(Equivariance(eq.Rotations()), example)  # whose first image is a constant
+        found.value.sum().backward()
+        assert [solve.adjoint is None for solve in found.solves] == [True, False]
 
     def test_any_loss_in_deepinvs_contract_has_a_value(self):
         x = torch.rand(2, 1, 8, 8)

@@ -40,13 +40,14 @@ def gradients(model: torch.nn.Module) -> list[torch.Tensor]:
     return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
-@pytest.mark.parametrize("stop_gradient", [True, False])
-def test_loss_by_loss_is_the_gradient_of_their_sum(stop_gradient):
-    """Through the reconstruction that all share, and through those that losses make."""
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("stop_gradient", [True, "target", False])
+def test_loss_by_loss_is_the_gradient_of_their_sum(stop_gradient, shared):
+    """Through the reconstructions that losses share, and through those that they make."""
     model, part = problem()
     losses: dict[str, Loss] = {
         "consistency": MeasurementConsistency(0.3, 1e-3),
-        "splitting": Splitting(3),
+        "splitting": Splitting(3, shared=shared),
         "equivariance": Equivariance(eq.Rotations(), 0.5, noise=False, stop_gradient=stop_gradient),
         "contraction": JacobianPenalty(0.5, 0.1),
     }
@@ -57,11 +58,17 @@ def test_loss_by_loss_is_the_gradient_of_their_sum(stop_gradient):
     objective = Objective(model, losses)
     with seeded((1,), range(3)):
         exact = objective.recorder.accurate_model()
-        x_net = exact(part.y, part.physics)
-        values = {
-            name: evaluate(loss, Example(x_net, part.y, part.physics, exact)).value
-            for name, loss in losses.items()
-        }
+        start, given = None, {}
+        if shared:
+            split = losses["splitting"].draw(part.y, part.physics)
+            most = Example(exact(split.y, split.physics), split.y, split.physics, exact)
+            given = {"consistency": most, "splitting": replace(most, split=split)}
+            start = most.x_net.detach()
+        with torch.set_grad_enabled(not (shared and stop_gradient is True)):
+            x_net = exact.equilibrium(part.y, part.physics, x0=start).value
+        whole = Example(x_net, part.y, part.physics, exact)
+        given = dict.fromkeys(losses, whole) | given
+        values = {name: evaluate(loss, given[name]).value for name, loss in losses.items()}
     (0.25 * sum(value.mean() for value in values.values())).backward()
     together = gradients(model)
     for name, value in values.items():
@@ -69,8 +76,33 @@ def test_loss_by_loss_is_the_gradient_of_their_sum(stop_gradient):
     assert len(one_by_one) == len(together) > 0
     for a, b in zip(one_by_one, together):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-9 * float(b.norm()) + 1e-14)
-    assert all(solve.adjoint is not None for solve in found.solves["x_net"])
-    assert all(solve.adjoint is not None for solve in found.solves["splitting"])
+    made = [solve for solves in found.solves.values() for solve in solves]
+    constants = [solve for solve in made if solve.adjoint is None]
+    assert len(made) == 3
+    assert len(constants) == (1 if shared and stop_gradient is True else 0)
+
+
+@pytest.mark.parametrize("weight", [0, 0.5])
+def test_an_image_of_all_measurements_is_sought_from_that_of_most(weight):
+    """It takes fewer evaluations than from the usual start, and is the same."""
+    model, part = problem()
+    losses: dict[str, Loss] = {"splitting": Splitting(3, shared=True)}
+    if weight:
+        losses["equivariance"] = Equivariance(eq.Rotations(), weight)
+    with seeded((1,), range(3)):
+        found = Objective(model, losses).differentiate(part, 0, {})
+    assert len(found.solves["x_net"]) == (2 if weight else 1)  # none that no loss looks at
+    if weight:
+        usual = Objective(model, losses).recorder
+        usual(part.y, part.physics)
+        assert found.solves["x_net"][1].steps.sum() < usual.take_solves()[0].steps.sum()
+
+
+def test_what_cannot_be_shared():
+    with pytest.raises(ValueError, match="with a group .* leave one of them out"):
+        Splitting(3, group=eq.Rotations(), shared=True)
+    weights = torch.ones(1, 12, 1)
+    assert not MeasurementConsistency(weights=weights).takes_split  # they are of all measurements
 
 
 class Watched(Loss):

@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import torch
 from deepinv.loss import Loss
 from deepinv.models import Reconstructor
 from torch import Tensor, nn
 
-from ..equilibrium import Equilibrium
+from ..equilibrium import Equilibrium, Unrolled
+from ..imaging.splitting import Split
 from ..reconstruction.model import EquilibriumReconstructor
 from .batching import Part
 from .losses import (
@@ -21,6 +23,7 @@ from .losses import (
     LossValue,
     RecordedLoss,
     SecondSolveLoss,
+    Splitting,
     accurate,
     evaluate,
 )
@@ -47,9 +50,12 @@ class Recorder(Reconstructor):
         self.accuracy = accuracy
         self._solves: list[Equilibrium] = []
 
-    def forward(self, y: Any, physics: Any) -> Tensor:
-        """What the model makes of y (B, …): (B, C, …)."""
-        record = self.accurate_model().equilibrium(y, physics)
+    def forward(self, y: Any, physics: Any, start: Tensor | None = None) -> Tensor:
+        """What the model makes of y (B, …): (B, C, …), sought from an image ``start`` on."""
+        model = self.accurate_model()
+        if isinstance(model.gradient, Unrolled):
+            start = None  # it would remember where it began
+        record = model.equilibrium(y, physics, x0=start)
         self._solves.append(replace(record, value=None))
         value: Tensor = record.value
         return value
@@ -65,6 +71,21 @@ class Recorder(Reconstructor):
         """The records since this was last asked, without their values."""
         solves, self._solves = tuple(self._solves), []
         return solves
+
+
+class Image:
+    """What the model makes of some measurements, once for all losses that look at it.
+
+    Their gradients meet at ``leaf``, and lead to the parameters by one adjoint solve in the end.
+    """
+
+    def __init__(self, made: Tensor):
+        self.made = made
+        self.leaf = made.detach().requires_grad_(made.requires_grad)
+
+    def backward(self) -> None:
+        if self.leaf.grad is not None:
+            self.made.backward(self.leaf.grad)
 
 
 class Objective:
@@ -91,6 +112,40 @@ class Objective:
         model: nn.Module = loss.adapt_model(self.recorder)
         return model
 
+    def _drawn(self, part: Part) -> tuple[Split | None, list[str]]:
+        """How the measurements are split, and the losses that are given the image of most of
+        them."""
+        for loss in self.losses.values():
+            if isinstance(loss, Splitting) and loss.takes_split:
+                takes = [name for name, one in self.losses.items() if _takes_split(one)]
+                return loss.draw(part.y, part.physics), takes
+        return None, []
+
+    def _images(self, part: Part, split: Split | None, of_split: list[str]) -> dict[str, Image]:
+        """By the names of the losses, what they look at; of those whose model is a wrapper of their
+        own, none.
+
+        What the model makes of all measurements is sought from the image of most of them on, if
+        there is one, and without a gradient, if no loss needs one.
+        """
+        recorder = self.recorder
+        images, start = {}, None
+        if split is not None:
+            most = Image(recorder(split.y, split.physics))
+            images |= dict.fromkeys(of_split, most)
+            start = most.leaf.detach()
+        of_all = [
+            name
+            for name, wrapper in self.wrappers.items()
+            if wrapper is recorder and name not in of_split
+        ]
+        if of_all:
+            needs = any(_needs_gradient(self.losses[name]) for name in of_all)
+            with torch.set_grad_enabled(needs):
+                x = recorder(part.y, part.physics, start)
+            images |= dict.fromkeys(of_all, Image(x))
+        return images
+
     def differentiate(
         self, part: Part, epoch: int, directions: dict[str, Tensor], share: float = 1.0
     ) -> Evaluated:
@@ -98,21 +153,16 @@ class Objective:
         to the parameters.
 
         Loss by loss, so that the graph of one is gone when the next is made: the largest of them
-        is what has to fit into memory, not their sum. What the model makes of y serves all losses;
-        their gradients meet there, and lead to the parameters by one adjoint solve in the end.
+        is what has to fit into memory, not their sum.
         """
         recorder = self.recorder
-        x_net, x_shared = None, None
-        if recorder in self.wrappers.values():
-            x_net = recorder(part.y, part.physics)
-            x_shared = x_net.detach().requires_grad_(x_net.requires_grad)
+        split, of_split = self._drawn(part)
+        images = self._images(part, split, of_split)
         solves = {"x_net": recorder.take_solves()}
         values = {}
         for name, loss in self.losses.items():
             model = self.wrappers[name]
-            x = x_shared
-            if x is None or model is not recorder:
-                x = _reconstruct(model, part.y, part.physics)
+            x = images[name].leaf if name in images else _reconstruct(model, part.y, part.physics)
             example = Example(
                 x,
                 part.y,
@@ -123,13 +173,15 @@ class Objective:
                 part.other_physics,
                 directions.get(name),
             )
+            if split is not None and name in of_split:
+                example = replace(example, y=split.y, physics=split.physics, split=split)
             found = evaluate(loss, example)
             if found.value.requires_grad:
                 (found.value.mean() * share).backward()
             values[name] = found._replace(value=found.value.detach())
             solves[name] = found.solves + recorder.take_solves()
-        if x_net is not None and x_shared is not None and x_shared.grad is not None:
-            x_net.backward(x_shared.grad)
+        for image in dict.fromkeys(images.values()):
+            image.backward()
         return Evaluated(values, solves)
 
 
@@ -147,6 +199,14 @@ def accuracy_for(losses: Iterable[Any]) -> Accuracy | None:
     for accuracy in asked[1:]:
         needed = needed.tightest(accuracy)
     return needed
+
+
+def _takes_split(loss: Any) -> bool:
+    return isinstance(loss, RecordedLoss) and loss.takes_split
+
+
+def _needs_gradient(loss: Any) -> bool:
+    return not isinstance(loss, RecordedLoss) or loss.needs_gradient
 
 
 def _reconstruct(model: nn.Module, y: Any, physics: Any) -> Tensor:

@@ -3,7 +3,7 @@
 from .base import Example, LossValue, RecordedLoss, evaluate
 from .consistency import MeasurementConsistency, Supervised, Weighted
 from .contraction import JacobianPenalty
-from .equivariance import Equivariance, MultiOperator
+from .equivariance import Equivariance, MultiOperator, StopGradient
 from .recorrupted import Recorrupted
 from .second_solve import AS_THE_MODEL, DEFAULT_ACCURACY, Accuracy, SecondSolveLoss, accurate
 from .splitting import Splitting
@@ -22,6 +22,7 @@ __all__ = [
     "Recorrupted",
     "SecondSolveLoss",
     "Splitting",
+    "StopGradient",
     "Supervised",
     "Weighted",
     "accurate",

@@ -12,6 +12,7 @@ from deepinv.loss import Loss
 from torch import Tensor
 
 from ...equilibrium import Equilibrium
+from ...imaging.splitting import Split
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class Example:
     epoch: int = 0
     other_physics: Any = None  #: for each sample, the operator of another one
     direction: Tensor | None = None  #: (1, N), what the contraction penalty remembers
+    split: Split | None = None  #: of all measurements; x̂, y and physics are of its larger part
 
 
 class LossValue(NamedTuple):
@@ -41,7 +43,15 @@ class LossValue(NamedTuple):
 
 
 class RecordedLoss(Loss):
-    """A loss of ours: ``evaluate`` tells all; ``forward``, deepinv's contract, the value alone."""
+    """A loss of ours: ``evaluate`` tells all; ``forward``, deepinv's contract, the value alone.
+
+    ``takes_split``: where a splitting loss shares its image, this one is given that, with the
+    measurements from which it was made. ``needs_gradient``: it is differentiated with respect to
+    x̂; an image that no loss needs the gradient of is solved for without one.
+    """
+
+    takes_split = False
+    needs_gradient = True
 
     def evaluate(self, example: Example) -> LossValue:
         """The value, and what was found out on the way."""

@@ -64,6 +64,7 @@ class MeasurementConsistency(RecordedLoss):
         self.floor = floor
         self.attenuation = attenuation
         self.weights = weights
+        self.takes_split = weights is None  # which are those of all measurements
 
     def forward(self, x_net: Tensor, y: Any, physics: Any, **kwargs: Any) -> Tensor:
         return self.evaluate(Example(x_net, y, physics)).value

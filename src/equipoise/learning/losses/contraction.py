@@ -36,6 +36,8 @@ class JacobianPenalty(RecordedLoss):
         along: where v comes from.
     """
 
+    needs_gradient = False
+
     def __init__(self, weight: float = 0.01, bound: float = 0.97, along: Along = "residual"):
         super().__init__()
         if not 0 < bound < 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +12,10 @@ from ...imaging.draws import per_sample
 from ...imaging.selection import differs_per_sample, select, selector
 from .base import Example, LossValue, checked_weight, mean_square
 from .second_solve import DEFAULT_ACCURACY, Accuracy, SecondSolveLoss, reconstruct_again, refined
+
+
+#: Of the moved image: as target and as what is measured, as ``"target"`` alone, or not at all.
+StopGradient = bool | Literal["target"]
 
 
 class Equivariance(SecondSolveLoss):
@@ -27,9 +31,11 @@ class Equivariance(SecondSolveLoss):
         group: ``Rotations``, ``Reflections``, ``Shifts``, or any deepinv transform.
         weight: α.
         noise: add the physics' noise (and sensor model) to the second measurement.
-        stop_gradient: treat the target T_g x̂ as a constant (its measurement is not). Otherwise, as
-            in the paper, a smoother x̂ is a target that is easier to hit, and learning it lowers the
-            loss: 0.4 dB on CT and inpainting (results/training.md).
+        stop_gradient: treat T_g x̂ as a constant: a picture of which the model is shown a
+            measurement, and which it is to find. "target": as the target alone, not as what is
+            measured, as releases until 0.1 did. False: not at all, as in the paper; then a smoother
+            x̂ is a target that is easier to hit, and learning it lowers the loss: 0.4 dB on CT and
+            inpainting (results/training.md).
         accuracy: of the two equilibria that are compared.
     """
 
@@ -38,7 +44,7 @@ class Equivariance(SecondSolveLoss):
         group: Any,
         weight: float = 1.0,
         noise: bool = True,
-        stop_gradient: bool = True,
+        stop_gradient: StopGradient = True,
         accuracy: Accuracy = DEFAULT_ACCURACY,
     ):
         super().__init__(accuracy)
@@ -46,6 +52,7 @@ class Equivariance(SecondSolveLoss):
         self.weight = checked_weight(weight)
         self.noise = noise
         self.stop_gradient = stop_gradient
+        self.needs_gradient = stop_gradient is not True
 
     def forward(
         self, x_net: Tensor, physics: Any, model: Any, y: Any = None, **kwargs: Any
@@ -53,7 +60,10 @@ class Equivariance(SecondSolveLoss):
         return self.evaluate(Example(x_net, y, physics, model)).value
 
     def evaluate(self, example: Example) -> LossValue:
-        x, first = refined(example, self.accuracy)
+        with torch.set_grad_enabled(self.needs_gradient and torch.is_grad_enabled()):
+            x, first = refined(example, self.accuracy)
+        if not self.needs_gradient:
+            x = x.detach()
         physics = example.physics
         moved = move(self.group, x)
         if len(moved) > len(x):  # several draws: each sample's operator as often

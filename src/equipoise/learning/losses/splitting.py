@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...imaging.draws import shared
+from ...imaging.draws import shared as same_for_all
 from ...imaging.groups import Group
-from ...imaging.splitting import split
+from ...imaging.splitting import Split, split
 from ...reconstruction.model import EquilibriumReconstructor
 from .base import Example, LossValue
 from .consistency import MeasurementConsistency
@@ -24,7 +24,8 @@ class Splitting(SecondSolveLoss):
     from the rest, and counts the misfit to what was left out, as :class:`MeasurementConsistency`
     does. Left-out measurements are true ones: they tell about the part of the image that the rest
     cannot see. The solve starts from the rest alone, not at x̂, which has seen what is to be
-    predicted.
+    predicted. With ``shared``, consistency with the rest is asked of the same image in our trainer,
+    and an image of all measurements, where a loss needs one, is sought from there.
 
     With a ``group``, *equivariant splitting* (Sechaud et al., arXiv 2510.00929): each sample draws
     a move g, the rest is reconstructed as if it were measured by A T_g, and moved back: T_g R(y,
@@ -38,6 +39,10 @@ class Splitting(SecondSolveLoss):
         weights: of a measurement, as for :class:`MeasurementConsistency`.
         weight: as for :class:`MeasurementConsistency`, and so are ``floor`` and ``attenuation``.
         accuracy: of the equilibrium that predicts.
+        shared: the image that predicts serves other losses, too; not with a group.
+
+    Raises:
+        ValueError: fewer than two parts; an image that is shared, and a group.
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class Splitting(SecondSolveLoss):
         group: Group | None = None,
         at_random: bool = False,
         weights: Tensor | None = None,
+        shared: bool = False,
     ):
         super().__init__(accuracy)
         if not isinstance(parts, int) or parts < 2:
@@ -58,20 +64,35 @@ class Splitting(SecondSolveLoss):
         self.weight = weight
         self.group = group
         self.at_random = at_random
+        if shared and group is not None:
+            raise ValueError(
+                "shared: with a group the image that predicts is that of another model, whose "
+                "denoiser moves along, and serves no other loss; leave one of them out"
+            )
+        self.takes_split = shared
         self.misfit = MeasurementConsistency(weight, floor, attenuation, weights)
 
     def forward(self, x_net: Tensor, y: Any, physics: Any, model: Any, **kwargs: Any) -> Tensor:
         return self.evaluate(Example(x_net, y, physics, model)).value
 
     def evaluate(self, example: Example) -> LossValue:
-        part = None if self.at_random else int(shared(lambda: torch.randint(self.parts, ())))
-        rest, y_rest, left_out, y_left_out = split(example.physics, example.y, self.parts, part)
+        if example.split is not None:
+            return LossValue(self._misfit(example.x_net, example.split))
+        drawn = self.draw(example.y, example.physics)
         model = example.model
         if self.group is not None:
             model = _moved(model, self.group, example.x_net)
-        x, solves = reconstruct_again(model, y_rest, rest, self.accuracy)
-        misfit = self.misfit(x_net=x, y=y_left_out, physics=left_out)
-        return LossValue(misfit, solves)
+        x, solves = reconstruct_again(model, drawn.y, drawn.physics, self.accuracy)
+        return LossValue(self._misfit(x, drawn), solves)
+
+    def draw(self, y: Any, physics: Any) -> Split:
+        """What is left out of y (B, …) this time, and what stays."""
+        part = None if self.at_random else int(same_for_all(lambda: torch.randint(self.parts, ())))
+        return split(physics, y, self.parts, part)
+
+    def _misfit(self, x: Tensor, drawn: Split) -> Tensor:
+        """(B,) to what was left out."""
+        return self.misfit(x_net=x, y=drawn.left_y, physics=drawn.left_physics)
 
 
 def _moved(model: Any, group: Group, x: Tensor) -> EquilibriumReconstructor:
