@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import re
+import shlex
 import sys
 from enum import Enum
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 from typer.core import TyperCommand
 
-from .errors import TrainingGaveUp, UserError
+from .errors import TrainingGaveUp, UserError, shortened
 from .machine import keep_freed_memory, wait_without_spinning
 
 if TYPE_CHECKING:
@@ -169,7 +171,7 @@ def train(
     finally:
         progress.close()
     if not finished:
-        command = f"equipoise train {config} {' '.join(overrides or [])}".rstrip()
+        command = shlex.join(["equipoise", "train", str(config), *(overrides or [])])
         echo(f"interrupted; the same command continues: {command}")
         raise typer.Exit(INTERRUPTED)
     folder = settings.folder
@@ -363,7 +365,7 @@ def compare(
     if methods is not None:
         load_methods(methods)
     configs = [load_config(Path(file), overrides) for file in files]
-    comparison = plan(configs, out, seeds, only.split(",") if only else None)
+    comparison = plan(configs, out, seeds, only.split(",") if only is not None else None)
     try:
         table = run_compare(comparison, jobs, typer.echo, elsewhere)
     except KeyboardInterrupt:
@@ -543,7 +545,7 @@ def _fix(config: Path, overrides: list[str] | None, out: Path) -> None:
 
     with Status() as status:
         left = write_fixed(config, overrides, out, status.print, status.say)
-    typer.echo(f"wrote {out}; train with: equipoise train {out}")
+    typer.echo(f"wrote {out}; train with: equipoise train {shlex.quote(str(out))}")
     if left:
         typer.echo(f"{left} thing(s) that no configuration mends")
         raise typer.Exit(1)
@@ -588,12 +590,28 @@ def pretrain(
     typer.echo(f"wrote {out}: {scores}")
 
 
+#: What NumPy says in place of an error number.
+CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
+
+
+#: What torch says where no more memory is to be had.
+NO_MEMORY = re.compile("can't allocate memory|out of memory")
+
+
 def _in_words(error: Exception) -> str:
-    if not (isinstance(error, OSError) and error.errno == errno.ENOSPC):
+    if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+        return (
+            f"there is not enough memory ({shortened(str(error), 200)}); lower data.size, "
+            "learning.batch, or the number of views, detectors, shots or coils"
+        )
+    is_full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    if not (is_full or CUT_SHORT.fullmatch(str(error))):
         return str(error)
-    where = f" where {error.filename} was to be written" if error.filename else ""
+    named = getattr(error, "filename", None)
+    where = f" where {named} was to be written" if named else ""
+    why = getattr(error, "strerror", None) or error
     return (
-        f"the disk is full{where} ({error.strerror}); make room, and give the same command again: "
+        f"the disk is full{where} ({why}); make room, and give the same command again: "
         "what was whole is kept"
     )
 
@@ -603,8 +621,10 @@ def main() -> None:
     keep_freed_memory()
     try:
         app()
-    except (UserError, OSError) as error:  # OSError: a path that is a file, a full disk, no rights
-        if _debug:
+    except (UserError, OSError, MemoryError, RuntimeError) as error:
+        # OSError: a path that is a file, a full disk, no rights
+        no_memory = isinstance(error, MemoryError) or NO_MEMORY.search(str(error))
+        if _debug or (isinstance(error, RuntimeError) and not no_memory):
             raise
         typer.echo(f"error: {_in_words(error)}", err=True)
         sys.exit(GAVE_UP if isinstance(error, TrainingGaveUp) else USER_ERROR)

@@ -178,13 +178,17 @@ class TestReconstruct:
         with pytest.raises(UserError, match="--factor must be a finite number > 0"):
             Bootstrap(10, factor=0.0)
 
-    def test_too_few_samples_and_groups(self, folder, sinograms, tmp_path):
-        run = load_run(folder)
-        with pytest.raises(UserError, match="samples must be at least 10"):
-            reconstruct(run, sinograms, tmp_path / "a", quiet, asked=Bootstrap(samples=9))
-        with pytest.raises(UserError, match="--group must be one of rotations"):
-            reconstruct(run, sinograms, tmp_path / "b", quiet, asked=Bootstrap(10, group="turns"))
-        assert not (tmp_path / "a").exists()
+    @pytest.mark.parametrize(
+        ("asked", "wanted"),
+        [
+            ({"samples": 9}, "samples must be at least 10"),
+            ({"samples": 30, "level": 2.0}, r"level must be in \(0, 1\)"),
+            ({"samples": 10, "group": "turns"}, "--group must be one of rotations"),
+        ],
+    )
+    def test_what_is_asked_is_looked_at_before_any_work(self, asked, wanted):
+        with pytest.raises(UserError, match=wanted):
+            Bootstrap(**asked)
 
     def test_a_blind_group_is_said(self, folder, sinograms, tmp_path):
         said = []

@@ -79,6 +79,19 @@ class TestRegistry:
         with pytest.raises(UserError, match="no such file of methods"):
             load_methods(tmp_path / "nowhere.py")
 
+    @pytest.mark.parametrize(
+        ("code", "wanted"),
+        [
+            ("x = (", "cannot be run: SyntaxError"),
+            ("import sys; sys.exit(3)", "cannot be run: SystemExit: 3"),
+            ("x = 1", r"registers no method; end it with .*register\("),
+        ],
+    )
+    def test_a_file_that_is_none_of_methods(self, registry, tmp_path, code, wanted):
+        (tmp_path / "own.py").write_text(code)
+        with pytest.raises(UserError, match=rf"own\.py: {wanted}"):
+            load_methods(tmp_path / "own.py")
+
     def test_a_network_of_ones_own(self, registry, config):
         register(Trained("wide", "Wide", {"model.denoiser.channels": 8}))
         methods, _ = methods_for(config)

@@ -211,7 +211,7 @@ def test_a_centre_that_was_not_measured_is_no_unshifted_one(tmp_path):
     samples = kspace()
     middle = samples.shape[-1] // 2
     samples[..., middle - 5 : middle + 6] = 0
-    with pytest.raises(UserError, match="nothing was measured in the middle.*was not measured"):
+    with pytest.raises(UserError, match=r"nothing was measured in the middle.*was not measured"):
         load(tmp_path, samples)
 
 

@@ -12,7 +12,7 @@ import torch
 import equipoise as eq
 from equipoise.errors import UserError
 from equipoise.imaging.linear import norm
-from equipoise.imaging.operators import in_double, normalized
+from equipoise.imaging.operators import from_file, in_double, normalized
 from equipoise.imaging.splitting import split
 
 
@@ -84,6 +84,25 @@ class TestOperators:
 
         with pytest.raises(UserError, match=r"0\.25 for an image of zeros, so it is not linear"):
             normalized(Offset(), 8)
+
+    @pytest.mark.parametrize(
+        ("A", "wanted"),
+        [
+            (lambda x: x**2, "A\\(2x\\) is 50% off 2 A\\(x\\), so it is not linear"),
+            (lambda x: x.double(), r"A gives torch\.float64 for images of torch\.float32; end it"),
+            (lambda x: x.mul_(2), r"A changes the image that it is given; .*x\.clone\(\)"),
+            (lambda x: x[:1], r"A gives 1 measurement\(s\) of 2 images; it must take a batch"),
+        ],
+    )
+    def test_what_ones_own_operator_must_not_do(self, A, wanted):
+        own = deepinv.physics.LinearPhysics(A=A, A_adjoint=lambda y: y.float())
+        with pytest.raises(UserError, match=wanted):
+            normalized(own, 8)
+
+    def test_a_file_that_ends_the_process(self, tmp_path):
+        (tmp_path / "own.py").write_text("import sys\nsys.exit(3)")
+        with pytest.raises(UserError, match=r"own\.py cannot be run: SystemExit: 3"):
+            from_file(tmp_path / "own.py", 8)
 
     def test_nothing_hangs_on_another_librarys_object(self):
         inner = deepinv.physics.Blur(filter=torch.ones(1, 1, 3, 3) / 9, padding="circular")

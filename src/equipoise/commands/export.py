@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def _card(run: Run, about: dict[str, Any], licence: str) -> str:
     options = ", ".join(f"{key} {value}" for key, value in physics.items() if key != "read")
     return CARD.format(
         kind=physics["kind"],
-        licence=licence,
+        licence=json.dumps(licence, ensure_ascii=False),
         name=config.name,
         training=how_it_was_trained(config.objective, config.model),
         physics=OF_SCANNERS if is_kspace else f"{options}, {shown_size(config.data.size)} pixels",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -80,7 +81,7 @@ def init(path: str | Path, out: str | Path | None = None, say: Say = print) -> P
     count = text.count(f"# {FILL_IN}")
     if count:
         say(f"{count} line(s) of {out} are marked {FILL_IN}: what no file says")
-    say(f"wrote {out}; next: equipoise doctor {out}")
+    say(f"wrote {out}; next: equipoise doctor {shlex.quote(str(out))}")
     return out
 
 
@@ -408,8 +409,8 @@ def written(draft: Draft, path: Path, out: Path) -> str:
     lines = [f"# {line}" for line in draft.found]
     lines += [
         "#",
-        f"#   equipoise doctor {out}    asks what is wrong, in seconds",
-        f"#   equipoise train {out}",
+        f"#   equipoise doctor {shlex.quote(str(out))}    asks what is wrong, in seconds",
+        f"#   equipoise train {shlex.quote(str(out))}",
         f"# Lines marked {FILL_IN} say what no file does; the values there are assumptions.",
     ]
     sections = {"data": draft.data, "physics": draft.physics, **draft.others}

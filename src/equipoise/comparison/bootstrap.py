@@ -25,6 +25,7 @@ from ..assessment.uncertainty import (
     uncertainty,
     unfinished_in_words,
 )
+from ..assessment.uncertainty.bootstrap import checked_level
 from ..assessment.uncertainty.cautions import cautions
 from ..assessment.uncertainty.noise import with_noise
 from ..assessment.uncertainty.record import decibels
@@ -62,6 +63,9 @@ class Bootstrap:
     factor: float = 1.0
 
     def __post_init__(self) -> None:
+        checked_level(self.level, self.samples)
+        if self.group is not None and self.group not in GROUPS:
+            raise UserError(f"--group must be one of {', '.join(GROUPS)}, got {self.group!r}")
         if not (math.isfinite(self.factor) and self.factor > 0):
             raise UserError(
                 f"--factor must be a finite number > 0, got {self.factor:g}; `equipoise evaluate "
@@ -69,15 +73,9 @@ class Bootstrap:
             )
 
     def group_of(self, run: Run) -> Any:
-        """What moves the images.
-
-        Raises:
-            UserError: there is no group of that name.
-        """
+        """What moves the images."""
         if self.group is None:
             return run.config.objective.equivariance.group.make()
-        if self.group not in GROUPS:
-            raise UserError(f"--group must be one of {', '.join(GROUPS)}, got {self.group!r}")
         return named_group(self.group)
 
     def cost_in_words(self, images: int, seconds: float) -> str:

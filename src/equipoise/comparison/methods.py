@@ -90,11 +90,21 @@ def load_methods(file: Path) -> None:
     """Runs a Python file that registers methods.
 
     Raises:
-        UserError: there is no such file.
+        UserError: there is no such file, it cannot be run, or it registers nothing.
     """
     if not file.is_file():
         raise UserError(f"{file}: no such file of methods; name a Python file that registers some")
-    runpy.run_path(str(file))
+    before = len(METHODS)
+    try:
+        runpy.run_path(str(file))
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # whatever somebody's file raises
+        raise UserError(f"{file}: cannot be run: {type(error).__name__}: {error}") from error
+    if len(METHODS) == before:
+        raise UserError(
+            f"{file}: registers no method; end it with equipoise.comparison.methods.register(…)"
+        )
 
 
 def classical_methods(config: Config) -> list[Classical]:

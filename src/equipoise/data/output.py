@@ -15,6 +15,9 @@ import numpy as np
 
 from ..errors import UserError, need
 
+#: What an HDF5 file needs beside its arrays, and each text beside its letters, in bytes, at most.
+HEADERS, HEAP = 16384, 64
+
 
 class Output(ABC):
     """N images (H, W), float32, in a folder."""
@@ -34,6 +37,23 @@ class Output(ABC):
     @abstractmethod
     def files(self) -> list[Path]:
         """What is written."""
+
+
+def reserve(path: Path, size: int) -> None:
+    """Takes room for a file of ``size`` bytes: a page that the disk has no room for later would end
+    the process, in HDF5 too. Some systems can tell before; the file is made, if there is none.
+
+    Raises:
+        OSError: there is no room.
+    """
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        with path.open("ab") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 class NpyFolder(Output):
@@ -72,10 +92,7 @@ class TiffStack(Output):
             need("tifffile", "images").memmap(
                 part, shape=stack, dtype=np.float32, bigtiff=large, photometric="minisblack"
             ).flush()
-            # A page that the disk has no room for ends the process. Some systems tell before.
-            if hasattr(os, "posix_fallocate"):
-                with part.open("r+b") as file:
-                    os.posix_fallocate(file.fileno(), 0, part.stat().st_size)
+            reserve(part, part.stat().st_size)
             os.replace(part, self.path)
 
     def write(self, first: int, images: np.ndarray) -> None:
@@ -105,6 +122,8 @@ class Hdf5Dataset(Output):
         self.h5py: Any = need("h5py", "hdf5")
         if not self.path.exists():
             part = self.path.with_suffix(".part")
+            names_in_it = sum(len(name.encode()) + HEAP for name in names)
+            reserve(part, HEADERS + names_in_it + 4 * len(names) * shape[0] * shape[1])
             with self.h5py.File(part, "w") as stored:
                 stored["names"] = [name.encode() for name in names]
                 properties = self.h5py.h5p.create(self.h5py.h5p.DATASET_CREATE)
@@ -113,6 +132,7 @@ class Hdf5Dataset(Output):
                 space = self.h5py.h5s.create_simple((len(names), *shape))
                 kind = self.h5py.h5t.IEEE_F32LE
                 self.h5py.h5d.create(stored.id, b"images", kind, space, dcpl=properties)
+            reserve(part, part.stat().st_size)
             os.replace(part, self.path)
 
     def write(self, first: int, images: np.ndarray) -> None:

@@ -107,7 +107,7 @@ class PhantomSettings(SimulatedSettings, DataSettings):
     """Anatomical phantoms, made from the seed and measured."""
 
     kind: Literal["phantoms"] = "phantoms"
-    count: int = Field(200, ge=1, description="how many phantoms")
+    count: int = Field(200, ge=1, le=1_000_000, description="how many phantoms")
 
     @field_validator("size")
     @classmethod

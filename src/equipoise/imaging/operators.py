@@ -31,6 +31,10 @@ class Normalized(NamedTuple):
     measurement_shape: tuple[int, ...]  #: of one y
 
 
+#: By this share A(2x) may differ from 2 A(x), by rounding.
+NOT_LINEAR = 1e-2
+
+
 def normalized(physics: Any, size: Size, frames: int | None = None) -> Normalized:
     """The operator with ‖A‖ = 1, its gain, and the shapes of what it takes and gives.
 
@@ -97,6 +101,7 @@ def _try_shape(
         with torch.no_grad():
             y = physics.A(x)
             back = physics.A_adjoint(y)
+            complaint = _complaint_of_any_image(physics, shape)
     except Exception as error:  # whatever a user's own operator raises
         return None, f"{type(error).__name__}: {error}"
     if not isinstance(y, Tensor) or y.is_complex() or back.shape != x.shape:
@@ -108,7 +113,33 @@ def _try_shape(
             f"A gives up to {largest:.3g} for an image of zeros, so it is not linear; take this "
             "offset out of A, and out of the measurements"
         )
+    if complaint:
+        return None, complaint
     return tuple(y.shape[1:]), ""
+
+
+def _complaint_of_any_image(physics: LinearPhysics, shape: tuple[int, ...]) -> str:
+    """What is wrong with an operator beside its shapes, seen at two random images: their type, what
+    becomes of each, and whether it is linear; empty if nothing is."""
+    x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    kept = x.clone()
+    y = physics.A(x)
+    if not torch.equal(x, kept):
+        return "A changes the image that it is given; compute with a copy: x.clone()"
+    if not isinstance(y, Tensor):
+        return ""  # which is said elsewhere
+    if y.dtype != x.dtype:
+        return (
+            f"A gives {y.dtype} for images of {x.dtype}; end it with y.to(x.dtype), and A_adjoint "
+            "likewise"
+        )
+    if len(y) != len(x):
+        return f"A gives {len(y)} measurement(s) of {len(x)} images; it must take a batch (B, …)"
+    twice = physics.A(2 * kept)
+    off = float((twice - 2 * y).norm()) / max(float(twice.norm()), 1e-30)
+    if off > NOT_LINEAR:
+        return f"A(2x) is {off:.0%} off 2 A(x), so it is not linear, which all methods need"
+    return ""
 
 
 def _gain(physics: LinearPhysics, shape: tuple[int, ...]) -> float:
@@ -179,7 +210,7 @@ def from_file(path: Path, size: Size) -> Any:
     try:
         spec.loader.exec_module(module)
         made = module.physics(size) if callable(getattr(module, "physics", None)) else None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(
             f"physics.file: {path} cannot be run: {type(error).__name__}: {error}"
         ) from error

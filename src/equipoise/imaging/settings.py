@@ -78,7 +78,9 @@ class MRISettings(SingleImage, CartesianSettings):
     """Cartesian MRI, with one coil or several."""
 
     kind: Literal["mri"] = "mri"
-    coils: int = Field(1, ge=1, description="simulated coils, for images that are to be measured")
+    coils: int = Field(
+        1, ge=1, le=256, description="simulated coils, for images that are to be measured"
+    )
 
     def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
         h, w = image_size(size)
@@ -94,7 +96,7 @@ class DynamicMRISettings(CartesianSettings):
     the frames."""
 
     kind: Literal["dynamic_mri"] = "dynamic_mri"
-    frames: int = Field(8, ge=2, description="images in a sequence")
+    frames: int = Field(8, ge=2, le=1000, description="images in a sequence")
 
     def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
         h, w = image_size(size)
@@ -112,8 +114,8 @@ class NonCartesianMRISettings(SingleImage, PhysicsSettings):
 
     kind: Literal["non_cartesian_mri"] = "non_cartesian_mri"
     trajectory: Literal["radial", "spiral"] = Field("radial", description="how k-space is crossed")
-    shots: int = Field(24, ge=1, description="spokes, or spiral arms")
-    samples: int = Field(128, ge=2, description="samples along each")
+    shots: int = Field(24, ge=1, le=100_000, description="spokes, or spiral arms")
+    samples: int = Field(128, ge=2, le=100_000, description="samples along each")
 
     def operator(self, size: Size, seed: int) -> deepinv.physics.LinearPhysics:
         return deepinv.physics.NonCartesianMRI(

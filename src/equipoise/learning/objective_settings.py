@@ -177,7 +177,9 @@ class EquivarianceSettings(Settings):
     group: GroupChoice = Field(
         default_factory=lambda: RotationsSettings(), description="the group that moves images"
     )
-    draws: int = Field(1, ge=1, description="elements of the group for each sample and step")
+    draws: int = Field(
+        1, ge=1, le=1000, description="elements of the group for each sample and step"
+    )
     renoise: bool = RENOISE
     stop_gradient: StopGradient = Field(
         True,

@@ -14,7 +14,7 @@ class LearningSettings(Settings):
     """The loop."""
 
     steps: int = Field(1000, ge=1, description="optimiser steps")
-    batch: int = Field(8, ge=1, description="measurements in a step")
+    batch: int = Field(8, ge=1, le=100_000, description="measurements in a step")
     workers: int = Field(
         0,
         ge=0,

@@ -291,10 +291,12 @@ class ModelSettings(Settings):
     solver: SolverChoice = Field(
         default_factory=lambda: AndersonSettings(), description="of the fixed-point equation"
     )
-    rtol: float = Field(1e-3, gt=0, description="relative residual at which a training solve stops")
+    rtol: float = Field(
+        1e-3, gt=0, lt=1, description="relative residual at which a training solve stops"
+    )
     max_steps: int = Field(50, ge=1, description="most evaluations of f in a training solve")
     test_rtol: float = Field(
-        1e-4, gt=0, description="relative residual at which a solve outside training stops"
+        1e-4, gt=0, lt=1, description="relative residual at which a solve outside training stops"
     )
     test_max_steps: int = Field(
         100, ge=1, description="most evaluations of f in a solve outside training"

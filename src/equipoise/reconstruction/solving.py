@@ -26,7 +26,7 @@ class AndersonSettings(Settings):
     """Anderson acceleration."""
 
     kind: Literal["anderson"] = "anderson"
-    memory: int = Field(10, ge=1, description="differences that are remembered")
+    memory: int = Field(10, ge=1, le=1000, description="differences that are remembered")
 
     def make(self) -> Anderson:
         return Anderson(self.memory)
@@ -46,7 +46,7 @@ class BroydenSettings(Settings):
     """Broyden's good method."""
 
     kind: Literal["broyden"] = "broyden"
-    memory: int = Field(10, ge=1, description="updates that are remembered")
+    memory: int = Field(10, ge=1, le=1000, description="updates that are remembered")
 
     def make(self) -> Broyden:
         return Broyden(self.memory)
@@ -64,7 +64,7 @@ class ImplicitSettings(Settings):
 
     kind: Literal["implicit"] = "implicit"
     rtol: float = Field(
-        1e-2, gt=0, description="relative residual at which the adjoint solve stops"
+        1e-2, gt=0, lt=1, description="relative residual at which the adjoint solve stops"
     )
     max_steps: int = Field(
         40, ge=1, description="most vector–Jacobian products in the adjoint solve"

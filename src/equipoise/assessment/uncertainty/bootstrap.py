@@ -81,7 +81,7 @@ def uncertainty(
         EquilibriumWarning: some samples did not converge (as ``model.on_failure`` says).
     """
     samples, seed = whole_number("samples", samples, 1), _checked_seed(seed)
-    every = [_checked_level(p, samples) for p in (level, *levels)]
+    every = [checked_level(p, samples) for p in (level, *levels)]
     physics = with_noise(physics, noise)
     solved = None
     if value is None:
@@ -116,7 +116,11 @@ def _checked_seed(seed: Any) -> int:
         raise ArgumentError(str(error)) from error
 
 
-def _checked_level(level: float, samples: int) -> float:
+def checked_level(level: float, samples: int) -> float:
+    """
+    Raises:
+        ArgumentError: it is no level, or there are too few samples to tell its quantile.
+    """
     if isinstance(level, str) or not 0 < level < 1:
         raise ArgumentError(f"level must be in (0, 1), got {level!r}; 0.9 gives 90 % bounds")
     if samples * (1 - level) < 1 - 1e-9:

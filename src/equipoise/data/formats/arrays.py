@@ -142,7 +142,7 @@ class Npz(_Arrays):
         if beside and len(beside) < len(arrays):
             raise self.error(
                 file,
-                f"holds several arrays ({listed(arrays)}), of which {listed(beside)} may be none of "
+                f"holds several arrays ({listed(arrays)}), of which {listed(beside)} may not be "
                 "what was measured; choose one with data.variable",
             )
         if not arrays or not others:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -210,7 +212,7 @@ class Hdf5(Format):
             return write_npy(items, images, folder)
         files = {item.file for item in items}
         path = folder / (files.pop().name if len(files) == 1 else "images.h5")
-        with need("h5py", "hdf5").File(path, "w") as stored:
+        with _written_at_once(path) as stored:
             values = np.stack(images)
             if items[0].is_difference:
                 stored["hu"] = values.astype(np.float32)  # a part of one Hounsfield unit matters
@@ -222,6 +224,16 @@ class Hdf5(Format):
         return [path]
 
 
+@contextmanager
+def _written_at_once(path: Path) -> Iterator[Any]:
+    """An HDF5 file that is made in memory: where the disk is full, HDF5 ends the process when it
+    closes its file, and Python says so."""
+    made = io.BytesIO()
+    with need("h5py", "hdf5").File(made, "w") as stored:
+        yield stored
+    path.write_bytes(made.getbuffer())
+
+
 def _write_volumes(
     items: Sequence[Item], images: Sequence[np.ndarray], folder: Path, suffixes: tuple[str, ...]
 ) -> list[Path]:
@@ -231,7 +243,7 @@ def _write_volumes(
     paths = []
     for members, planes, path in by_file(items, images, folder, suffixes, ".h5"):
         volume = [_root_sum_of_squares(*pair) for pair in zip(members, planes, strict=True)]
-        with need("h5py", "hdf5").File(path, "w") as stored:
+        with _written_at_once(path) as stored:
             stored["reconstruction"] = np.stack(volume).astype(np.float32)
             if members[0].meaning:
                 stored.attrs["meaning"] = members[0].meaning

@@ -21,7 +21,12 @@ from .scanner import ScannerGeometry
 from .setup import IN_MILLIMETRES, Setup, fan_setup, parallel_setup, scaled_words
 from .views import unseen_views
 
-Views = Annotated[int, Field(ge=1)] | Annotated[list[float], Field(min_length=1)]
+#: What no scanner has more of.
+MOST_VIEWS, MOST_DETECTORS = 100_000, 100_000
+#: The axis of rotation is no farther off the detector's middle, in detectors.
+FARTHEST = 100_000
+
+Views = Annotated[int, Field(ge=1, le=MOST_VIEWS)] | Annotated[list[float], Field(min_length=1)]
 Chosen = (
     Annotated[int, Field(ge=1)]
     | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
@@ -53,6 +58,7 @@ class RaysSettings(SingleImage, PhysicsSettings):
     detectors: int | None = Field(
         None,
         ge=1,
+        le=MOST_DETECTORS,
         description="detectors in a row of a file; none: as it says, or the image's diagonal",
     )
     bin: int = Field(1, ge=1, description="detectors of the file that are averaged into one")
@@ -65,7 +71,7 @@ class RaysSettings(SingleImage, PhysicsSettings):
         description="width of a detector of the file, in pixels; none: a (binned) detector is as "
         "wide as a pixel, in a fan as its shadow",
     )
-    offset: float | Literal["auto"] | None = Field(
+    offset: Annotated[float, Field(ge=-FARTHEST, le=FARTHEST)] | Literal["auto"] | None = Field(
         None,
         description="of the detector's middle from the shadow of the centre of rotation, in "
         "detectors of the file; none: as it says, or 0; auto: found in the measurements",

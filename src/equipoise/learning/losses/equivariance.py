@@ -13,7 +13,6 @@ from ...imaging.selection import differs_per_sample, select, selector
 from .base import Example, LossValue, checked_weight, mean_square
 from .second_solve import DEFAULT_ACCURACY, Accuracy, SecondSolveLoss, reconstruct_again, refined
 
-
 #: Of the moved image: as target and as what is measured, as ``"target"`` alone, or not at all.
 StopGradient = bool | Literal["target"]
 

@@ -16,7 +16,7 @@ from .gradient import RED, GradientStep, MirrorStep, PrimalDual
 from .proximal import ADMM, DouglasRachford, ProximalStep
 
 Precision = Literal["32", "64", "bf16"]
-StepCount = Annotated[int, Field(ge=1, strict=True)]
+StepCount = Annotated[int, Field(ge=1, le=1000, strict=True)]
 
 
 class StepSettings(Settings):
