@@ -225,3 +225,11 @@ def test_what_arrays_of_complex_numbers_may_be_instead_is_told(tmp_path):
     notes = "\n".join(load(tmp_path, images[None]).notes)
     assert "1 of 1 slices do not look like k-space" in notes
     assert "set data.kind=images" in notes
+
+
+def test_a_slice_of_too_few_lines_is_named(tmp_path):
+    samples = kspace()
+    lines = torch.zeros(samples.shape[-1])
+    lines[samples.shape[-1] // 2] = 1
+    with pytest.raises(UserError, match=r"k_?.*: of 1 measured line\(s\) none can be left out"):
+        load(tmp_path, samples * lines)

@@ -253,3 +253,18 @@ def test_noise_that_is_not_there():
     scan = SimpleNamespace(physics=SimpleNamespace(), measurement_shape=(1, 4, 4))
     with pytest.raises(UserError, match="sigma"):
         borrowed("SureGaussianLoss", 1.0, scan)
+
+
+class Picky(L.Loss):
+    """Takes no sinograms, as deepinv's splitting takes none whose shape its mask does not have."""
+
+    def forward(self, **kwargs):
+        raise ValueError("y and mask must have the same shape")
+
+
+def test_a_loss_that_refuses_what_was_measured_is_named():
+    wanted = r"objective: picky does not take these measurements \(y and mask .*leave it out"
+    with pytest.raises(UserError, match=wanted):
+        small_trainer({"picky": Weighted(Picky())}).advance()
+    with pytest.raises(ValueError, match="y and mask must"):  # one of somebody's own
+        small_trainer({"picky": Picky()}).advance()

@@ -117,7 +117,15 @@ def _slice(item: Item, settings: MRISettings, seed: int) -> Slice:
     kspace = kspace * measured
     used = measured
     if _is_fully_sampled(measured):
-        used = measured * planned_inside(settings, measured, seed)
+        try:
+            used = measured * planned_inside(settings, measured, seed)
+        except UserError as error:
+            lines = int(measured.any(0).sum())
+            raise UserError(
+                f"{item.file}, {item.name}: of {lines} measured line(s) none can be left out as "
+                f"configured ({error}); leave this slice out (data.slices), or set "
+                "physics.acceleration to what its lines allow"
+            ) from error
     return Slice(item, kspace, measured, used)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from deepinv.models import Reconstructor
 from torch import Tensor, nn
 
 from ..equilibrium import Equilibrium, Unrolled
+from ..errors import UserError
 from ..imaging.splitting import Split
 from ..reconstruction.model import EquilibriumReconstructor
 from .batching import Part
@@ -24,6 +26,7 @@ from .losses import (
     RecordedLoss,
     SecondSolveLoss,
     Splitting,
+    Weighted,
     accurate,
     evaluate,
 )
@@ -112,16 +115,14 @@ class Objective:
         model: nn.Module = loss.adapt_model(self.recorder)
         return model
 
-    def _drawn(self, part: Part) -> tuple[Split | None, list[str]]:
-        """How the measurements are split, and the losses that are given the image of most of
-        them."""
+    def _drawn(self, part: Part) -> Split | None:
+        """How the measurements are split, where splitting shares its image."""
         for loss in self.losses.values():
             if isinstance(loss, Splitting) and loss.takes_split:
-                takes = [name for name, one in self.losses.items() if _takes_split(one)]
-                return loss.draw(part.y, part.physics), takes
-        return None, []
+                return loss.draw(part.y, part.physics)
+        return None
 
-    def _images(self, part: Part, split: Split | None, of_split: list[str]) -> dict[str, Image]:
+    def _images(self, part: Part, split: Split | None) -> dict[str, Image]:
         """By the names of the losses, what they look at; of those whose model is a wrapper of their
         own, none.
 
@@ -129,22 +130,49 @@ class Objective:
         there is one, and without a gradient, if no loss needs one.
         """
         recorder = self.recorder
-        images, start = {}, None
+        own = [name for name, wrapper in self.wrappers.items() if wrapper is recorder]
+        of_split, start = [], None
+        images: dict[str, Image] = {}
         if split is not None:
+            of_split = [name for name in own if _takes_split(self.losses[name])]
             most = Image(recorder(split.y, split.physics))
-            images |= dict.fromkeys(of_split, most)
+            images = dict.fromkeys(of_split, most)
             start = most.leaf.detach()
-        of_all = [
-            name
-            for name, wrapper in self.wrappers.items()
-            if wrapper is recorder and name not in of_split
-        ]
+        of_all = [name for name in own if name not in of_split]
         if of_all:
             needs = any(_needs_gradient(self.losses[name]) for name in of_all)
             with torch.set_grad_enabled(needs):
                 x = recorder(part.y, part.physics, start)
             images |= dict.fromkeys(of_all, Image(x))
         return images
+
+    def _example(
+        self,
+        name: str,
+        part: Part,
+        images: dict[str, Image],
+        split: Split | None,
+        epoch: int,
+        directions: dict[str, Tensor],
+    ) -> Example:
+        """What a loss is given. With the image of a split come the measurements of its larger
+        part."""
+        model = self.wrappers[name]
+        is_recorded = isinstance(self.losses[name], RecordedLoss)
+        image = images.get(name)
+        example = Example(
+            _reconstruct(model, part.y, part.physics) if image is None else image.leaf,
+            part.y,
+            part.physics,
+            self.recorder.accurate_model() if is_recorded else model,
+            part.truth,
+            epoch,
+            part.other_physics,
+            directions.get(name),
+        )
+        if split is not None and _takes_split(self.losses[name]):
+            example = replace(example, y=split.y, physics=split.physics, split=split)
+        return example
 
     def differentiate(
         self, part: Part, epoch: int, directions: dict[str, Tensor], share: float = 1.0
@@ -156,26 +184,13 @@ class Objective:
         is what has to fit into memory, not their sum.
         """
         recorder = self.recorder
-        split, of_split = self._drawn(part)
-        images = self._images(part, split, of_split)
+        split = self._drawn(part)
+        images = self._images(part, split)
         solves = {"x_net": recorder.take_solves()}
         values = {}
         for name, loss in self.losses.items():
-            model = self.wrappers[name]
-            x = images[name].leaf if name in images else _reconstruct(model, part.y, part.physics)
-            example = Example(
-                x,
-                part.y,
-                part.physics,
-                recorder.accurate_model() if isinstance(loss, RecordedLoss) else model,
-                part.truth,
-                epoch,
-                part.other_physics,
-                directions.get(name),
-            )
-            if split is not None and name in of_split:
-                example = replace(example, y=split.y, physics=split.physics, split=split)
-            found = evaluate(loss, example)
+            with _said(name, loss):
+                found = evaluate(loss, self._example(name, part, images, split, epoch, directions))
             if found.value.requires_grad:
                 (found.value.mean() * share).backward()
             values[name] = found._replace(value=found.value.detach())
@@ -199,6 +214,23 @@ def accuracy_for(losses: Iterable[Any]) -> Accuracy | None:
     for accuracy in asked[1:]:
         needed = needed.tightest(accuracy)
     return needed
+
+
+@contextmanager
+def _said(name: str, loss: Any) -> Iterator[None]:
+    """
+    Raises:
+        UserError: a loss of deepinv's, or the model as it wraps it, refuses such measurements.
+    """
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        if isinstance(error, UserError) or not isinstance(loss, Weighted):
+            raise
+        raise UserError(
+            f"objective: {name} does not take these measurements ({error}); give it other "
+            "arguments, or leave it out"
+        ) from error
 
 
 def _takes_split(loss: Any) -> bool:

@@ -178,7 +178,8 @@ class Ismrmrd(Format):
                 raise self.error(
                     file,
                     f"a line at row {row}, samples {start} to {end}, lies outside the "
-                    f"{encoding.rows}×{encoding.columns} points that the header promises",
+                    f"{encoding.rows}×{encoding.columns} points that the header promises: mend "
+                    "encodedSpace.matrixSize and encodingLimits in it",
                 )
             number = counter(line, "slice")
             if number not in planes:

@@ -100,7 +100,8 @@ def acquisition(
     if size < 8:
         raise UserError(
             f"k-space has a fully sampled centre of {size}×{size} points; at least 8×8 are needed "
-            "to find coils and scale"
+            f"to find {'coils and scale' if len(white) > 1 else 'its scale'}: bring calibration "
+            "lines, in the file (of ISMRMRD by their flags) or measured in the centre"
         )
     scale = _brightness(centre, size)
     if calibration is not None:
