@@ -47,7 +47,7 @@ def check_kspace(item: Item, kspace: Tensor) -> None:
 def is_concentrated(values: np.ndarray) -> bool:
     """Whether most of the power of an array (…, rows, columns) lies about the middle, or, as a
     Fourier transform leaves it, about the corners: so does k-space, and hardly an image."""
-    power = np.square(np.abs(values.astype(np.complex128))).sum(tuple(range(values.ndim - 2)))
+    power = np.square(np.abs(values), dtype=np.float64).sum(tuple(range(values.ndim - 2)))
     middle = max(_in_the_middle(power), _in_the_middle(np.fft.fftshift(power)))
     return middle > CONCENTRATED * float(power.sum())
 
