@@ -243,8 +243,8 @@ def read_configs(file: Path) -> list[Config]:
         trees, problem = [], error
     if not trees:
         raise UserError(
-            f"{file}: not YAML any more ({problem}); restore it from the run's checkpoint or a "
-            "backup"
+            f"{file}: not YAML any more ({problem}); give the command again that trained it, "
+            "which writes it anew from the checkpoint, or restore it from a backup"
         )
     return [parse(tree, str(file), is_saved=True) for tree in trees]
 

@@ -139,3 +139,12 @@ def test_names_that_yaml_reads_otherwise(tmp_path, name):
     np.save(tmp_path / f"{name}.npy", sinograms())
     config, _ = drafted(tmp_path / f"{name}.npy", tmp_path)
     assert config.data.path.resolve() == (tmp_path / f"{name}.npy").resolve()
+
+
+@pytest.mark.parametrize(("file", "name"), [("ä ö.yaml", "ä-ö"), ("a.b.yaml", "a.b")])
+def test_a_file_that_a_run_cannot_be_called_like(tmp_path, file, name):
+    np.save(tmp_path / "scan.npy", sinograms())
+    said = []
+    out = init(tmp_path / "scan.npy", tmp_path / file, said.append)
+    assert load_config(out).name == name
+    assert said[-1].endswith(f"equipoise doctor '{out}'" if " " in file else f"doctor {out}")

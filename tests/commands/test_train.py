@@ -496,7 +496,7 @@ class TestProcesses:
             "data": {"size": 16, "count": 5},
             "physics": {"angles": 8},
             "model": {"precision": "64", "denoiser": "shipped"},
-            "objective": {"splitting": {"parts": 2}},
+            "objective": {"splitting": {"parts": 4}},  # each has its equilibria
             "learning": {"steps": 2, "batch": 5, "checkpoint_every": 1, "warmup": 50},
         }
         (tmp_path / "c.yaml").write_text(yaml.safe_dump(tree))
@@ -514,6 +514,7 @@ class TestProcesses:
                 assert b["loss"] == pytest.approx(a["loss"], rel=1e-6)
                 assert b["gradient"] == pytest.approx(a["gradient"], rel=1e-5)
                 assert b["parts"].keys() == a["parts"].keys()
+                assert a["unsolved"] == b["unsolved"] == 0
 
     @pytest.mark.slow
     def test_a_process_that_dies_ends_the_run_and_fewer_go_on(self, tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from support import equipoise, quiet, tiny, tiny_tree
 from typer.testing import CliRunner
 
@@ -227,6 +228,11 @@ class TestExport:
         assert "license: bsd-3-clause" in card
         with pytest.raises(UserError, match="not empty"):
             export(run, tmp_path / "out")
+
+    def test_a_licence_of_any_words_is_yaml(self, folder, tmp_path):
+        export(load_run(folder), tmp_path / "out", 'a: b"c')
+        card = (tmp_path / "out" / "README.md").read_text()
+        assert yaml.safe_load(card.split("---")[1])["license"] == 'a: b"c'
 
     def test_damaged(self, folder, tmp_path):
         with pytest.raises(UserError, match="holds no model made by `equipoise export`"):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from safetensors.torch import save
 
 from ..assessment.words import how_it_was_trained
@@ -21,7 +21,7 @@ from ..run import Run
 CARD = """---
 library_name: equipoise
 tags: [image-reconstruction, self-supervised, deep-equilibrium, {kind}]
-license: {licence}
+{licence}
 ---
 # {name}
 
@@ -101,7 +101,7 @@ def _card(run: Run, about: dict[str, Any], licence: str) -> str:
     options = ", ".join(f"{key} {value}" for key, value in physics.items() if key != "read")
     return CARD.format(
         kind=physics["kind"],
-        licence=json.dumps(licence, ensure_ascii=False),
+        licence=yaml.safe_dump({"license": licence}, allow_unicode=True).strip(),
         name=config.name,
         training=how_it_was_trained(config.objective, config.model),
         physics=OF_SCANNERS if is_kspace else f"{options}, {shown_size(config.data.size)} pixels",

@@ -413,6 +413,9 @@ def written(draft: Draft, path: Path, out: Path) -> str:
         f"#   equipoise train {shlex.quote(str(out))}",
         f"# Lines marked {FILL_IN} say what no file does; the values there are assumptions.",
     ]
+    name = re.sub(r"[^\w.\-]+", "-", out.stem)
+    if name != out.stem:  # of which a run is called where nothing is said
+        lines.append(f"name: {name}")
     sections = {"data": draft.data, "physics": draft.physics, **draft.others}
     for section, rows in sections.items():
         lines.append(f"{section}:")
