@@ -1,6 +1,7 @@
 """A training step at native size, in yardsticks: what it costs, and where the time goes.
 
     python benchmarks/native.py [--size 256] [--views 60] [--batch 4] [--rounds 3] [--data FILE]
+        [--shared]
 
 The yardstick is a forward pass of a six-layer, 32-channel network on the same batch: float32,
 channels last, no gradient, two threads, the median of seven: in the same process, where freed
@@ -36,13 +37,17 @@ from equipoise.run import load_data
 MOST_YARDSTICKS, MOST_GIGABYTES = 50, 3 * 2**30 / 1e9
 
 
+#: The objective of ``--shared``.
+TWO_ADJOINTS = {"splitting": {"shared": True}, "equivariance": {"stop_gradient": "image"}}
+
+
 def configuration(a: argparse.Namespace, inner: str | int, exact: bool) -> Config:
     data = {"count": a.batch} if a.data is None else {"path": str(a.data), "kind": "images"}
     tree = {
         "data": {"size": a.size, **data},
         "physics": {"kind": "parallel_beam", "angles": a.views, "noise": 0.001},
         "model": {"step": {"kind": "proximal", "inner": inner}},
-        "objective": {"exact": exact},
+        "objective": {"exact": exact, **(TWO_ADJOINTS if a.shared else {})},
         "learning": {"batch": a.batch, "steps": 1000},
     }
     return parse(tree, "benchmark")
@@ -148,6 +153,7 @@ def report_steps(a: argparse.Namespace) -> None:
             *(sys.executable, __file__, "--size", str(a.size), "--views", str(a.views)),
             *("--batch", str(a.batch), "--rounds", str(a.rounds), "--threads", str(a.threads)),
             *("--one", inner, str(int(exact)), "--plain", plain),
+            *(["--shared"] if a.shared else []),
             *(() if a.data is None else ("--data", str(a.data))),
         ]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
@@ -167,6 +173,8 @@ def main() -> None:
     p.add_argument("--data", type=Path, help=text)
     text = "also the steps with the inner problem solved exactly, as it was: minutes each"
     p.add_argument("--before", action="store_true", help=text)
+    shared = "two adjoints a step: splitting's image serves consistency, moved images are constants"
+    p.add_argument("--shared", action="store_true", help=shared)
     p.add_argument("--one", nargs=2, metavar=("INNER", "EXACT"), help=argparse.SUPPRESS)
     p.add_argument("--plain", default="0", help=argparse.SUPPRESS)
     p.add_argument("--yardstick", action="store_true", help=argparse.SUPPRESS)

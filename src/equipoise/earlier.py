@@ -46,9 +46,7 @@ def as_it_ran(tree: dict[str, Any]) -> dict[str, Any]:
 
 def _with_objective_of_then(tree: dict[str, Any]) -> dict[str, Any]:
     """The configuration of a run, with the penalty along one remembered direction where it does not
-    say along which, and solves to ``model.rtol`` where it does not say how exact they are. Where it
-    does not say whether splitting shares its image, it did not, and ``stop_gradient`` was of the
-    target alone."""
+    say along which, and solves to ``model.rtol`` where it does not say how exact they are."""
     section = tree.get("objective") or {}
     if not isinstance(section, dict):
         return tree
@@ -56,20 +54,7 @@ def _with_objective_of_then(tree: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(penalty, dict):
         penalty = {"weight": penalty}
     objective = {"exact": False, **section, "contraction": {**PENALTY_OF_THEN, **penalty}}
-    splitting = _with_weight(section.get("splitting", {}))
-    if splitting is not None and "shared" not in splitting:
-        objective["splitting"] = {**splitting, "shared": False}
-        equivariance = _with_weight(section.get("equivariance", {}))
-        if equivariance is not None and equivariance.get("stop_gradient", True) is True:
-            objective["equivariance"] = {**equivariance, "stop_gradient": "target"}
     return {**tree, "objective": objective}
-
-
-def _with_weight(section: Any) -> dict[str, Any] | None:
-    """A loss's section, of which a number is the weight; none: it is neither."""
-    if isinstance(section, dict):
-        return section
-    return {"weight": section} if isinstance(section, (int, float)) else None
 
 
 def objective_upgraded(tree: dict[str, Any]) -> dict[str, Any]:

@@ -113,11 +113,11 @@ class TestEquivariance:
             Equivariance(eq.Reflections(), noise=False, stop_gradient=stop)(
                 x_net=x, physics=physics, model=blind
             )
-            for stop in (True, "target", False)
+            for stop in ("image", True, False)
         ]
         assert [value.requires_grad for value in values] == [False, False, True]
 
-    @pytest.mark.parametrize(("stop", "flows"), [(True, False), ("target", True), (False, True)])
+    @pytest.mark.parametrize(("stop", "flows"), [("image", False), (True, True), (False, True)])
     def test_a_constant_is_one_as_what_is_measured_too(self, stop, flows):
         physics = eq.ParallelBeam(8, 4)
         x = torch.rand(1, 1, 8, 8, requires_grad=True)
@@ -335,7 +335,8 @@ class TestContract:
                 assert solve.adjoint is None
             found.value.sum().backward(retain_graph=True)
             assert all(solve.adjoint.converged.all() for solve in found.solves)
-        found = evaluate(Equivariance(eq.Rotations()), example)  # whose first image is a constant
+        constant = Equivariance(eq.Rotations(), stop_gradient="image")
+        found = evaluate(constant, example)
         found.value.sum().backward()
         assert [solve.adjoint is None for solve in found.solves] == [True, False]
 

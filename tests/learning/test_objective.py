@@ -41,7 +41,7 @@ def gradients(model: torch.nn.Module) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("stop_gradient", [True, "target", False])
+@pytest.mark.parametrize("stop_gradient", [True, "image", False])
 def test_loss_by_loss_is_the_gradient_of_their_sum(stop_gradient, shared):
     """Through the reconstructions that losses share, and through those that they make."""
     model, part = problem()
@@ -64,7 +64,7 @@ def test_loss_by_loss_is_the_gradient_of_their_sum(stop_gradient, shared):
             most = Example(exact(split.y, split.physics), split.y, split.physics, exact)
             given = {"consistency": most, "splitting": replace(most, split=split)}
             start = most.x_net.detach()
-        with torch.set_grad_enabled(not (shared and stop_gradient is True)):
+        with torch.set_grad_enabled(not (shared and stop_gradient == "image")):
             x_net = exact.equilibrium(part.y, part.physics, x0=start).value
         whole = Example(x_net, part.y, part.physics, exact)
         given = dict.fromkeys(losses, whole) | given
@@ -79,12 +79,12 @@ def test_loss_by_loss_is_the_gradient_of_their_sum(stop_gradient, shared):
     made = [solve for solves in found.solves.values() for solve in solves]
     constants = [solve for solve in made if solve.adjoint is None]
     assert len(made) == 3
-    assert len(constants) == (1 if shared and stop_gradient is True else 0)
+    assert len(constants) == (1 if shared and stop_gradient == "image" else 0)
 
 
 @pytest.mark.parametrize("weight", [0, 0.5])
 def test_an_image_of_all_measurements_is_sought_from_that_of_most(weight):
-    """It takes fewer evaluations than from the usual start, and is the same."""
+    """Which is nearer than the usual start."""
     model, part = problem()
     losses: dict[str, Loss] = {"splitting": Splitting(3, shared=True)}
     if weight:
@@ -95,7 +95,7 @@ def test_an_image_of_all_measurements_is_sought_from_that_of_most(weight):
     if weight:
         usual = Objective(model, losses).recorder
         usual(part.y, part.physics)
-        assert found.solves["x_net"][1].steps.sum() < usual.take_solves()[0].steps.sum()
+        assert (found.solves["x_net"][1].trace[0] < 0.5 * usual.take_solves()[0].trace[0]).all()
 
 
 def test_what_cannot_be_shared():

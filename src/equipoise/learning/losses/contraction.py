@@ -36,6 +36,7 @@ class JacobianPenalty(RecordedLoss):
         along: where v comes from.
     """
 
+    takes_split = True  # whose adjoint is what has to converge
     needs_gradient = False
 
     def __init__(self, weight: float = 0.01, bound: float = 0.97, along: Along = "residual"):

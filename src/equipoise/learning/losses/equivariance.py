@@ -13,8 +13,8 @@ from ...imaging.selection import differs_per_sample, select, selector
 from .base import Example, LossValue, checked_weight, mean_square
 from .second_solve import DEFAULT_ACCURACY, Accuracy, SecondSolveLoss, reconstruct_again, refined
 
-#: Of the moved image: as target and as what is measured, as ``"target"`` alone, or not at all.
-StopGradient = bool | Literal["target"]
+#: Of the moved image: as target (True), as ``"image"``, which is measured as well, or not at all.
+StopGradient = bool | Literal["image"]
 
 
 class Equivariance(SecondSolveLoss):
@@ -30,11 +30,11 @@ class Equivariance(SecondSolveLoss):
         group: ``Rotations``, ``Reflections``, ``Shifts``, or any deepinv transform.
         weight: α.
         noise: add the physics' noise (and sensor model) to the second measurement.
-        stop_gradient: treat T_g x̂ as a constant: a picture of which the model is shown a
-            measurement, and which it is to find. "target": as the target alone, not as what is
-            measured, as releases until 0.1 did. False: not at all, as in the paper; then a smoother
-            x̂ is a target that is easier to hit, and learning it lowers the loss: 0.4 dB on CT and
-            inpainting (results/training.md).
+        stop_gradient: treat the target T_g x̂ as a constant (its measurement is not). "image": its
+            measurement too, so that x̂ is a picture of which the model is shown a measurement, and
+            which it is to find. False: neither, as in the paper; then a smoother x̂ is a target that
+            is easier to hit, and learning it lowers the loss: 0.4 dB on CT and inpainting
+            (results/training.md).
         accuracy: of the two equilibria that are compared.
     """
 
@@ -51,7 +51,7 @@ class Equivariance(SecondSolveLoss):
         self.weight = checked_weight(weight)
         self.noise = noise
         self.stop_gradient = stop_gradient
-        self.needs_gradient = stop_gradient is not True
+        self.needs_gradient = stop_gradient != "image"
 
     def forward(
         self, x_net: Tensor, physics: Any, model: Any, y: Any = None, **kwargs: Any
