@@ -63,6 +63,7 @@ def test_loss_by_loss_is_the_gradient_of_their_sum(stop_gradient, shared):
             split = losses["splitting"].draw(part.y, part.physics)
             most = Example(exact(split.y, split.physics), split.y, split.physics, exact)
             given = {"consistency": most, "splitting": replace(most, split=split)}
+            given["contraction"] = most
             start = most.x_net.detach()
         with torch.set_grad_enabled(not (shared and stop_gradient == "image")):
             x_net = exact.equilibrium(part.y, part.physics, x0=start).value
