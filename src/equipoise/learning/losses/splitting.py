@@ -24,8 +24,9 @@ class Splitting(SecondSolveLoss):
     from the rest, and counts the misfit to what was left out, as :class:`MeasurementConsistency`
     does. Left-out measurements are true ones: they tell about the part of the image that the rest
     cannot see. The solve starts from the rest alone, not at x̂, which has seen what is to be
-    predicted. With ``shared``, consistency with the rest is asked of the same image in our trainer,
-    and an image of all measurements, where a loss needs one, is sought from there.
+    predicted. With ``shared``, our trainer gives the same image to consistency (with the rest) and
+    to the contraction penalty, and seeks an image of all measurements, where a loss needs one, from
+    there on.
 
     With a ``group``, *equivariant splitting* (Sechaud et al., arXiv 2510.00929): each sample draws
     a move g, the rest is reconstructed as if it were measured by A T_g, and moved back: T_g R(y,
