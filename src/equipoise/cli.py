@@ -592,14 +592,17 @@ def pretrain(
 
 #: What NumPy says in place of an error number.
 CUT_SHORT = re.compile(r"\d+ requested and \d+ written")
-
-
 #: What torch says where no more memory is to be had.
 NO_MEMORY = re.compile("can't allocate memory|out of memory")
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    is_torchs = isinstance(error, RuntimeError) and NO_MEMORY.search(str(error))
+    return isinstance(error, MemoryError) or bool(is_torchs)
+
+
 def _in_words(error: Exception) -> str:
-    if isinstance(error, MemoryError) or NO_MEMORY.search(str(error)):
+    if _is_out_of_memory(error):
         return (
             f"there is not enough memory ({shortened(str(error), 200)}); lower data.size, "
             "learning.batch, or the number of views, detectors, shots or coils"
@@ -623,8 +626,7 @@ def main() -> None:
         app()
     except (UserError, OSError, MemoryError, RuntimeError) as error:
         # OSError: a path that is a file, a full disk, no rights
-        no_memory = isinstance(error, MemoryError) or NO_MEMORY.search(str(error))
-        if _debug or (isinstance(error, RuntimeError) and not no_memory):
+        if _debug or (isinstance(error, RuntimeError) and not _is_out_of_memory(error)):
             raise
         typer.echo(f"error: {_in_words(error)}", err=True)
         sys.exit(GAVE_UP if isinstance(error, TrainingGaveUp) else USER_ERROR)

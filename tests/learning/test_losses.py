@@ -117,6 +117,10 @@ class TestEquivariance:
         ]
         assert [value.requires_grad for value in values] == [False, False, True]
 
+    def test_what_may_be_held_fixed(self):
+        with pytest.raises(ValueError, match=r'stop_gradient must be .* "image", got \'target\''):
+            Equivariance(eq.Reflections(), stop_gradient="target")
+
     @pytest.mark.parametrize(("stop", "flows"), [("image", False), (True, True), (False, True)])
     def test_a_constant_is_one_as_what_is_measured_too(self, stop, flows):
         physics = eq.ParallelBeam(8, 4)

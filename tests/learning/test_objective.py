@@ -102,6 +102,11 @@ def test_an_image_of_all_measurements_is_sought_from_that_of_most(weight):
 def test_what_cannot_be_shared():
     with pytest.raises(ValueError, match=r"with a group .* leave one of them out"):
         Splitting(3, group=eq.Rotations(), shared=True)
+    splitting = {"shared": True, "group": "rotations"}
+    settings = parse({"objective": {"splitting": splitting}}, "test").objective
+    dataset = ct_dataset()
+    with pytest.raises(UserError, match=r"objective\.splitting\.shared=true: with .*default"):
+        settings.make(dataset.scan, dataset.y[:1])
     weights = torch.ones(1, 12, 1)
     assert not MeasurementConsistency(weights=weights).takes_split  # they are of all measurements
 

@@ -69,8 +69,8 @@ def _check_no_kspace(item: Item) -> None:
         UserError: the file says that it holds k-space, or its numbers, of which no more is known
             than that they are complex, look like it.
     """
-    looks_like_it = len(item.shape) in (2, 3) and is_concentrated(item.array())
-    if item.format in COMPLEX_EITHER and not looks_like_it:
+    is_open = item.format in COMPLEX_EITHER
+    if is_open and not (len(item.shape) in (2, 3) and is_concentrated(item.array())):
         return
     raise UserError(
         f"{item.file}: holds complex k-space, not images; set physics.kind=mri and "

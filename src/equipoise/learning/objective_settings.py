@@ -127,9 +127,9 @@ class SplittingSettings(Settings):
     )
     shared: bool = Field(
         False,
-        description="without a group: consistency is asked of the image that predicts, not of that "
-        "of all measurements; with objective.equivariance.stop_gradient=image the latter needs no "
-        "adjoint, and a step takes 0.7 of the time",
+        description="consistency is asked of the image that predicts, not of that of all "
+        "measurements (not with a group); with objective.equivariance.stop_gradient=image the "
+        "latter needs no adjoint, and a step takes 0.7 of the time",
     )
     weighting: Literal["equal", "density"] = Field(
         "equal",
@@ -147,8 +147,14 @@ class SplittingSettings(Settings):
     ) -> Splitting:
         """
         Raises:
-            UserError: the measurements cannot be split, or the group does not act on such images.
+            UserError: the measurements cannot be split, the group does not act on such images, or
+                the image is to be shared, and there is a group.
         """
+        if self.shared and self.group is not None:
+            raise UserError(
+                "objective.splitting.shared=true: with objective.splitting.group the image that "
+                "predicts is that of another model; set one of them to its default (false, none)"
+            )
         if self.group is not None:
             check_square("objective.splitting.group", self.group, scan.size)
         try:
@@ -166,7 +172,7 @@ class SplittingSettings(Settings):
             group=None if self.group is None else self.group.make(),
             at_random=self.left_out == "random",
             weights=None if self.weighting == "equal" else _rarity(scan.physics),
-            shared=self.shared and self.group is None,
+            shared=self.shared,
         )
 
 

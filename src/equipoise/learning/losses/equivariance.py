@@ -36,6 +36,9 @@ class Equivariance(SecondSolveLoss):
             is easier to hit, and learning it lowers the loss: 0.4 dB on CT and inpainting
             (results/training.md).
         accuracy: of the two equilibria that are compared.
+
+    Raises:
+        ValueError: a weight or ``stop_gradient`` that is none.
     """
 
     def __init__(
@@ -50,6 +53,8 @@ class Equivariance(SecondSolveLoss):
         self.group = group
         self.weight = checked_weight(weight)
         self.noise = noise
+        if stop_gradient not in (True, False, "image"):
+            raise ValueError(f'stop_gradient must be True, False or "image", got {stop_gradient!r}')
         self.stop_gradient = stop_gradient
         self.needs_gradient = stop_gradient != "image"
 
