@@ -12,10 +12,27 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support import ROOT
+from support import ROOT, tiny
 
 from equipoise import cli
-from equipoise.machine import DRAFT, alone, is_empty, json_text, whole_folder, write_whole
+from equipoise.commands.train import train_run
+from equipoise.comparison.compare import compare
+from equipoise.comparison.diagnosis import diagnose
+from equipoise.comparison.evaluation import evaluate
+from equipoise.comparison.sweep import Comparison
+from equipoise.data.scan import Scan
+from equipoise.errors import UserError
+from equipoise.learning import pretrain as pretrain_module
+from equipoise.machine import (
+    DRAFT,
+    alone,
+    check_writable,
+    is_empty,
+    json_text,
+    whole_folder,
+    write_whole,
+)
+from equipoise.run import Run
 
 CODE = (
     "import os, sys; import equipoise.cli; "
@@ -208,3 +225,37 @@ def test_a_folder_is_for_one_process_as_long_as_it_lives(tmp_path):
             assert (nobody_else, again) == (True, False)
     finally:
         os.kill(int(helper), 9)
+
+
+class TestWhereNothingCanBeWritten:
+    """Every command that works for long says so before it works."""
+
+    @pytest.fixture
+    def nowhere(self, tmp_path):
+        (tmp_path / "file").write_text("")
+        return tmp_path / "file" / "deep" / "folder"
+
+    @pytest.mark.parametrize("command", ["train", "evaluate", "diagnose", "compare", "pretrain"])
+    def test_it_is_said_before_any_work(self, tmp_path, nowhere, monkeypatch, command):
+        worked = []
+        monkeypatch.setattr(Scan, "measure", lambda *given, **more: worked.append("measured"))
+        monkeypatch.setattr(pretrain_module, "synthetic", lambda *given: worked.append("drawn"))
+        config = tiny(nowhere)
+        scan = Scan.planned(config.physics, config.data.size).with_noise(0.01)
+        run = Run(tmp_path, config, scan, config.model.make(1, scan.noise).eval())
+        commands = {
+            "train": lambda: train_run(config, worked.append),
+            "evaluate": lambda: evaluate(run, folder=nowhere),
+            "diagnose": lambda: diagnose(run, [], folder=nowhere),
+            "compare": lambda: compare(Comparison(config, [], nowhere, 1)),
+            "pretrain": lambda: pretrain_module.pretrain(nowhere / "a.safetensors", 1),
+        }
+        with pytest.raises(UserError, match=r"folder: nothing can be written there .*another"):
+            commands[command]()
+        assert not worked
+        assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+    def test_what_can_be_made_is_not_refused_and_not_made(self, tmp_path):
+        check_writable(tmp_path)
+        check_writable(tmp_path / "a" / "b")
+        assert not list(tmp_path.iterdir())

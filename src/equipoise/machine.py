@@ -17,6 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .errors import UserError
+
 #: Of glibc's ``mallopt`` (malloc.h).
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3
 #: Bytes: what is smaller is taken from what was freed before, and so much of that is kept.
@@ -100,6 +102,23 @@ def alone(folder: Path) -> Iterator[bool]:
             yield True
         finally:
             _alone_with.remove(folder)
+
+
+def check_writable(folder: Path) -> None:
+    """Asks before any work what would otherwise be told after it.
+
+    Raises:
+        UserError: nothing can be written to a folder, which may not be there yet.
+    """
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{folder}: nothing can be written there ({error.strerror or error}); make it "
+            "writable, or name another place"
+        ) from error
 
 
 def write_whole(file: Path, text: str) -> None:

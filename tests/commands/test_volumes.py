@@ -45,7 +45,8 @@ def test_mr_comes_back_as_mr(tmp_path):
     assert train_run(config, said.append)
     assert "note: images of 14×16 pixels are padded with air to 16×16 (data.fit)" in said
     assert said[0].startswith("holding out 2 of 6 measurements: patients")
-    reconstruct(load_run(tmp_path / "run"), folder, tmp_path / "out", quiet)
+    reconstruct(load_run(tmp_path / "run"), folder, tmp_path / "out", said.append)
+    assert said[-1].endswith("out; images are the magnitudes of the complex ones")
     items = open_path(tmp_path / "out")
     assert [item.patient for item in items] == ["A", "A", "B", "B", "C", "C"]
     for item in items:

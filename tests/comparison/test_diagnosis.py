@@ -145,6 +145,14 @@ class TestRefused:
         with pytest.raises(UserError, match="is unrolled, so there is no equilibrium"):
             diagnose(run_of(tmp_path / "one", changes=unrolled), [])
 
+    def test_a_run_that_is_named_twice(self, tmp_path):
+        """Or by another name: one network is not two seeds."""
+        run = run_of(tmp_path / "one")
+        (tmp_path / "link").symlink_to(tmp_path / "one")
+        for again in (tmp_path / "one", tmp_path / "link"):
+            with pytest.raises(UserError, match="is named twice, and would count as two seeds"):
+                diagnose(run, [run_of(tmp_path / "two", seed=1), run_of(again)])
+
     def test_runs_on_other_data(self, tmp_path):
         other = run_of(tmp_path / "two", changes={"physics.angles": 7})
         with pytest.raises(UserError, match="differ in data or physics"):

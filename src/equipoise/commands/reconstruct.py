@@ -124,7 +124,7 @@ def _finish(scan: WholeScan, say: Callable[[str], None]) -> None:
     about |= {"measured": "DATA", "data_notes": scan.dataset.notes}
     _save_report(scan.rows(), about, scan.folder, say)
     scan.finish()
-    _say_what_was_written(len(scan.output.files), scan.folder, say)
+    _say_what_was_written(len(scan.output.files), scan.dataset, scan.folder, say)
 
 
 def _at_once(
@@ -161,7 +161,7 @@ def _at_once(
         if asked is not None and sure is not None:
             paths += write_certainty(run, dataset, solved.value, sure, folder, say, asked.factor)
         _save_report(rows, told, folder, say)
-    _say_what_was_written(len(paths), out, say)
+    _say_what_was_written(len(paths), dataset, out, say)
     return solved
 
 
@@ -223,8 +223,12 @@ def _predicted(row: dict[str, Any]) -> str:
     return f", predicted error {row['predicted_psnr']:.1f} dB (PSNR)"
 
 
-def _say_what_was_written(count: int, out: Path, say: Callable[[str], None]) -> None:
-    say(f"wrote {count} file(s), preview.png and report.json to {out}")
+def _say_what_was_written(
+    count: int, dataset: Dataset, out: Path, say: Callable[[str], None]
+) -> None:
+    is_complex = dataset.scan.image_shape[0] == 2
+    magnitudes = "; images are the magnitudes of the complex ones" if is_complex else ""
+    say(f"wrote {count} file(s), preview.png and report.json to {out}{magnitudes}")
 
 
 def _what_was_measured(dataset: Dataset) -> str:

@@ -30,7 +30,7 @@ from ..learning.loop import train
 from ..learning.processes import from_first_object, processes, together
 from ..learning.trainer import Trainer
 from ..learning.validation import Validator
-from ..machine import alone, is_empty, write_whole
+from ..machine import alone, check_writable, is_empty, write_whole
 from ..reconstruction.settings import ModelSettings, denoiser_config
 from ..run import (
     ABOUT,
@@ -82,6 +82,7 @@ def train_run(
                 f"{config.folder}: another process is training there; wait for it, or name another "
                 "run (name=… or out=…)"
             )
+        check_writable(config.folder)
         return _train_run(config, fabric, say, on_report, interrupted)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..assessment.table import Table
-from ..machine import write_whole
+from ..machine import check_writable, write_whole
 from .elsewhere import generalise
 from .outcome import Outcome
 from .sweep import (
@@ -42,6 +42,7 @@ def compare(
         Interrupted: a training was stopped; the same call goes on from there.
     """
     check_folder(comparison)
+    check_writable(comparison.out)
     dataset, what = comparison.unseen(comparison.config.seed)
     out = comparison.out
     write_whole(out / "config.yaml", comparison.text())

@@ -21,7 +21,7 @@ from ..data.dataset import Dataset
 from ..equilibrium import Implicit, Stop
 from ..errors import UserError
 from ..imaging.groups import Rotations
-from ..machine import is_empty, json_text, write_whole
+from ..machine import check_writable, is_empty, json_text, write_whole
 from ..reconstruction.denoisers import Invariant
 from ..reconstruction.model import EquilibriumReconstructor
 from ..run import Run, unseen
@@ -94,6 +94,7 @@ def diagnose(
             f"{folder}: is not empty and no diagnosis; nothing was written. Name another folder "
             "with --out"
         )
+    check_writable(folder)
     dataset, what = unseen(run.config, run.scan, data)
     dataset = dataset.spread(images)
     networks = _networks(run, others, dataset)
@@ -123,7 +124,12 @@ def diagnose(
 
 
 def _check_comparable(run: Run, others: list[Run]) -> None:
+    folders = [one.folder.resolve() for one in (run, *others)]
     for one in (run, *others):
+        if folders.count(one.folder.resolve()) > 1:
+            raise UserError(
+                f"{one.folder}: is named twice, and would count as two seeds; name each run once"
+            )
         if one.config.model.gradient.kind == "unrolled":
             raise UserError(
                 f"{one.folder}: is unrolled, so there is no equilibrium to look at; leave it out"

@@ -34,7 +34,7 @@ from ..errors import UserError
 from ..learning.log import read_log
 from ..learning.processes import processes, together
 from ..learning.validation import solve_dataset
-from ..machine import json_text, write_whole
+from ..machine import check_writable, json_text, write_whole
 from ..run import Run, load_training_data, unseen
 from .bootstrap import Bootstrap
 from .evaluated import TUNED_ON, Evaluation
@@ -83,6 +83,8 @@ def evaluate(
         raise UserError(f"score={score}: the only other convention that is known is fastmri")
     fabric = processes()
     is_first = not fabric.global_rank
+    if is_first:
+        check_writable(run.folder if folder is None else folder)
     dataset, what = unseen(run.config, run.scan, data, count)
     dataset = run.with_notes(dataset)
     if score == "fastmri":

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..imaging.scenes import heads, scenes
 from ..imaging.torsos import torsos
+from ..machine import check_writable
 from ..reconstruction.denoisers import make_denoiser, save_denoiser
 from . import checkpoint
 
@@ -219,6 +220,7 @@ def pretrain(
         UserError: the checkpoint is damaged, or of other settings.
     """
     out = Path(out)
+    check_writable(out.parent)
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(out.name + ".checkpoint")
     say("making images")
