@@ -2,7 +2,7 @@
 problems and settings, one thing changed at a time.
 
     OMP_NUM_THREADS=1 python benchmarks/when_it_pays.py [--steps 40] [--size 64] [--jobs 2]
-        [--out DIR] [--only NAME,NAME] [--figure FILE.png]
+        [--out DIR] [--only NAME,NAME] [--figure FILE.png] [--three]
 
 Each row is a setting: implicit minus Jacobian-free, and, where the objective has an equivariance
 term beside others, with minus without it (both implicit), in dB on people whom training has not
@@ -107,6 +107,8 @@ SETTINGS = {
     "blur-wide": Setting("blur, wider", "no splitting", {**BLUR, "physics.width": 2.5}),
 }
 WITHOUT = {"objective.equivariance": 0}
+#: The objective of ``--three``.
+THREE_ADJOINTS = "objective: {equivariance: {stop_gradient: true}}\n"
 
 
 def written(options: dict[str, Any]) -> list[str]:
@@ -115,7 +117,7 @@ def written(options: dict[str, Any]) -> list[str]:
 
 def trained(name: str, options: dict[str, Any], methods: str, a: Any) -> dict[str, Any]:
     """The scores of a comparison, which is made if it is not there."""
-    out = a.out / f"{a.size}-{a.steps}" / name
+    out = a.out / f"{a.size}-{a.steps}{'-three' if a.three else ''}" / name
     out.parent.mkdir(parents=True, exist_ok=True)
     if not (out / "results.json").exists() or a.again:
         base = a.out / "base.yaml"
@@ -221,6 +223,8 @@ def main() -> None:
     p.add_argument("--only", default="")
     p.add_argument("--again", action="store_true", help="go on with comparisons that had failures")
     p.add_argument("--figure", type=Path, default=None)
+    text = "three adjoints a step, as the map was measured: of the image of all measurements, too"
+    p.add_argument("--three", action="store_true", help=text)
     a = arguments(p, steps=1, size=16, only="ct,mri", jobs=1)
     if not is_there(DATA / "ct" / "train.h5"):
         return
@@ -232,7 +236,7 @@ def main() -> None:
     quick = "\nmodel: {max_steps: 3, test_max_steps: 3}" if a.quick else ""
     (a.out / "base.yaml").write_text(
         f"data: {{size: {a.size}, path: .}}\nlearning: {{steps: {a.steps}, batch: 4, "
-        f"validate_every: 100000}}{quick}\n"
+        f"validate_every: 100000}}{quick}\n{THREE_ADJOINTS if a.three else ''}"
     )
     names = a.only.split(",") if a.only else list(SETTINGS)
     print(f"{a.size}², {a.steps} steps of batch 4, seed 0, one thread each")

@@ -10,6 +10,7 @@ from support import ROOT
 
 from equipoise.config import changed, dump, load_config, options, parse
 from equipoise.errors import UserError
+from equipoise.run import read_config
 from equipoise.settings import read_yaml, read_yaml_parts
 
 
@@ -218,7 +219,31 @@ class TestRelease01:
         assert config.objective.exact == usual.objective.exact
         key, value = old.split("=")
         saved = {"objective": {key: value if key == "group" else float(value)}}
-        assert not parse(saved, "c", is_saved=True).objective.exact
+        objective = parse(saved, "c", is_saved=True).objective
+        assert not objective.exact
+        assert objective.splitting.shared is False
+        assert objective.equivariance.stop_gradient is True
+
+    @pytest.mark.parametrize(
+        ("given", "shared", "stop_gradient"),
+        [
+            ({}, False, True),
+            ({"splitting": 0.5, "equivariance": 0.3}, False, True),
+            ({"splitting": {"shared": True}}, True, True),
+            ({"equivariance": {"stop_gradient": False}}, False, False),
+            ({"equivariance": {"stop_gradient": "auto"}}, False, "auto"),
+        ],
+    )
+    def test_a_run_keeps_what_its_losses_looked_at(self, tmp_path, given, shared, stop_gradient):
+        (tmp_path / "log.jsonl").write_text("")
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump({"objective": given}))
+        for config in (read_config(tmp_path), load_config(path)):
+            objective = config.objective
+            assert objective.splitting.shared is shared
+            assert objective.equivariance.stop_gradient == stop_gradient
+            if isinstance(given.get("splitting"), float):
+                assert (objective.splitting.weight, objective.equivariance.weight) == (0.5, 0.3)
 
     def test_what_did_not_apply_is_an_error_now(self):
         with pytest.raises(UserError, match=r"strength.*gradient"):

@@ -18,8 +18,12 @@ MOVED = {
     "stop_gradient": (("equivariance", "stop_gradient"),),
     "bound": (("contraction", "bound"),),
 }
-#: The penalty on the Jacobian of runs that do not say where it looks.
-PENALTY_OF_THEN = {"weight": 0.1, "bound": 0.9, "along": "memory"}
+#: The options of losses in runs that do not say them.
+OBJECTIVE_OF_THEN: dict[str, dict[str, Any]] = {
+    "splitting": {"shared": False},
+    "equivariance": {"stop_gradient": True},
+    "contraction": {"weight": 0.1, "bound": 0.9, "along": "memory"},
+}
 #: Options of the data that were written out with these values where they did not apply.
 UNUSED = {"path": None, "count": 200, "peak": 1.0}
 
@@ -46,14 +50,16 @@ def as_it_ran(tree: dict[str, Any]) -> dict[str, Any]:
 
 def _with_objective_of_then(tree: dict[str, Any]) -> dict[str, Any]:
     """The configuration of a run, with the penalty along one remembered direction where it does not
-    say along which, and solves to ``model.rtol`` where it does not say how exact they are."""
+    say along which, solves to ``model.rtol`` where it does not say how exact they are, and an image
+    for each loss where it does not say which are shared."""
     section = tree.get("objective") or {}
     if not isinstance(section, dict):
         return tree
-    penalty = section.get("contraction", {})
-    if not isinstance(penalty, dict):
-        penalty = {"weight": penalty}
-    objective = {"exact": False, **section, "contraction": {**PENALTY_OF_THEN, **penalty}}
+    objective = {"exact": False, **section}
+    for loss, options in OBJECTIVE_OF_THEN.items():
+        given = section.get(loss, {})
+        given = given if isinstance(given, dict) else {"weight": given}
+        objective[loss] = {**options, **given}
     return {**tree, "objective": objective}
 
 

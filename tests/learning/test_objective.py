@@ -99,6 +99,25 @@ def test_an_image_of_all_measurements_is_sought_from_that_of_most(weight):
         assert (found.solves["x_net"][1].trace[0] < 0.5 * usual.take_solves()[0].trace[0]).all()
 
 
+def test_what_losses_look_at_is_said():
+    model, _ = problem()
+    losses: dict[str, Loss] = {
+        "consistency": MeasurementConsistency(0.3, 1e-3),
+        "splitting": Splitting(3, shared=True),
+        "contraction": JacobianPenalty(0.5, 0.1),
+    }
+    most = "consistency, splitting, contraction look at the image of most measurements"
+    assert Objective(model, losses).explain() == most
+    losses["equivariance"] = Equivariance(eq.Rotations(), stop_gradient="image")
+    constant = f"{most}; equivariance looks at that of all, which is not differentiated"
+    assert Objective(model, losses).explain() == constant
+    losses["variation"] = deepinv.loss.TVLoss()
+    words = f"{most}; equivariance, variation look at that of all"
+    assert Objective(model, losses).explain() == words
+    losses["splitting"] = Splitting(3)
+    assert Objective(model, losses).explain() == ""
+
+
 def test_what_cannot_be_shared():
     with pytest.raises(ValueError, match=r"with a group .* leave one of them out"):
         Splitting(3, group=eq.Rotations(), shared=True)

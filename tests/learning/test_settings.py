@@ -12,7 +12,13 @@ from equipoise.data.scan import Scan
 from equipoise.data.settings import PhantomSettings
 from equipoise.errors import UserError
 from equipoise.imaging.groups import Reflections, Rotations
-from equipoise.imaging.settings import DynamicMRISettings, MRISettings, ParallelBeamSettings
+from equipoise.imaging.settings import (
+    DynamicMRISettings,
+    FanBeamSettings,
+    InpaintingSettings,
+    MRISettings,
+    ParallelBeamSettings,
+)
 from equipoise.imaging.splitting import may_be_left_out, split
 from equipoise.learning.losses import (
     AS_THE_MODEL,
@@ -60,15 +66,52 @@ def test_defaults():
     splitting = losses["splitting"]
     assert (splitting.weight, splitting.parts, splitting.misfit.floor) == (1.0, 5, 1e-3)
     equivariance = losses["equivariance"]
-    assert (equivariance.weight, equivariance.noise, equivariance.stop_gradient) == (
-        0.2,
-        True,
-        True,
-    )
+    assert (equivariance.weight, equivariance.noise) == (0.2, True)
     assert isinstance(equivariance.group, Rotations)
     contraction = losses["contraction"]
     assert (contraction.weight, contraction.bound) == (0.01, 0.97)
     assert contraction.along == "residual"
+
+
+FEW = ParallelBeamSettings(angles=12)  # of 64 rows and columns; 13 are more than a fifth
+MORE = ParallelBeamSettings(angles=13)
+FAN = {"source_distance": 100, "detector_distance": 100}
+
+
+@pytest.mark.parametrize(
+    ("settings", "size", "two"),
+    [
+        (FEW, 64, False),
+        (MORE, 64, True),
+        (MORE, (32, 66), False),  # the longer side counts
+        (FanBeamSettings(angles=12, **FAN), 64, False),
+        (FanBeamSettings(angles=13, **FAN), 64, True),
+        (MRISettings(acceleration=8), 32, True),
+        (InpaintingSettings(keep=0.1), 32, True),
+    ],
+)
+def test_with_few_views_three_images_are_differentiated_and_elsewhere_two(settings, size, two):
+    scan = Scan.planned(settings, size)
+    y = torch.zeros(1, *scan.measurement_shape)
+
+    def chosen(tree):
+        losses = ObjectiveSettings.model_validate(tree).make(scan, y)
+        return losses["splitting"].takes_split, losses["equivariance"].stop_gradient
+
+    assert chosen({}) == ((True, "image") if two else (False, True))
+    for stop_gradient in (True, False):  # with which sharing saves nothing
+        assert chosen({"equivariance": {"stop_gradient": stop_gradient}}) == (False, stop_gradient)
+    held = {"equivariance": {"stop_gradient": "image"}}
+    assert chosen(held) == (two, "image")
+    for shared in (True, False):  # what is given counts
+        for stop_gradient in (True, "image", False):
+            options = {"shared": shared}, {"stop_gradient": stop_gradient}
+            tree = dict(zip(("splitting", "equivariance"), options))
+            assert chosen(tree) == (shared, stop_gradient)
+    without = ObjectiveSettings.model_validate({"equivariance": 0}).make(scan, y)
+    assert not without["splitting"].takes_split
+    grouped = {"splitting": {"group": "rotations"}}
+    assert chosen(grouped) == (False, "image" if two else True)
 
 
 def test_how_accurately_the_second_solves_are_made():
@@ -243,6 +286,6 @@ def test_what_does_not_fit_is_an_error():
 @pytest.mark.parametrize("size", [(16, 24), (24, 16)])
 def test_quarter_turns_need_square_images(size):
     settings = EquivarianceSettings.model_validate({"group": "quarter_turns"})
-    assert settings.make(AS_THE_MODEL, (16, 16)).weight == 0.2
+    assert settings.make(AS_THE_MODEL, (16, 16), two_adjoints=True).weight == 0.2
     with pytest.raises(UserError, match="quarter_turns need square images"):
-        settings.make(AS_THE_MODEL, size)
+        settings.make(AS_THE_MODEL, size, two_adjoints=True)

@@ -121,6 +121,9 @@ def _train_run(
     inner = model.explain(first.y, first.physics)
     if inner:
         say(f"inner problem: {inner}")
+    images = trainer.objective.explain()
+    if images:
+        say(f"losses: {images}")
     state = {
         "config": config.model_dump(mode="json"),
         "inner": inner,

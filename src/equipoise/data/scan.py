@@ -151,6 +151,13 @@ class Scan:
         h, w = self.image_shape[-2:]
         return h, w
 
+    @property
+    def views(self) -> int | None:
+        """How many views of computed tomography measure an image; of scans of several sizes, the
+        most. None: something else measures."""
+        is_tomography = isinstance(self.settings, RaysSettings)
+        return self.measurement_shape[-2] if is_tomography else None
+
     # ------------------------------------------------------------------------------ units
 
     def to_model(self, item: Item) -> Tensor:

@@ -80,10 +80,15 @@ class Image:
     """What the model makes of some measurements, once for all losses that look at it.
 
     Their gradients meet at ``leaf``, and lead to the parameters by one adjoint solve in the end.
+
+    Args:
+        made: by the model, (B, C, …).
+        split: it is made of the larger part of these measurements; None: of all.
     """
 
-    def __init__(self, made: Tensor):
+    def __init__(self, made: Tensor, split: Split | None = None):
         self.made = made
+        self.split = split
         self.leaf = made.detach().requires_grad_(made.requires_grad)
 
     def backward(self) -> None:
@@ -115,14 +120,40 @@ class Objective:
         model: nn.Module = loss.adapt_model(self.recorder)
         return model
 
-    def _drawn(self, part: Part) -> Split | None:
-        """How the measurements are split, where splitting shares its image."""
+    def explain(self) -> str:
+        """Which losses look at splitting's image, and what is not differentiated: a line of words;
+        empty where each looks at the image of all measurements."""
+        of_most, of_all = self._by_image()
+        if self._sharing() is None:
+            return ""
+        words = f"{', '.join(of_most)} look at the image of most measurements"
+        if not of_all:
+            return words
+        differentiated = any(_needs_gradient(self.losses[name]) for name in of_all)
+        verb = "looks" if len(of_all) == 1 else "look"
+        return (
+            f"{words}; {', '.join(of_all)} {verb} at that of all"
+            f"{'' if differentiated else ', which is not differentiated'}"
+        )
+
+    def _sharing(self) -> Splitting | None:
+        """The splitting loss whose image others look at, too."""
         for loss in self.losses.values():
             if isinstance(loss, Splitting) and loss.takes_split:
-                return loss.draw(part.y, part.physics)
+                return loss
         return None
 
-    def _images(self, part: Part, split: Split | None) -> dict[str, Image]:
+    def _by_image(self) -> tuple[list[str], list[str]]:
+        """The names of the losses that look at the image of most measurements, where splitting
+        shares it, and of those that look at the image of all; neither those whose model is a
+        wrapper of their own."""
+        own = [name for name, wrapper in self.wrappers.items() if wrapper is self.recorder]
+        if self._sharing() is None:
+            return [], own
+        of_most = [name for name in own if _takes_split(self.losses[name])]
+        return of_most, [name for name in own if name not in of_most]
+
+    def _images(self, part: Part) -> dict[str, Image]:
         """By the names of the losses, what they look at; of those whose model is a wrapper of their
         own, none.
 
@@ -130,15 +161,14 @@ class Objective:
         there is one, and without a gradient, if no loss needs one.
         """
         recorder = self.recorder
-        own = [name for name, wrapper in self.wrappers.items() if wrapper is recorder]
-        of_split, start = [], None
+        of_most, of_all = self._by_image()
+        sharing, start = self._sharing(), None
         images: dict[str, Image] = {}
-        if split is not None:
-            of_split = [name for name in own if _takes_split(self.losses[name])]
-            most = Image(recorder(split.y, split.physics))
-            images = dict.fromkeys(of_split, most)
+        if sharing is not None:
+            split = sharing.draw(part.y, part.physics)
+            most = Image(recorder(split.y, split.physics), split)
+            images = dict.fromkeys(of_most, most)
             start = most.leaf.detach()
-        of_all = [name for name in own if name not in of_split]
         if of_all:
             needs = any(_needs_gradient(self.losses[name]) for name in of_all)
             with torch.set_grad_enabled(needs):
@@ -151,7 +181,6 @@ class Objective:
         name: str,
         part: Part,
         images: dict[str, Image],
-        split: Split | None,
         epoch: int,
         directions: dict[str, Tensor],
     ) -> Example:
@@ -170,7 +199,8 @@ class Objective:
             part.other_physics,
             directions.get(name),
         )
-        if split is not None and _takes_split(self.losses[name]):
+        if image is not None and image.split is not None:
+            split = image.split
             example = replace(example, y=split.y, physics=split.physics, split=split)
         return example
 
@@ -184,13 +214,12 @@ class Objective:
         is what has to fit into memory, not their sum.
         """
         recorder = self.recorder
-        split = self._drawn(part)
-        images = self._images(part, split)
+        images = self._images(part)
         solves = {"x_net": recorder.take_solves()}
         values = {}
         for name, loss in self.losses.items():
             with _said(name, loss):
-                found = evaluate(loss, self._example(name, part, images, split, epoch, directions))
+                found = evaluate(loss, self._example(name, part, images, epoch, directions))
             if found.value.requires_grad:
                 (found.value.mean() * share).backward()
             values[name] = found._replace(value=found.value.detach())

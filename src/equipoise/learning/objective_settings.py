@@ -52,6 +52,9 @@ FLOOR = Field(
     description="δ: the misfit is counted in the image, down to this variance; 0: plain misfit",
 )
 RENOISE = Field(True, description="add noise to the second measurement")
+#: With fewer views than this share of the image's side, a step differentiates three images; with
+#: two it then ends 0.25 to 0.36 dB behind (10 views of 64², 20 of 128²: docs/choosing.md).
+FEW_VIEWS = 0.2
 
 
 def check_square(key: str, group: Any, size: tuple[int, int]) -> None:
@@ -125,11 +128,12 @@ class SplittingSettings(Settings):
         description="every n-th view or line, or as many at random (SSDU): in computed tomography "
         "one of 20 draws for all, elsewhere for each sample its own",
     )
-    shared: bool = Field(
-        False,
+    shared: Literal["auto"] | bool = Field(
+        "auto",
         description="consistency is asked of the image that predicts, not of that of all "
         "measurements (not with a group); with objective.equivariance.stop_gradient=image the "
-        "latter needs no adjoint, and a step takes 0.7 of the time",
+        "latter needs no adjoint, and a step takes 0.7 of the time. auto: where that saves an "
+        "adjoint, unless fewer views than a fifth of the image's side measure",
     )
     weighting: Literal["equal", "density"] = Field(
         "equal",
@@ -143,17 +147,32 @@ class SplittingSettings(Settings):
         return None if value == "none" else value
 
     def make(
-        self, scan: Scan, y: Tensor, accuracy: Accuracy, attenuation: float | None = None
+        self,
+        scan: Scan,
+        y: Tensor,
+        accuracy: Accuracy,
+        two_adjoints: bool,
+        attenuation: float | None = None,
     ) -> Splitting:
         """
+        Args:
+            scan: what measured.
+            y: one measurement or more, (B, …).
+            accuracy: of the equilibrium that predicts.
+            two_adjoints: the image is shared, if nothing else was asked for.
+            attenuation: see :class:`MeasurementConsistency`.
+
         Raises:
             UserError: the measurements cannot be split, the group does not act on such images, or
                 the image is to be shared, and there is a group.
         """
-        if self.shared and self.group is not None:
+        shared = self.shared
+        if shared == "auto":
+            shared = two_adjoints and self.group is None
+        if shared and self.group is not None:
             raise UserError(
                 "objective.splitting.shared=true: with objective.splitting.group the image that "
-                "predicts is that of another model; set one of them to its default (false, none)"
+                "predicts is that of another model; set one of them to its default (auto, none)"
             )
         if self.group is not None:
             check_square("objective.splitting.group", self.group, scan.size)
@@ -172,7 +191,7 @@ class SplittingSettings(Settings):
             group=None if self.group is None else self.group.make(),
             at_random=self.left_out == "random",
             weights=None if self.weighting == "equal" else _rarity(scan.physics),
-            shared=self.shared,
+            shared=shared,
         )
 
 
@@ -187,27 +206,32 @@ class EquivarianceSettings(Settings):
         1, ge=1, le=1000, description="elements of the group for each sample and step"
     )
     renoise: bool = RENOISE
-    stop_gradient: StopGradient = Field(
-        True,
-        description="treat the moved image as a constant target; image: as what is measured again, "
-        "too; false: neither, as in the first paper on EI",
+    stop_gradient: Literal["auto"] | StopGradient = Field(
+        "auto",
+        description="true: treat the moved image as a constant target; image: as what is measured "
+        "again, too; false: neither, as in the first paper on EI. auto: true with fewer views than "
+        "a fifth of the image's side, image elsewhere",
     )
 
-    def make(self, accuracy: Accuracy, size: tuple[int, int]) -> Equivariance:
+    def make(self, accuracy: Accuracy, size: tuple[int, int], two_adjoints: bool) -> Equivariance:
         """
         Args:
             accuracy: of the second solve.
             size: height and width of the images.
+            two_adjoints: what is measured again is a constant, if nothing else was asked for.
 
         Raises:
             UserError: the group does not act on images of this size.
         """
         check_square("objective.equivariance.group", self.group, size)
+        stop_gradient = self.stop_gradient
+        if stop_gradient == "auto":
+            stop_gradient = "image" if two_adjoints else True
         return Equivariance(
             self.group.make(self.draws),
             self.weight,
             self.renoise,
-            self.stop_gradient,
+            stop_gradient,
             accuracy=accuracy,
         )
 
@@ -386,13 +410,14 @@ class ObjectiveSettings(Settings):
         """
         accuracy = DEFAULT_ACCURACY if self.exact else AS_THE_MODEL
         attenuation = scan.attenuation if self.counts else None
+        two_adjoints = self._differentiates_two(scan)
         losses: dict[str, Loss] = {}
         if self.consistency.weight:
             losses["consistency"] = self.consistency.make(attenuation)
         if self.splitting.weight:
-            losses["splitting"] = self.splitting.make(scan, y, accuracy, attenuation)
+            losses["splitting"] = self.splitting.make(scan, y, accuracy, two_adjoints, attenuation)
         if self.equivariance.weight:
-            losses["equivariance"] = self.equivariance.make(accuracy, scan.size)
+            losses["equivariance"] = self.equivariance.make(accuracy, scan.size, two_adjoints)
         if self.operators.weight:
             losses["operators"] = self.operators.make(accuracy)
         if self.sure.weight:
@@ -415,3 +440,11 @@ class ObjectiveSettings(Settings):
                 "objective.consistency"
             )
         return losses
+
+    def _differentiates_two(self, scan: Scan) -> bool:
+        """Whether two images of a step are differentiated, not three, if nothing else is asked for:
+        where that saves an adjoint and, as measured, neither quality nor equilibria."""
+        views = scan.views
+        has_few_views = views is not None and views < FEW_VIEWS * max(scan.size)
+        may_hold = self.equivariance.stop_gradient in ("auto", "image")
+        return self.equivariance.weight > 0 and may_hold and not has_few_views
