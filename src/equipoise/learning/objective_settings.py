@@ -132,8 +132,8 @@ class SplittingSettings(Settings):
         "auto",
         description="consistency is asked of the image that predicts, not of that of all "
         "measurements (not with a group); with objective.equivariance.stop_gradient=image the "
-        "latter needs no adjoint, and a step takes 0.7 of the time. auto: where that saves an "
-        "adjoint, unless fewer views than a fifth of the image's side measure",
+        "latter needs no adjoint, and a step takes 0.7 to 0.85 of the time. auto: where "
+        "that saves an adjoint, unless fewer views than a fifth of the image's side measure",
     )
     weighting: Literal["equal", "density"] = Field(
         "equal",
