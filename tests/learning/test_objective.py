@@ -99,6 +99,19 @@ def test_an_image_of_all_measurements_is_sought_from_that_of_most(weight):
         assert (found.solves["x_net"][1].trace[0] < 0.5 * usual.take_solves()[0].trace[0]).all()
 
 
+@pytest.mark.parametrize(("stop_gradient", "has_graph"), [("image", False), (True, True)])
+def test_an_image_that_is_a_constant_has_no_graph(stop_gradient, has_graph):
+    """Which would be memory for nothing."""
+    model, part = problem()
+    losses: dict[str, Loss] = {
+        "splitting": Splitting(3, shared=True),
+        "equivariance": Equivariance(eq.Rotations(), stop_gradient=stop_gradient),
+    }
+    images = Objective(model, losses)._images(part)
+    assert images["splitting"].made.requires_grad
+    assert images["equivariance"].made.requires_grad == has_graph
+
+
 def test_what_losses_look_at_is_said():
     model, _ = problem()
     losses: dict[str, Loss] = {
