@@ -11,7 +11,7 @@ from support import ROOT
 from equipoise.config import changed, dump, load_config, options, parse
 from equipoise.errors import UserError
 from equipoise.run import read_config
-from equipoise.settings import read_yaml, read_yaml_parts
+from equipoise.settings import read_yaml, read_yaml_parts, write_yaml
 
 
 def test_examples_are_valid(monkeypatch):
@@ -303,6 +303,9 @@ def test_a_name_that_no_folder_can_have_says_where_it_is_from(tmp_path):
         ("30", 30),
         ("-3", -3),
         ("1e-4", 1e-4),
+        ("2E+3", 2e3),
+        ("'1e-4'", "1e-4"),
+        ("1e5x", "1e5x"),
         ("0x10", 16),
         ("1_000", 1000),
         ("true", True),
@@ -322,3 +325,20 @@ def test_names_and_numbers_may_begin_with_zeros():
     assert config.physics.angles == 30
     assert not parse(read_yaml("objective: {exact: off}"), "test").objective.exact
     assert read_yaml_parts(yaml.safe_dump({"name": "010"})) == [{"name": "010"}]
+    size = parse(read_yaml("{data: {size: [032, 016]}}"), "test").data.size
+    assert size == (32, 16)
+
+
+@pytest.mark.parametrize("name", ["1e3", "1.50", "010", "12", "true", "off", "null", "2024-01-01"])
+def test_names_that_look_like_something_else_come_back(name):
+    """A run is called as it was called, also when its configuration is read again."""
+    config = parse({"name": name, "data": {"path": name, "holdout": [name]}}, "test")
+    assert parse(read_yaml(dump(config)), "test") == config
+    assert read_yaml(write_yaml(name, one_line=True)) == name
+
+
+def test_a_number_where_a_name_is_wanted_says_what_to_do():
+    with pytest.raises(UserError, match=r"name: was read as the number 1000\.0; put quotes"):
+        parse(read_yaml("name: 1e3"), "test")
+    with pytest.raises(UserError, match=r"data\.path: was read as the number 1\.5; put quotes"):
+        parse(read_yaml("data: {path: 1.5}"), "test")

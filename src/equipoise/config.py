@@ -17,7 +17,7 @@ from .imaging.settings import FanBeamSettings, ParallelBeamSettings, Physics
 from .learning.objective_settings import ObjectiveSettings
 from .learning.settings import LearningSettings
 from .reconstruction.settings import ModelSettings
-from .settings import INTERNAL, Settings, read_yaml
+from .settings import INTERNAL, Settings, read_yaml, write_yaml
 
 
 class Config(Settings):
@@ -164,7 +164,7 @@ def parse(tree: dict[str, Any], where: str, is_saved: bool = False) -> Config:
 
 def dump(config: Config) -> str:
     """The configuration as YAML, with every default written out."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return write_yaml(config.model_dump(mode="json"))
 
 
 def changed(config: Config, changes: dict[str, Any]) -> Config:
@@ -364,6 +364,11 @@ def _one_complaint(error: dict[str, Any]) -> str:
             f"name: letters, digits, '_', '-' and '.' alone, since a folder is called so; got "
             f"{shortened(repr(given), 60)} (where nothing is said it is the name of the file); set "
             "name=… to another"
+        )
+    if error["type"] in ("string_type", "path_type") and _is_number(given):
+        return (
+            f"{key}: was read as the number {given!r}; put quotes around it, so that it is a name "
+            "(on a command line, quotes within quotes)"
         )
     message = error["msg"].removeprefix("Value error, ")
     shown = "" if isinstance(given, dict) else f", got {shortened(repr(given), 60)}"

@@ -102,13 +102,23 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """What it writes, :class:`_Loader` reads."""
+
+
+#: YAML 1.1 takes 1e-4 (without a point) for a text; nobody who writes it does. In quotes it is one.
+_WITHOUT_POINT = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
+for _each in (_Loader, _Dumper):
+    _each.add_implicit_resolver("tag:yaml.org,2002:float", _WITHOUT_POINT, [*"-+0123456789"])
+
+
 def read_yaml(text: str) -> Any:
     """What a text in YAML says, where 1:50:5 is a range and 1e-4 a number.
 
     Raises:
         yaml.YAMLError: it is not YAML, or a key stands there twice.
     """
-    return _with_numbers(yaml.load(text, _Loader))
+    return yaml.load(text, _Loader)
 
 
 def read_yaml_parts(text: str) -> list[Any]:
@@ -117,15 +127,13 @@ def read_yaml_parts(text: str) -> list[Any]:
     Raises:
         yaml.YAMLError: it is not YAML, or a key stands there twice.
     """
-    return [_with_numbers(tree) for tree in yaml.load_all(text, _Loader)]
+    return list(yaml.load_all(text, _Loader))
 
 
-def _with_numbers(tree: Any) -> Any:
-    """YAML 1.1 takes 1e-4 (without a point) for a string; nobody who writes it does."""
-    if isinstance(tree, dict):
-        return {key: _with_numbers(value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_with_numbers(value) for value in tree]
-    if isinstance(tree, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", tree):
-        return float(tree)
-    return tree
+def write_yaml(tree: Any, one_line: bool = False) -> str:
+    """A tree as text in YAML, which :func:`read_yaml` reads as the same tree; mappings keep their
+    order."""
+    if one_line:
+        text = yaml.dump(tree, Dumper=_Dumper, default_flow_style=True, width=10**9)
+        return text.strip().removesuffix("...").strip()  # the end of a bare value
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False)

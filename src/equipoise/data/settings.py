@@ -92,6 +92,7 @@ def _checked_size(value: Any) -> Any:
     if value == "native":
         return value
     sides = list(value) if isinstance(value, (list, tuple)) else [value]
+    sides = [int(s) if isinstance(s, str) and re.fullmatch(r"\d+", s) else s for s in sides]
     low, high = SIDES
     if len(sides) > 2 or not all(
         type(side) in (int, float) and low <= side <= high and side == int(side) for side in sides

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from ...settings import read_yaml
+from ...settings import read_yaml, write_yaml
 
 
 def edited(text: str, changes: Mapping[str, Any]) -> tuple[str, bool]:
@@ -30,7 +30,7 @@ def edited(text: str, changes: Mapping[str, Any]) -> tuple[str, bool]:
             return new, True
     except yaml.YAMLError:
         pass
-    return yaml.safe_dump(wanted, sort_keys=False), "#" not in text
+    return write_yaml(wanted), "#" not in text
 
 
 def _set(tree: dict[str, Any], path: list[str], value: Any) -> None:
@@ -91,7 +91,6 @@ def _end_of_value(lines: list[str], i: int, end: int, indent: str) -> int:
 
 def _line(indent: str, key: str, value: Any, before: str = "") -> str:
     """A key and its value, with the comment of the line before."""
-    shown = yaml.safe_dump(value, default_flow_style=True, width=10**9).strip()
-    shown = shown.removesuffix("...").strip()
+    shown = write_yaml(value, one_line=True)
     comment = re.search(r"\s+#.*$", before)
     return f"{indent}{key}: {shown}{comment.group() if comment else ''}"
