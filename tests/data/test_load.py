@@ -18,7 +18,12 @@ from equipoise.data.settings import (
     PhantomSettings,
 )
 from equipoise.errors import UserError
-from equipoise.imaging.settings import DynamicMRISettings, MRISettings, ParallelBeamSettings
+from equipoise.imaging.settings import (
+    CustomSettings,
+    DynamicMRISettings,
+    MRISettings,
+    ParallelBeamSettings,
+)
 
 from .formats.make import complex_array, hounsfield, make_dicom, make_nifti, read
 from .formats.test_nifti import head_in_hounsfield
@@ -50,6 +55,37 @@ def test_identical_slices_are_noticed(tmp_path, ct):
     dataset = load_dataset(ImageSettings(path=tmp_path, size=SIZE), ct)
     assert dataset.truth.shape == (2, 1, SIZE, SIZE)
     assert dataset.notes == ["b.dcm is identical to a.dcm"]
+
+
+OWN_OPERATOR = """
+import torch
+from deepinv.physics import Blur, GaussianNoise
+
+def physics(size):
+    noise = {noise}
+    mean = torch.ones(1, 1, 3, 3) / 9
+    return Blur(filter={gain} * mean, padding="circular", noise_model=noise)
+"""
+
+
+@pytest.mark.parametrize("gain", [1, 3])
+@pytest.mark.parametrize("holds", ["images", "measurements"])
+def test_noise_that_an_operator_of_ones_own_brings_is_not_used_and_that_is_said(
+    tmp_path, holds, gain
+):
+    save_images(tmp_path)
+    settings = {"images": ImageSettings, "measurements": MeasurementSettings}[holds]
+    data = settings(path=tmp_path / "images.npy", size=SIZE)
+    said = {}
+    for noise in ("GaussianNoise(0.3)", "None"):
+        file = tmp_path / "own.py"
+        file.write_text(OWN_OPERATOR.format(noise=noise, gain=gain))
+        scan = Scan.planned(CustomSettings(file=file, noise=0.02), SIZE)
+        said[noise] = load_dataset(data, scan).notes
+    words = " ".join(said["GaussianNoise(0.3)"])
+    assert "own.py: the GaussianNoise of this operator is not used" in words
+    assert "physics.noise=0.02" in words
+    assert "is not used" not in " ".join(said["None"])
 
 
 @pytest.mark.parametrize("kind", ["ct", "mri", "photons", "sequences"])

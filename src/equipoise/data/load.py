@@ -235,7 +235,7 @@ def _read(
             these.
         found: of a tomograph, what becomes known as they are read.
     """
-    notes = [*notes_of(items), *said]
+    notes = [*notes_of(items), *said, *scan.unused_noise()]
     if not stream:
         _check_memory(items, scan)
     places = _noise_samples(len(items)) if stream else range(len(items))
@@ -301,7 +301,7 @@ def _measured(
         native: measure each at its own size.
         is_fine: measure them on a finer grid than that of the scan.
     """
-    notes = [*said, *notes_of(images), *oblong(images)]
+    notes = [*said, *notes_of(images), *oblong(images), *scan.unused_noise()]
     if is_fine:
         notes.append("measured on a grid twice as fine as the reconstruction's (data.simulate)")
     if scan.settings.frames is not None:

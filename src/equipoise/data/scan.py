@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from deepinv.physics import LinearPhysics
+from deepinv.physics import LinearPhysics, ZeroNoise
 from torch import Tensor
 
 from ..errors import UserError
@@ -20,8 +20,9 @@ from ..imaging.framed import Framed
 from ..imaging.linear import variant
 from ..imaging.mri import prewhiten
 from ..imaging.operators import in_double, normalized, with_masks
+from ..imaging.scaled import unscaled
 from ..imaging.selection import differs_per_sample, samples_of, select
-from ..imaging.settings import CartesianSettings, Physics
+from ..imaging.settings import CartesianSettings, CustomSettings, Physics
 from ..imaging.sizes import Size
 from ..imaging.tomography import Tomography
 from ..imaging.tomography.scanner import ScannerGeometry
@@ -248,6 +249,22 @@ class Scan:
         """The scan without the rays that were not measured, (1, views, detectors) of 0 and 1."""
         assert isinstance(self.physics, Tomography)
         return replace(self, physics=self.physics.masked(measured[0]))
+
+    def unused_noise(self) -> list[str]:
+        """What is said of an operator of one's own that comes with noise, before it gets ours."""
+        settings = self.settings
+        if not isinstance(settings, CustomSettings) or self.noise > 0:
+            return []
+        model = getattr(unscaled(self.physics), "noise_model", None)
+        if model is None or isinstance(model, ZeroNoise):
+            return []
+        photons = settings.photons
+        used = f"noise={settings.noise:g}" if photons is None else f"photons={photons:g}"
+        return [
+            f"{settings.file.name}: the {type(model).__name__} of this operator is not used; "
+            f"the noise is what the configuration says (physics.{used}), so set that to what the "
+            "measurements have"
+        ]
 
     def with_noise(self, noise: float) -> Scan:
         """The scan whose physics adds noise of this standard deviation when it is called."""
