@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 import equipoise as eq
+from equipoise.data.choice import with_chosen_slices
 from equipoise.data.formats import open_path, write_images
 from equipoise.data.item import Units
 from equipoise.data.pick import images_of
@@ -207,3 +208,28 @@ def test_colours_are_told_how_to_be_saved(tmp_path, shape, first):
     with pytest.raises(UserError, match="each channel as an image of its own") as raised:
         images_of(open_path(tmp_path))
     assert ("transpose(2, 0, 1)" in str(raised.value)) == first
+
+
+@pytest.mark.parametrize(
+    ("by", "axes", "first"),
+    [("imagej", "ZCYX", "0:6:2"), ("ome", "ZCYX", "0:6:2"), ("ome", "CZYX", "0:3")],
+)
+def test_channels_that_become_images_are_said_and_one_of_them_can_be_had(tmp_path, by, axes, first):
+    values = np.arange(2 * 3 * 16 * 16, dtype=np.uint16).reshape(2, 3, 16, 16)
+    shaped = values if axes == "CZYX" else values.swapaxes(0, 1)
+    path = tmp_path / ("cells.ome.tif" if by == "ome" else "cells.tif")
+    kwargs = {"imagej": True} if by == "imagej" else {}
+    tifffile.imwrite(path, np.ascontiguousarray(shaped), metadata={"axes": axes}, **kwargs)
+    items = open_path(path)
+    (note,) = items[0].notes
+    assert "holds 2 channels, and each becomes an image of its own" in note
+    assert f"data.slices={first}," in note
+    chosen, _ = with_chosen_slices(items, first)
+    assert np.array_equal(np.stack([item.array() for item in chosen]), values[0])
+
+
+def test_slices_and_times_are_images_without_a_word(tmp_path):
+    values = np.zeros((4, 16, 16), np.uint16)
+    for axes in ("ZYX", "TYX"):
+        tifffile.imwrite(tmp_path / "a.tif", values, metadata={"axes": axes}, imagej=True)
+        assert all(not item.notes for item in open_path(tmp_path / "a.tif"))

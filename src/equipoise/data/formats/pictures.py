@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -128,9 +129,10 @@ class Tiff(_Pictures):
         for file in self.files(path):
             with self.reading(file), tifffile.TiffFile(file) as tiff:
                 if len(tiff.pages) == 1 and tiff.series[0].size > tiff.pages[0].size:
-                    items += self._after_one_page(file, tiff)
+                    found = self._after_one_page(file, tiff)
                 else:
-                    items += self._pages(file, list(tiff.pages))
+                    found = self._pages(file, list(tiff.pages))
+                items += _with_channels_said(found, file, tiff.series)
         return items
 
     def _after_one_page(self, file: Path, tiff: Any) -> list[Item]:
@@ -244,6 +246,26 @@ class Tiff(_Pictures):
         for path, image in zip(paths, images, strict=True):
             tifffile.imwrite(path, image.astype(np.float32))
         return paths
+
+
+def _with_channels_said(items: list[Item], file: Path, series: Sequence[Any]) -> list[Item]:
+    """Pages that ImageJ or OME calls channels of one picture are images here, which is said."""
+    if len(series) != 1 or not items:
+        return items
+    axes, shape = series[0].axes, series[0].shape
+    place = axes.find("C")
+    channels = shape[place] if place >= 0 else 1
+    if channels < 2 or len(items) != math.prod(shape[:-2]):
+        return items
+    apart = math.prod(shape[place + 1 : -2])
+    first = f"0:{len(items)}:{channels}" if apart == 1 else f"0:{apart}"
+    is_a_range = apart == 1 or math.prod(shape[:place]) == 1
+    words = f"data.slices={first}, for the first" if is_a_range else "save it by itself"
+    note = (
+        f"{file.name}: holds {channels} channels, and each becomes an image of its own; to learn "
+        f"from one of them alone: {words}"
+    )
+    return [replace(items[0], notes=(*items[0].notes, note)), *items[1:]]
 
 
 def _channels_first(shape: tuple[int, ...]) -> str:
