@@ -138,6 +138,9 @@ class TestKinds:
         assert (new.objective.splitting.weight, new.objective.splitting.parts) == (0, 7)
         assert new.model.gradient.kind == "jacobian_free"
         assert config.model.gradient.kind == "implicit"
+        config = parse({"objective": {"equivariance": {"weight": 1, "draws": 3}}}, "c")
+        moved = changed(config, {"objective.equivariance": "auto"}).objective.equivariance
+        assert (moved.weight, moved.draws) == ("auto", 3)
 
     def test_every_option_is_explained(self):
         rows = options()

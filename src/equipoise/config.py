@@ -214,7 +214,7 @@ def _set(tree: dict[str, Any], path: list[str], value: Any) -> None:
     former, kinds = tree.get(last), sections_of(_annotation(annotation, last))
     if isinstance(value, str) and value in kinds and isinstance(former, dict):
         tree[last] = _of_another_kind(former, value, kinds)
-    elif _is_number(value) and kinds and isinstance(former, dict):
+    elif _is_weight(value) and kinds and isinstance(former, dict):
         tree[last] = {**former, "weight": value}
     else:
         tree[last] = value
@@ -227,6 +227,10 @@ def _written_out(section: Any) -> Any:
     if isinstance(section, str):
         return {"kind": section}
     return {"weight": section} if _is_number(section) else section
+
+
+def _is_weight(value: Any) -> bool:
+    return value == "auto" or _is_number(value)
 
 
 def _is_number(value: Any) -> bool:

@@ -21,7 +21,7 @@ MOVED = {
 #: The options of losses in runs that do not say them.
 OBJECTIVE_OF_THEN: dict[str, dict[str, Any]] = {
     "splitting": {"shared": False},
-    "equivariance": {"stop_gradient": True},
+    "equivariance": {"weight": 0.2, "stop_gradient": True},
     "contraction": {"weight": 0.1, "bound": 0.9, "along": "memory"},
 }
 #: Options of the data that were written out with these values where they did not apply.

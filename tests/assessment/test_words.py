@@ -13,6 +13,7 @@ from equipoise.assessment.words import (
     how_it_was_trained,
     unfinished_in_words,
 )
+from equipoise.data.scan import Scan
 
 ALONE = "Trained from measurements alone: no clean image of this problem was used."
 OFF = {
@@ -24,7 +25,7 @@ OFF = {
 
 def words(folder, **sections):
     config = tiny(folder, **sections)
-    return how_it_was_trained(config.objective, config.model)
+    return how_it_was_trained(config, Scan.planned(config.physics, config.data.size))
 
 
 class TestHowItWasTrained:
@@ -46,6 +47,9 @@ class TestHowItWasTrained:
         said = words(tmp_path, objective={"supervised": 0.01})
         assert said.startswith("Trained on the true images as well as on measurements")
         assert "consistency, splitting and equivariance" in said
+        many = {"physics": {"kind": "parallel_beam", "angles": 60}}
+        said = words(tmp_path, objective={"supervised": 0.01}, **many)
+        assert "beside consistency and splitting" in said
 
     def test_where_it_started(self, tmp_path):
         assert words(tmp_path).endswith("The denoiser it starts from had random weights.")

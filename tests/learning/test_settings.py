@@ -7,6 +7,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+import equipoise as eq
 from equipoise.data.load import load_dataset
 from equipoise.data.scan import Scan
 from equipoise.data.settings import PhantomSettings
@@ -20,6 +21,7 @@ from equipoise.imaging.settings import (
     ParallelBeamSettings,
 )
 from equipoise.imaging.splitting import may_be_left_out, split
+from equipoise.learning.batching import Part
 from equipoise.learning.losses import (
     AS_THE_MODEL,
     DEFAULT_ACCURACY,
@@ -32,11 +34,11 @@ from equipoise.learning.losses import (
     Supervised,
     Weighted,
 )
-from equipoise.learning.objective import accuracy_for
+from equipoise.learning.objective import Objective, accuracy_for
 from equipoise.learning.objective_settings import EquivarianceSettings, ObjectiveSettings
 from equipoise.learning.settings import LearningSettings
 
-from .examples import ct, dataset_of, images, mri
+from .examples import ct, dataset_of, images, mri, small_model
 
 
 def made(tree, physics=None):
@@ -109,9 +111,60 @@ def test_with_few_views_three_images_are_differentiated_and_elsewhere_two(settin
             tree = dict(zip(("splitting", "equivariance"), options))
             assert chosen(tree) == (shared, stop_gradient)
     without = ObjectiveSettings.model_validate({"equivariance": 0}).make(scan, y)
-    assert not without["splitting"].takes_split
+    assert without["splitting"].takes_split == two
     grouped = {"splitting": {"group": "rotations"}}
     assert chosen(grouped) == (False, "image" if two else True)
+
+
+def degrees(first: float, count: int, apart: float) -> list[float]:
+    return [first + apart * i for i in range(count)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "moves"),
+    [
+        (ParallelBeamSettings(angles=40), False),  # 4.5° apart
+        (ParallelBeamSettings(angles=39), True),
+        (ParallelBeamSettings(angles=degrees(-90, 60, 3)), False),
+        (ParallelBeamSettings(angles=degrees(179, 60, -3)), False),
+        (ParallelBeamSettings(angles=degrees(0, 120, 1)), True),  # nothing over 60°
+        (ParallelBeamSettings(angles=[*degrees(0, 60, 3), 1.5]), False),
+        (ParallelBeamSettings(angles=[*degrees(0, 30, 3), *degrees(96, 28, 3)]), True),  # two lack
+        (FanBeamSettings(angles=80, **FAN), False),  # each ray comes twice
+        (FanBeamSettings(angles=41, **FAN), False),  # an odd number: between the others
+        (FanBeamSettings(angles=degrees(0, 120, 1), **FAN), True),
+        (MRISettings(acceleration=2), True),
+        (InpaintingSettings(keep=0.9), True),
+    ],
+)
+def test_images_are_moved_where_views_lie_apart(settings, moves):
+    scan = Scan.planned(settings, 32)
+    y = torch.zeros(1, *scan.measurement_shape)
+
+    def losses(tree):
+        return ObjectiveSettings.model_validate(tree).make(scan, y)
+
+    assert ("equivariance" in losses({})) == moves
+    assert ("equivariance" in losses({"equivariance": {"group": "reflections"}})) == moves
+    # What is given counts; and without splitting, nothing but moved images says what is missing.
+    assert losses({"equivariance": 0.3})["equivariance"].weight == 0.3
+    assert "equivariance" not in losses({"equivariance": 0})
+    assert losses({"splitting": 0})["equivariance"].weight == 0.2
+    settled = ObjectiveSettings().settled(scan)
+    assert settled.equivariance.weight == (0.2 if moves else 0)
+    assert settled.settled(scan) == settled
+    words = ObjectiveSettings().explain(scan)
+    assert words.startswith("no equivariance: views lie") != moves
+    assert not ObjectiveSettings(equivariance=0.2).explain(scan)
+
+
+def test_without_moved_images_a_step_seeks_one_image():
+    physics = eq.ParallelBeam(16, 40).normalize().double()
+    y = physics.A(images(3).double())
+    scan = dataset_of(physics, y).scan
+    objective = Objective(small_model().double(), ObjectiveSettings().make(scan, y))
+    found = objective.differentiate(Part(torch.arange(3), y, physics), 0, {})
+    assert [len(made) for made in found.solves.values()] == [1, 0, 0, 0]
 
 
 def test_how_accurately_the_second_solves_are_made():
@@ -285,7 +338,7 @@ def test_what_does_not_fit_is_an_error():
 
 @pytest.mark.parametrize("size", [(16, 24), (24, 16)])
 def test_quarter_turns_need_square_images(size):
-    settings = EquivarianceSettings.model_validate({"group": "quarter_turns"})
-    assert settings.make(AS_THE_MODEL, (16, 16), two_adjoints=True).weight == 0.2
+    settings = EquivarianceSettings.model_validate({"group": "quarter_turns", "weight": 0.3})
+    assert settings.make(AS_THE_MODEL, (16, 16), is_constant=True).weight == 0.3
     with pytest.raises(UserError, match="quarter_turns need square images"):
-        settings.make(AS_THE_MODEL, size, two_adjoints=True)
+        settings.make(AS_THE_MODEL, size, is_constant=True)

@@ -10,13 +10,14 @@ from typing import Any
 SHIPPED = ("shipped", "unet")
 
 
-def how_it_was_trained(objective: Any, model: Any) -> str:
+def how_it_was_trained(config: Any, scan: Any) -> str:
     """What a run learnt from, and what it started from, in two sentences.
 
     Args:
-        objective: the section of the configuration; a loss with a weight of 0 was not used.
-        model: likewise.
+        config: of the run; a loss with a weight of 0 was not used.
+        scan: what measured, which some weights follow.
     """
+    objective = config.objective.settled(scan)
     supervised = objective.supervised.weight > 0
     others = [
         name
@@ -37,7 +38,7 @@ def how_it_was_trained(objective: Any, model: Any) -> str:
         words = "Supervised: trained on measurements together with their true images."
     else:
         words = "Trained from measurements alone: no clean image of this problem was used."
-    return f"{words} {_what_it_started_from(model.denoiser)}"
+    return f"{words} {_what_it_started_from(config.model.denoiser)}"
 
 
 def _what_it_started_from(denoiser: Any) -> str:

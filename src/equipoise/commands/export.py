@@ -103,7 +103,7 @@ def _card(run: Run, about: dict[str, Any], licence: str) -> str:
         kind=physics["kind"],
         licence=yaml.safe_dump({"license": licence}, allow_unicode=True).strip(),
         name=config.name,
-        training=how_it_was_trained(config.objective, config.model),
+        training=how_it_was_trained(config, run.scan),
         physics=OF_SCANNERS if is_kspace else f"{options}, {shown_size(config.data.size)} pixels",
         shape=" × ".join(map(str, about["measurement_shape"])),
         units=KSPACE_UNITS if is_kspace else _units(about["peak"], about["gain"]),

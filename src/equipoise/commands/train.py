@@ -121,9 +121,9 @@ def _train_run(
     inner = model.explain(first.y, first.physics)
     if inner:
         say(f"inner problem: {inner}")
-    images = trainer.objective.explain()
-    if images:
-        say(f"losses: {images}")
+    for words in (config.objective.explain(dataset.scan), trainer.objective.explain()):
+        if words:
+            say(f"losses: {words}")
     state = {
         "config": config.model_dump(mode="json"),
         "inner": inner,

@@ -215,7 +215,7 @@ def _silent(_: str) -> None:
 def _words(evaluation: Evaluation, run: Run, before: Equilibrium, solved: Equilibrium) -> list[str]:
     """What the page says: what the run did, what it reaches, and what is in whose favour."""
     config, problem = run.config, evaluation.problem
-    words = [how_it_was_trained(config.objective, config.model)]
+    words = [how_it_was_trained(config, run.scan)]
     words.append(how_far_it_was_trained(read_log(run.folder), config.learning.steps))
     words.append(_scores_in_words(evaluation.table))
     if evaluation.reference is not None:

@@ -153,7 +153,7 @@ class Configured(Trained):
 IMPLICIT = {"kind": "implicit"}
 
 
-def weights_of(config: Config) -> dict[str, float]:
+def weights_of(config: Config) -> dict[str, Any]:
     """Loss → weight, of all that an objective may be made of; the contraction penalty is no part
     of what is learnt."""
     return {

@@ -25,6 +25,7 @@ from ..imaging.selection import differs_per_sample, samples_of, select
 from ..imaging.settings import CartesianSettings, CustomSettings, Physics
 from ..imaging.sizes import Size
 from ..imaging.tomography import Tomography
+from ..imaging.tomography.geometry import view_gaps
 from ..imaging.tomography.scanner import ScannerGeometry
 from ..imaging.tomography.settings import RaysSettings
 from .item import Item
@@ -158,6 +159,16 @@ class Scan:
         most. None: something else measures."""
         is_tomography = isinstance(self.settings, RaysSettings)
         return self.measurement_shape[-2] if is_tomography else None
+
+    @property
+    def widest_gap(self) -> float | None:
+        """Degrees between the two neighbouring views that lie furthest apart, on the half turn
+        after which rays come back. None: something other than computed tomography measures."""
+        physics = unscaled(self.physics)
+        if not isinstance(physics, Tomography):
+            return None
+        gaps, _ = view_gaps(physics.geometry.angles, 180.0)
+        return float(gaps.max())
 
     # ------------------------------------------------------------------------------ units
 

@@ -55,6 +55,12 @@ RENOISE = Field(True, description="add noise to the second measurement")
 #: With fewer views than this share of the image's side, a step differentiates three images; with
 #: two it then ends 0.25 to 0.36 dB behind (10 views of 64², 20 of 128²: docs/choosing.md).
 FEW_VIEWS = 0.2
+#: α, where images are moved.
+ALPHA = 0.2
+#: Where no two neighbouring views lie further apart (degrees) and some are left out and predicted,
+#: moved images teach nothing: without them training ends 0.1 to 0.3 dB ahead in half of the time
+#: (docs/choosing.md).
+NARROW_GAP = 4.5
 
 
 def check_square(key: str, group: Any, size: tuple[int, int]) -> None:
@@ -151,7 +157,7 @@ class SplittingSettings(Settings):
         scan: Scan,
         y: Tensor,
         accuracy: Accuracy,
-        two_adjoints: bool,
+        shares_an_image: bool,
         attenuation: float | None = None,
     ) -> Splitting:
         """
@@ -159,7 +165,7 @@ class SplittingSettings(Settings):
             scan: what measured.
             y: one measurement or more, (B, …).
             accuracy: of the equilibrium that predicts.
-            two_adjoints: the image is shared, if nothing else was asked for.
+            shares_an_image: the image is shared, if nothing else was asked for.
             attenuation: see :class:`MeasurementConsistency`.
 
         Raises:
@@ -168,7 +174,7 @@ class SplittingSettings(Settings):
         """
         shared = self.shared
         if shared == "auto":
-            shared = two_adjoints and self.group is None
+            shared = shares_an_image and self.group is None
         if shared and self.group is not None:
             raise UserError(
                 "objective.splitting.shared=true: with objective.splitting.group the image that "
@@ -198,7 +204,11 @@ class SplittingSettings(Settings):
 class EquivarianceSettings(Settings):
     """The image is moved, measured and reconstructed again."""
 
-    weight: float = Field(0.2, ge=0, description="α, the weight of the equivariance term")
+    weight: Literal["auto"] | NonNegativeFloat = Field(
+        "auto",
+        description="α, the weight of the equivariance term. auto: 0.2, or 0 where views lie so "
+        "close (4.5° or less) that those which splitting leaves out say more than moved images do",
+    )
     group: GroupChoice = Field(
         default_factory=lambda: RotationsSettings(), description="the group that moves images"
     )
@@ -213,20 +223,21 @@ class EquivarianceSettings(Settings):
         "a fifth of the image's side, image elsewhere",
     )
 
-    def make(self, accuracy: Accuracy, size: tuple[int, int], two_adjoints: bool) -> Equivariance:
+    def make(self, accuracy: Accuracy, size: tuple[int, int], is_constant: bool) -> Equivariance:
         """
         Args:
             accuracy: of the second solve.
             size: height and width of the images.
-            two_adjoints: what is measured again is a constant, if nothing else was asked for.
+            is_constant: what is measured again is a constant, if nothing else was asked for.
 
         Raises:
             UserError: the group does not act on images of this size.
         """
+        assert self.weight != "auto"  # settled by what measures
         check_square("objective.equivariance.group", self.group, size)
         stop_gradient = self.stop_gradient
         if stop_gradient == "auto":
-            stop_gradient = "image" if two_adjoints else True
+            stop_gradient = "image" if is_constant else True
         return Equivariance(
             self.group.make(self.draws),
             self.weight,
@@ -398,6 +409,23 @@ class ObjectiveSettings(Settings):
         "argument: value, …}, such as {SureGaussianLoss: {unsure: true}}",
     )
 
+    def settled(self, scan: Scan) -> ObjectiveSettings:
+        """The same with a number for α, where it follows what measures."""
+        if self.equivariance.weight != "auto":
+            return self
+        weight = 0.0 if self.splitting.weight and _has_close_views(scan) else ALPHA
+        equivariance = self.equivariance.model_copy(update={"weight": weight})
+        return self.model_copy(update={"equivariance": equivariance})
+
+    def explain(self, scan: Scan) -> str:
+        """What was chosen for this scan, in words; empty where nothing was."""
+        if self.equivariance.weight != "auto" or self.settled(scan).equivariance.weight:
+            return ""
+        return (
+            f"no equivariance: views lie {scan.widest_gap:.3g}° apart at most, so that those left "
+            f"out say more than moved images (objective.equivariance={ALPHA:g} adds it nevertheless)"
+        )
+
     def make(self, scan: Scan, y: Tensor) -> dict[str, Loss]:
         """The losses by name, in the order in which they are evaluated.
 
@@ -408,16 +436,20 @@ class ObjectiveSettings(Settings):
         Raises:
             UserError: nothing is left, or a loss does not fit what measured.
         """
+        if self.equivariance.weight == "auto":
+            return self.settled(scan).make(scan, y)
         accuracy = DEFAULT_ACCURACY if self.exact else AS_THE_MODEL
         attenuation = scan.attenuation if self.counts else None
-        two_adjoints = self._differentiates_two(scan)
+        shares_an_image = self._shares_an_image(scan)
         losses: dict[str, Loss] = {}
         if self.consistency.weight:
             losses["consistency"] = self.consistency.make(attenuation)
         if self.splitting.weight:
-            losses["splitting"] = self.splitting.make(scan, y, accuracy, two_adjoints, attenuation)
+            losses["splitting"] = self.splitting.make(
+                scan, y, accuracy, shares_an_image, attenuation
+            )
         if self.equivariance.weight:
-            losses["equivariance"] = self.equivariance.make(accuracy, scan.size, two_adjoints)
+            losses["equivariance"] = self.equivariance.make(accuracy, scan.size, shares_an_image)
         if self.operators.weight:
             losses["operators"] = self.operators.make(accuracy)
         if self.sure.weight:
@@ -441,10 +473,16 @@ class ObjectiveSettings(Settings):
             )
         return losses
 
-    def _differentiates_two(self, scan: Scan) -> bool:
-        """Whether two images of a step are differentiated, not three, if nothing else is asked for:
-        where that saves an adjoint and, as measured, neither quality nor equilibria."""
+    def _shares_an_image(self, scan: Scan) -> bool:
+        """Whether consistency looks at splitting's image and moved images are constants, if nothing
+        else is asked for: where that saves an adjoint and, as measured, costs neither quality nor
+        equilibria."""
         views = scan.views
         has_few_views = views is not None and views < FEW_VIEWS * max(scan.size)
-        may_hold = self.equivariance.stop_gradient in ("auto", "image")
-        return self.equivariance.weight > 0 and may_hold and not has_few_views
+        is_constant = self.equivariance.stop_gradient in ("auto", "image")
+        return (is_constant or self.equivariance.weight == 0) and not has_few_views
+
+
+def _has_close_views(scan: Scan) -> bool:
+    gap = scan.widest_gap
+    return gap is not None and gap <= NARROW_GAP + 1e-9

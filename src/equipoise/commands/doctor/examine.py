@@ -82,6 +82,9 @@ def _training(
     except UserError as error:
         yield Finding("wrong", str(error))
         return
+    chosen = config.objective.explain(dataset.scan)
+    if chosen:
+        yield Finding("ok", chosen)
     if "equivariance" in losses:
         say("the group")
         yield commuting(
