@@ -1,7 +1,7 @@
 """A training step at native size, in yardsticks: what it costs, and where the time goes.
 
     python benchmarks/native.py [--size 256] [--views 60] [--batch 4] [--rounds 3] [--data FILE]
-        [--three]
+        [--three] [--before]
 
 The yardstick is a forward pass of a six-layer, 32-channel network on the same batch: float32,
 channels last, no gradient, two threads, the median of seven: in the same process, where freed
@@ -9,8 +9,10 @@ memory is kept, and in one of its own as PyTorch has it (*plain*), where each of
 tensors is mapped and cleared anew (`benchmarks/freed_memory.py`). First the parts: an evaluation of
 the proximal step and a vector–Jacobian product, with the inner problem solved exactly and by
 Chebyshev's steps, and how many evaluations a solve takes from where it begins. Then training steps
-with the default objective, with ``objective.exact`` and without: each in a process of its own, with
-the largest resident size. Everything is measured in turns; the ratios are what counts.
+with the default objective, which moves no images where views lie as close as here, and with
+equivariance beside it, as the goal says (``--three``: also with an adjoint for each of the three
+images of a step, as it was); with ``objective.exact`` and without: each in a process of its own,
+with the largest resident size. Everything is measured in turns; the ratios are what counts.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -37,17 +40,28 @@ from equipoise.run import load_data
 MOST_YARDSTICKS, MOST_GIGABYTES = 50, 3 * 2**30 / 1e9
 
 
-#: The objective of ``--three``.
-THREE_ADJOINTS = {"equivariance": {"stop_gradient": True}}
+#: What differs from the default objective.
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "default": {},
+    "moved": {"equivariance": {"weight": 0.2}},
+    "three": {"equivariance": {"weight": 0.2, "stop_gradient": True}},
+}
+LABELS = {
+    "default": "the defaults",
+    "moved": "with equivariance",
+    "three": "with equivariance, three adjoints",
+}
 
 
-def configuration(a: argparse.Namespace, inner: str | int, exact: bool) -> Config:
+def configuration(
+    a: argparse.Namespace, inner: str | int, exact: bool, objective: str = "default"
+) -> Config:
     data = {"count": a.batch} if a.data is None else {"path": str(a.data), "kind": "images"}
     tree = {
         "data": {"size": a.size, **data},
         "physics": {"kind": "parallel_beam", "angles": a.views, "noise": 0.001},
         "model": {"step": {"kind": "proximal", "inner": inner}},
-        "objective": {"exact": exact, **(THREE_ADJOINTS if a.three else {})},
+        "objective": {"exact": exact, **OBJECTIVES[objective]},
         "learning": {"batch": a.batch, "steps": 1000},
     }
     return parse(tree, "benchmark")
@@ -118,9 +132,9 @@ def needed(trace: Tensor, error: float) -> int | None:
     return int(below[0]) + 1 if len(below) else None
 
 
-def step_of_training(a: argparse.Namespace, inner: str, exact: bool) -> None:
+def step_of_training(a: argparse.Namespace, inner: str, exact: bool, objective: str) -> None:
     """Prints the yardsticks of a step, its gigabytes, its evaluations and its loss."""
-    config = configuration(a, inner, exact)
+    config = configuration(a, inner, exact, objective)
     trainer = start_trainer(config, load_data(config, planned_scan(config)))
     trainer.advance()  # what all others use is made
     begin_anew()
@@ -145,21 +159,20 @@ def report_steps(a: argparse.Namespace) -> None:
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     plain = done.stdout.strip()
     print(f"plain yardstick {float(plain) * 1e3:.0f} ms")
-    ways = [("auto", True), ("auto", False)]
-    if a.before:
-        ways += [("exact", True), ("exact", False)]
-    for inner, exact in ways:
+    objectives = ["default", "moved", *(["three"] if a.three else [])]
+    inners = ["auto", *(["exact"] if a.before else [])]
+    for inner, objective, exact in product(inners, objectives, (True, False)):
         command = [
             *(sys.executable, __file__, "--size", str(a.size), "--views", str(a.views)),
             *("--batch", str(a.batch), "--rounds", str(a.rounds), "--threads", str(a.threads)),
-            *("--one", inner, str(int(exact)), "--plain", plain),
-            *(["--three"] if a.three else []),
+            *("--one", inner, str(int(exact)), objective, "--plain", plain),
             *(() if a.data is None else ("--data", str(a.data))),
         ]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         last = done.stdout.strip().splitlines()[-1]
-        print(f"a step, inner {inner}, objective.exact={str(exact).lower()}: {last}", flush=True)
-    print(f"goals: {MOST_YARDSTICKS} yardsticks, {MOST_GIGABYTES:.2f} GB")
+        way = f"{LABELS[objective]}, objective.exact={str(exact).lower()}"
+        print(f"a step, inner {inner}, {way}: {last}", flush=True)
+    print(f"goals, with equivariance: {MOST_YARDSTICKS} yardsticks, {MOST_GIGABYTES:.2f} GB")
 
 
 def main() -> None:
@@ -173,9 +186,11 @@ def main() -> None:
     p.add_argument("--data", type=Path, help=text)
     text = "also the steps with the inner problem solved exactly, as it was: minutes each"
     p.add_argument("--before", action="store_true", help=text)
-    text = "three adjoints a step, as before: of the image of all measurements, too"
+    text = "also with three adjoints a step: of the image of all measurements, too"
     p.add_argument("--three", action="store_true", help=text)
-    p.add_argument("--one", nargs=2, metavar=("INNER", "EXACT"), help=argparse.SUPPRESS)
+    p.add_argument(
+        "--one", nargs=3, metavar=("INNER", "EXACT", "OBJECTIVE"), help=argparse.SUPPRESS
+    )
     p.add_argument("--plain", default="0", help=argparse.SUPPRESS)
     p.add_argument("--yardstick", action="store_true", help=argparse.SUPPRESS)
     plainly = "--yardstick" in sys.argv
@@ -186,8 +201,8 @@ def main() -> None:
         print(yardstick(a.batch, a.size))
         return
     if a.one:
-        inner, exact = a.one
-        step_of_training(a, inner, exact == "1")
+        inner, exact, objective = a.one
+        step_of_training(a, inner, exact == "1", objective)
         return
     print(f"{a.size}², {a.views} views, batch {a.batch}, {torch.get_num_threads()} threads")
     report_parts(a)

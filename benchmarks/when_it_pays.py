@@ -84,7 +84,11 @@ SETTINGS = {
         {**CT, "physics.noise": 0.01, "model.sigma": 0.04, "model.step.strength": 0.01},
     ),
     "ct-10": Setting("CT, 10 views", "the defaults", {**CT, "physics.angles": 10}),
-    "ct-60": Setting("CT, 60 views", "the defaults", {**CT, "physics.angles": 60}),
+    "ct-60": Setting(
+        "CT, 60 views",
+        "with equivariance",  # where the default has none
+        {**CT, "physics.angles": 60, "objective.equivariance": 0.2},
+    ),
     "ct-limited": Setting("CT over 120°", "the defaults", {**CT, "physics.angles": LIMITED}),
     "ct-limited-ei": Setting(
         "CT over 120°", "no splitting", {**CT, **EI_ALONE, "physics.angles": LIMITED}

@@ -422,8 +422,8 @@ class ObjectiveSettings(Settings):
         if self.equivariance.weight != "auto" or self.settled(scan).equivariance.weight:
             return ""
         return (
-            f"no equivariance: views lie {scan.widest_gap:.3g}° apart at most, so that those left "
-            f"out say more than moved images (objective.equivariance={ALPHA:g} adds it nevertheless)"
+            f"no equivariance: views lie {scan.widest_gap:.3g}° apart at most, and those left out "
+            f"say more than moved images (objective.equivariance={ALPHA:g} adds it all the same)"
         )
 
     def make(self, scan: Scan, y: Tensor) -> dict[str, Loss]:
