@@ -80,3 +80,29 @@ def test_another_shape():
     physics, *_ = masked()
     with pytest.raises(ValueError, match=r"seen must have shape \(20, 24\)"):
         physics.masked(torch.ones(20, 23))
+
+
+@pytest.mark.parametrize("beam", ["parallel", "fan"])
+def test_what_is_left_out_twice_is_left_out(beam):
+    """By a mask of a mask, by views of it, in whatever order."""
+    physics, seen, part = masked(beam)
+    other = torch.ones_like(seen)
+    other[:2] = 0
+    x = torch.rand(1, 1, 16, 16, dtype=F64)
+    y = physics.A(x)
+    assert torch.equal(part.masked(other).A(x), y * seen * other)
+    assert torch.equal(physics.masked(other).masked(seen).A(x), y * seen * other)
+    index = [3, 1, 7]
+    of_views = part.views(index).masked(other[index])
+    assert torch.allclose(of_views.A(x), (y * seen * other)[:, :, index], rtol=1e-12)
+
+
+def test_a_mask_is_of_zeros_and_ones():
+    physics, seen, _ = masked()
+    assert torch.equal(physics.masked(seen.bool()).seen, seen)
+    assert torch.equal(physics.masked(seen.tolist()).seen, seen)
+    for wrong in (0.5 * seen, 2 * seen, -seen, seen * float("nan")):
+        with pytest.raises(ValueError, match="seen must be 1 where a ray was measured, and 0 else"):
+            physics.masked(wrong)
+    with pytest.raises(ValueError, match=r"seen must have shape \(20, 24\), got \(1, 1\)"):
+        physics.masked([[1]])

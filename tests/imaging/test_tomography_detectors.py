@@ -137,6 +137,10 @@ class TestDetectors:
             ({"pitch": math.nan}, "pitch must be a positive number of pixels, got nan"),
             ({"rays": 0}, r"rays must be a whole number in \[1, 64\], got 0"),
             ({"rays": 1.5}, r"rays must be a whole number in \[1, 64\], got 1.5"),
+            ({"rays": "a"}, r"rays must be a whole number in \[1, 64\], got 'a'"),
+            ({"rays": None}, r"rays must be a whole number in \[1, 64\], got None"),
+            ({"detectors": "a"}, "detectors must be a whole number, at least 1, got 'a'"),
+            ({"detectors": math.inf}, "detectors must be a whole number, at least 1, got inf"),
             (
                 {"convention": "tigre"},
                 "convention must be one of ours, skimage, astra, got 'tigre'",
@@ -148,6 +152,21 @@ class TestDetectors:
             eq.ParallelBeam(16, 4, **options)
         with pytest.raises(ValueError, match=message):
             eq.FanBeam(16, 4, 40.0, 20.0, **options)
+
+    def test_angles_are_a_list(self):
+        with pytest.raises(ValueError, match=r"angles must be one number .* got shape \(3, 2\)"):
+            eq.ParallelBeam(16, torch.zeros(3, 2))
+
+    @pytest.mark.parametrize("distances", [(math.inf, 10.0), (40.0, math.inf), (40.0, math.nan)])
+    def test_distances_are_finite(self, distances):
+        with pytest.raises(ValueError, match=r"_distance must be .*finite"):
+            eq.FanBeam(16, 4, *distances)
+
+    @pytest.mark.parametrize("physics", [eq.ParallelBeam(16, 7, 23), eq.FanBeam(16, 7, 40, 10, 23)])
+    def test_measurements_of_another_shape(self, physics):
+        for method in (physics.fbp, physics.A_adjoint):
+            with pytest.raises(ValueError, match=r"y must have shape \(B, 1, 7, 23\)"):
+                method(torch.zeros(1, 1, 7, 22))
 
     def test_skimage_has_no_fan(self):
         with pytest.raises(ValueError, match="convention must be ours or astra for a fan beam"):

@@ -201,7 +201,9 @@ class Reflections(Group):
 class Shifts(Group):
     """Periodic shifts by (``shift_x``, ``shift_y``) pixels: to the right, and down.
 
-    Exact for whole pixels; fractions by the Fourier shift theorem.
+    Exact for whole pixels; fractions by the Fourier shift theorem. Whole shifts add up, and so do
+    fractions, but not one with the other on sides of even length: there a pixel more turns the
+    component at the Nyquist frequency round, and a fraction has to leave it (``_shift_lines``).
 
     Args:
         limit: shifts are drawn up to this fraction of the size, either way.

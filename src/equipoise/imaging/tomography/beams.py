@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 from torch import Tensor
@@ -79,6 +80,7 @@ class ParallelBeam(Tomography):
         y (B, 1, views, detectors) → (B, 1, H, W), in the units of x.
         """
         assert isinstance(self.geometry, ParallelGeometry)
+        self._check_measurements(y)
         with full_precision(y):
             y = self.filled(at_least_single(y)) / self.scale
             return parallel_fbp(self.geometry, self.matrix, y, window)
@@ -118,13 +120,17 @@ class FanBeam(Tomography):
     ):
         h, w = image_size(size)
         radius = math.hypot(h, w) / 2
-        if not source_distance > radius:
+        if not radius < source_distance < math.inf:
             raise ValueError(
-                f"source_distance must be larger than half the image's diagonal ({radius:.1f} "
-                f"pixels), got {source_distance}: give it in pixels, or set the pixel's size"
+                f"source_distance must be finite and larger than half the image's diagonal "
+                f"({radius:.1f} pixels), got {source_distance}: give it in pixels, or set the "
+                "pixel's size"
             )
-        if not detector_distance >= 0:
-            raise ValueError(f"detector_distance must be >= 0, got {detector_distance}")
+        if not 0 <= detector_distance < math.inf:
+            raise ValueError(
+                f"detector_distance must be a finite number of pixels, at least 0, got "
+                f"{detector_distance}"
+            )
         far = source_distance + detector_distance
         pitch = far / source_distance if pitch is None else _positive_pitch(pitch)
         half = math.asin(radius / source_distance)
@@ -156,6 +162,7 @@ class FanBeam(Tomography):
             ValueError: some line through the image is not measured; use ``A_dagger`` then.
         """
         assert isinstance(self.geometry, FanGeometry)
+        self._check_measurements(y)
         with full_precision(y):
             y = self.filled(at_least_single(y)) / self.scale
             return fan_fbp(self.geometry, y, window)
@@ -168,6 +175,7 @@ def _positive_pitch(pitch: float) -> float:
 
 
 def _rays_per_detector(rays: int) -> int:
-    if isinstance(rays, bool) or int(rays) != rays or not 1 <= rays <= MOST_RAYS:
-        raise ValueError(f"rays must be a whole number in [1, {MOST_RAYS}], got {rays}")
+    is_whole = isinstance(rays, Real) and not isinstance(rays, bool) and float(rays).is_integer()
+    if not is_whole or not 1 <= rays <= MOST_RAYS:
+        raise ValueError(f"rays must be a whole number in [1, {MOST_RAYS}], got {rays!r}")
     return int(rays)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -146,7 +146,11 @@ def view_angles(angles: int | Tensor | Sequence[float], span: float) -> tuple[fl
         raise ValueError(
             f"angles must be a whole number of views or a sequence of degrees, got {angles!r}"
         )
-    values = torch.as_tensor(angles, dtype=torch.float64).flatten()
+    values = torch.as_tensor(angles, dtype=torch.float64)
+    if values.ndim != 1:
+        raise ValueError(
+            f"angles must be one number of degrees for each view, got shape {tuple(values.shape)}"
+        )
     if len(values) == 0:
         raise ValueError("angles must be at least one view, got none")
     if not bool(values.isfinite().all()):
@@ -161,8 +165,9 @@ def detector_count(detectors: int | None, extent: float, offset: float) -> int:
         raise ValueError(f"offset must be a finite number of detectors, got {offset}")
     if detectors is None:
         return math.ceil(extent + 2 * abs(offset))
-    if isinstance(detectors, bool) or int(detectors) != detectors or detectors < 1:
-        raise ValueError(f"detectors must be a whole number, at least 1, got {detectors}")
+    is_number = isinstance(detectors, Real) and not isinstance(detectors, bool)
+    if not is_number or not float(detectors).is_integer() or detectors < 1:
+        raise ValueError(f"detectors must be a whole number, at least 1, got {detectors!r}")
     return int(detectors)
 
 

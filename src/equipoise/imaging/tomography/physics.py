@@ -100,14 +100,21 @@ class Tomography(LinearPhysics):
     def A_adjoint(self, y: Tensor, **kwargs: Any) -> Tensor:
         """Aᵀ: the exact transpose. (B, 1, views, detectors) → (B, 1, H, W)."""
         self.update_parameters(**kwargs)
+        self._check_measurements(y)
+        x = self.matrix.product(self._seen(y).flatten(1), True)
+        return self.scale * x.unflatten(1, self.image_shape)
+
+    def _check_measurements(self, y: Tensor) -> None:
+        """
+        Raises:
+            ValueError: they are not (B, 1, views, detectors).
+        """
         if y.ndim != 4 or tuple(y.shape[1:]) != self.measurement_shape:
             wanted = ", ".join(map(str, self.measurement_shape))
             raise ValueError(
                 f"y must have shape (B, {wanted}) for this geometry (1, views, detectors), "
                 f"got {tuple(y.shape)}"
             )
-        x = self.matrix.product(self._seen(y).flatten(1), True)
-        return self.scale * x.unflatten(1, self.image_shape)
 
     def _seen(self, y: Tensor) -> Tensor:
         """Measurements without those that were not made."""
@@ -167,7 +174,15 @@ class Tomography(LinearPhysics):
 
     def views(self, index: Sequence[int]) -> Tomography:
         """The same scan with the views ``index`` alone (and the same scaling): its y is
-        ``y[:, :, index]``."""
+        ``y[:, :, index]``.
+
+        Raises:
+            IndexError: there is no such view.
+        """
+        count = len(self.geometry.angles)
+        beyond = [i for i in index if not -count <= i < count]
+        if beyond:
+            raise IndexError(f"view {beyond[0]} is not there: views are 0 to {count - 1}")
         part: Tomography = variant(self)
         part.matrix = self.matrix.views(index)
         part.geometry = part.matrix.geometry
@@ -180,13 +195,20 @@ class Tomography(LinearPhysics):
         detectors: they measure zero, and nothing is asked of them.
 
         Args:
-            seen: (views, detectors) of 0 and 1; 1 where a ray was measured.
+            seen: (views, detectors) of 0 and 1; 1 where a ray was measured. What this scan lacks
+                already, the other lacks too.
+
+        Raises:
+            ValueError: it has another shape or other values.
         """
         shape = self.measurement_shape[1:]
+        seen = torch.as_tensor(seen)
         if tuple(seen.shape) != shape:
             raise ValueError(f"seen must have shape {shape}, got {tuple(seen.shape)}")
+        if not bool(((seen == 0) | (seen == 1)).all()):
+            raise ValueError("seen must be 1 where a ray was measured, and 0 elsewhere")
         part: Tomography = variant(self)
-        part.seen = seen.to(torch.float32)
+        part.seen = self._seen(seen.to(torch.float32))
         return part
 
     def filled(self, y: Tensor) -> Tensor:
@@ -277,8 +299,12 @@ class Tomography(LinearPhysics):
             tol: relative residual of conjugate gradients; default: what the operator was made
                 with, or else 1e-6.
             verbose: print the account of the solve.
+
+        Raises:
+            ValueError: γ is not positive.
         """
         self.update_parameters(**kwargs)
+        _check_positive(gamma)
         tol = _first(tol, self.tol, 1e-6)
         max_iter = _first(max_iter, self.max_iter, 200)
         solver = solver or self.solver
@@ -368,6 +394,20 @@ class _PseudoInverse(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, dy: Tensor, *_: Any) -> Tensor:
         return _PseudoInverse.apply(dy, *ctx.how)
+
+
+def _check_positive(gamma: Tensor | float) -> None:
+    """
+    Raises:
+        ValueError: γ is not; on a device it is not looked at, which would wait for it.
+    """
+    if isinstance(gamma, Tensor) and gamma.device.type != "cpu":
+        return
+    if not bool((torch.as_tensor(gamma) > 0).all()):
+        least = float(torch.as_tensor(gamma).min())
+        raise ValueError(
+            f"gamma must be positive, got {least:g}: it is what the measurements weigh beside z"
+        )
 
 
 def _first(*values: Any) -> Any:
