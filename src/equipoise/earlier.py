@@ -20,6 +20,7 @@ MOVED = {
 }
 #: The options of losses in runs that do not say them.
 OBJECTIVE_OF_THEN: dict[str, dict[str, Any]] = {
+    "consistency": {"weight": 0.1},
     "splitting": {"shared": False},
     "equivariance": {"weight": 0.2, "stop_gradient": True},
     "contraction": {"weight": 0.1, "bound": 0.9, "along": "memory"},

@@ -111,7 +111,7 @@ def test_with_few_views_three_images_are_differentiated_and_elsewhere_two(settin
             tree = dict(zip(("splitting", "equivariance"), options))
             assert chosen(tree) == (shared, stop_gradient)
     without = ObjectiveSettings.model_validate({"equivariance": 0}).make(scan, y)
-    assert without["splitting"].takes_split == two
+    assert not without["splitting"].takes_split
     grouped = {"splitting": {"group": "rotations"}}
     assert chosen(grouped) == (False, "image" if two else True)
 
@@ -137,34 +137,46 @@ def degrees(first: float, count: int, apart: float) -> list[float]:
         (InpaintingSettings(keep=0.9), True),
     ],
 )
-def test_images_are_moved_where_views_lie_apart(settings, moves):
+def test_where_views_lie_close_splitting_stands_alone(settings, moves):
     scan = Scan.planned(settings, 32)
     y = torch.zeros(1, *scan.measurement_shape)
+    every = ["consistency", "splitting", "equivariance", "contraction"]
 
     def losses(tree):
         return ObjectiveSettings.model_validate(tree).make(scan, y)
 
-    assert ("equivariance" in losses({})) == moves
-    assert ("equivariance" in losses({"equivariance": {"group": "reflections"}})) == moves
-    # What is given counts; and without splitting, nothing but moved images says what is missing.
-    assert losses({"equivariance": 0.3})["equivariance"].weight == 0.3
-    assert "equivariance" not in losses({"equivariance": 0})
-    assert losses({"splitting": 0})["equivariance"].weight == 0.2
+    alone = ["splitting", "contraction"]
+    assert list(losses({})) == (every if moves else alone)
+    assert list(losses({"equivariance": {"group": "reflections"}})) == (every if moves else alone)
+    # What is given counts.
+    given = losses({"equivariance": 0.3})
+    assert list(given) == every
+    assert (given["consistency"].weight, given["equivariance"].weight) == (0.1, 0.3)
+    assert list(losses({"consistency": 0.3})) == (every if moves else every[:2] + every[3:])
+    without = losses({"equivariance": 0})
+    assert ("consistency" in without) == moves
+    assert without["splitting"].takes_split != moves
+    # Without splitting, nothing but moved images says what is missing.
+    nothing_left_out = losses({"splitting": 0})
+    assert [nothing_left_out[name].weight for name in ("consistency", "equivariance")] == [0.1, 0.2]
     settled = ObjectiveSettings().settled(scan)
-    assert settled.equivariance.weight == (0.2 if moves else 0)
+    expected = (0.1, 0.2) if moves else (0, 0)
+    assert (settled.consistency.weight, settled.equivariance.weight) == expected
     assert settled.settled(scan) == settled
-    words = ObjectiveSettings().explain(scan)
-    assert words.startswith("no equivariance: views lie") != moves
+    said = "splitting without consistency and equivariance: views lie "
+    assert ObjectiveSettings().explain(scan).startswith(said) != moves
     assert not ObjectiveSettings(equivariance=0.2).explain(scan)
+    said = "splitting without equivariance: views lie "
+    assert ObjectiveSettings(consistency=0.1).explain(scan).startswith(said) != moves
 
 
-def test_without_moved_images_a_step_seeks_one_image():
+def test_where_splitting_stands_alone_a_step_seeks_one_image():
     physics = eq.ParallelBeam(16, 40).normalize().double()
     y = physics.A(images(3).double())
     scan = dataset_of(physics, y).scan
     objective = Objective(small_model().double(), ObjectiveSettings().make(scan, y))
     found = objective.differentiate(Part(torch.arange(3), y, physics), 0, {})
-    assert [len(made) for made in found.solves.values()] == [1, 0, 0, 0]
+    assert [len(made) for made in found.solves.values()] == [1, 0, 0]
 
 
 def test_how_accurately_the_second_solves_are_made():

@@ -55,11 +55,10 @@ RENOISE = Field(True, description="add noise to the second measurement")
 #: With fewer views than this share of the image's side, a step differentiates three images; with
 #: two it then ends 0.25 to 0.36 dB behind (10 views of 64², 20 of 128²: docs/choosing.md).
 FEW_VIEWS = 0.2
-#: α, where images are moved.
-ALPHA = 0.2
-#: Where no two neighbouring views lie further apart (degrees) and some are left out and predicted,
-#: moved images teach nothing: without them training ends 0.1 to 0.3 dB ahead in half of the time
-#: (docs/choosing.md).
+#: The weights of consistency and of equivariance, where splitting does not say enough by itself.
+CONSISTENCY, ALPHA = 0.1, 0.2
+#: It does where no two neighbouring views lie further apart (degrees): training then ends about
+#: 0.2 dB ahead without the other two, in half of the time (docs/choosing.md).
 NARROW_GAP = 4.5
 
 
@@ -79,10 +78,15 @@ def check_square(key: str, group: Any, size: tuple[int, int]) -> None:
 class ConsistencySettings(Settings):
     """|A x̂ − y|²."""
 
-    weight: float = Field(0.1, ge=0, description="weight of the measurement consistency")
+    weight: Literal["auto"] | NonNegativeFloat = Field(
+        "auto",
+        description="weight of the measurement consistency. auto: 0.1, or 0 where "
+        "objective.equivariance is left out, too",
+    )
     floor: float = FLOOR
 
     def make(self, attenuation: float | None = None) -> MeasurementConsistency:
+        assert self.weight != "auto"  # settled by what measures
         return MeasurementConsistency(self.weight, self.floor, attenuation)
 
 
@@ -207,7 +211,7 @@ class EquivarianceSettings(Settings):
     weight: Literal["auto"] | NonNegativeFloat = Field(
         "auto",
         description="α, the weight of the equivariance term. auto: 0.2, or 0 where views lie so "
-        "close (4.5° or less) that those which splitting leaves out say more than moved images do",
+        "close (4.5° or less) that those which splitting leaves out say enough",
     )
     group: GroupChoice = Field(
         default_factory=lambda: RotationsSettings(), description="the group that moves images"
@@ -410,20 +414,32 @@ class ObjectiveSettings(Settings):
     )
 
     def settled(self, scan: Scan) -> ObjectiveSettings:
-        """The same with a number for α, where it follows what measures."""
-        if self.equivariance.weight != "auto":
-            return self
-        weight = 0.0 if self.splitting.weight and _has_close_views(scan) else ALPHA
-        equivariance = self.equivariance.model_copy(update={"weight": weight})
-        return self.model_copy(update={"equivariance": equivariance})
+        """The same with numbers for the weights that follow what measures."""
+        consistency, equivariance = self.consistency, self.equivariance
+        splitting_suffices = self.splitting.weight > 0 and _has_close_views(scan)
+        if equivariance.weight == "auto":
+            weight = 0.0 if splitting_suffices else ALPHA
+            equivariance = equivariance.model_copy(update={"weight": weight})
+        if consistency.weight == "auto":
+            weight = 0.0 if splitting_suffices and not equivariance.weight else CONSISTENCY
+            consistency = consistency.model_copy(update={"weight": weight})
+        return self.model_copy(update={"consistency": consistency, "equivariance": equivariance})
 
     def explain(self, scan: Scan) -> str:
-        """What was chosen for this scan, in words; empty where nothing was."""
-        if self.equivariance.weight != "auto" or self.settled(scan).equivariance.weight:
+        """Which losses were left out for this scan, in words; empty where none was."""
+        settled = self.settled(scan)
+        left_out = {
+            f"objective.{name}": usual
+            for name, usual in (("consistency", CONSISTENCY), ("equivariance", ALPHA))
+            if getattr(self, name).weight == "auto" and not getattr(settled, name).weight
+        }
+        if not left_out:
             return ""
+        names = " and ".join(key.split(".")[1] for key in left_out)
         return (
-            f"no equivariance: views lie {scan.widest_gap:.3g}° apart at most, and those left out "
-            f"say more than moved images (objective.equivariance={ALPHA:g} adds it all the same)"
+            f"splitting without {names}: views lie {scan.widest_gap:.3g}° apart at most, so that "
+            f"those left out say enough ({' '.join(f'{k}={v:g}' for k, v in left_out.items())} "
+            "adds them all the same)"
         )
 
     def make(self, scan: Scan, y: Tensor) -> dict[str, Loss]:
@@ -436,7 +452,7 @@ class ObjectiveSettings(Settings):
         Raises:
             UserError: nothing is left, or a loss does not fit what measured.
         """
-        if self.equivariance.weight == "auto":
+        if "auto" in (self.consistency.weight, self.equivariance.weight):
             return self.settled(scan).make(scan, y)
         accuracy = DEFAULT_ACCURACY if self.exact else AS_THE_MODEL
         attenuation = scan.attenuation if self.counts else None
@@ -474,13 +490,14 @@ class ObjectiveSettings(Settings):
         return losses
 
     def _shares_an_image(self, scan: Scan) -> bool:
-        """Whether consistency looks at splitting's image and moved images are constants, if nothing
-        else is asked for: where that saves an adjoint and, as measured, costs neither quality nor
-        equilibria."""
+        """Whether consistency and the penalty look at splitting's image and moved images are
+        constants, if nothing else is asked for: where that saves an adjoint and, as measured, costs
+        neither quality nor equilibria."""
+        if not self.equivariance.weight:
+            return _has_close_views(scan)
         views = scan.views
         has_few_views = views is not None and views < FEW_VIEWS * max(scan.size)
-        is_constant = self.equivariance.stop_gradient in ("auto", "image")
-        return (is_constant or self.equivariance.weight == 0) and not has_few_views
+        return self.equivariance.stop_gradient in ("auto", "image") and not has_few_views
 
 
 def _has_close_views(scan: Scan) -> bool:
