@@ -12,6 +12,7 @@ from equipoise.commands.reconstruct import reconstruct
 from equipoise.commands.train import train_run
 from equipoise.data.axis import with_axis_found
 from equipoise.data.scan import Scan
+from equipoise.errors import UserError
 from equipoise.imaging.tomography.scanner import ScannerGeometry
 from equipoise.run import load_data, load_run, read_config
 
@@ -74,6 +75,27 @@ def test_other_data_have_their_own(tmp_path):
     assert any("it was +1." in note for note in dataset.notes)
     reconstruct(run, tmp_path / "others", tmp_path / "images", quiet)
     assert (tmp_path / "images" / "scan0.npy").exists()
+
+
+def several(folder, offsets):
+    """A folder of scans, each of its own axis."""
+    folder.mkdir()
+    for k, offset in enumerate(offsets):
+        physics = scans(folder / f"of{k}", offset, count=1, seed=k)
+        (folder / f"of{k}" / "scan0.npy").rename(folder / f"scan{k}.npy")
+        (folder / f"of{k}").rmdir()
+    data = {"path": str(folder), "kind": "measurements", "size": 16}
+    return eq_config({"data": data, "physics": {"kind": "parallel_beam", **physics}})
+
+
+def test_scans_of_several_axes_are_refused(tmp_path):
+    """One operator has one axis: a mean of them would be wrong for each, without a word."""
+    config = several(tmp_path / "apart", [0.0, 4.0])
+    with pytest.raises(UserError, match=r"scan0.npy and .*scan1.npy are 4\.\d detectors apart"):
+        load_data(config, Scan.planned(config.physics, 16))
+    config = several(tmp_path / "alike", [1.5, 1.6])
+    dataset = load_data(config, Scan.planned(config.physics, 16))
+    assert dataset.scan.settings.axis_found == pytest.approx(1.55, abs=0.15)
 
 
 def test_what_cannot_be_told_is_said(tmp_path):

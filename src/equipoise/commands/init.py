@@ -146,7 +146,7 @@ def _tomograph(path: Path, items: list[Item], found: list[str]) -> Draft:
     data = [
         Line("path", str(path)),
         Line("kind", "measurements"),
-        Line("size", _round_size(binned), "pixels each way; native: as many as detectors"),
+        Line("size", _round_size(binned), "pixels each way"),
     ]
     return Draft(found, data, physics, _learning(items))
 

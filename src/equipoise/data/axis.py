@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import UserError
 from ..imaging.tomography import Tomography
 from ..imaging.tomography.axis import AxisEstimate, estimate_axis
 from ..imaging.tomography.settings import RaysSettings
@@ -19,6 +20,8 @@ from .scan import Scan
 SAMPLES = 4
 #: Nearer than this, in detectors of the file, an axis is where it was.
 SAME = 0.05
+#: Files whose axes lie further apart, in detectors that are used, are scans of several axes.
+APART = 1.0
 
 
 def with_axis_found(items: Sequence[Item], scan: Scan, anew: bool) -> tuple[Scan, list[str]]:
@@ -70,12 +73,44 @@ def _found(items: Sequence[Item], scan: Scan) -> tuple[float, AxisEstimate, int]
     if not told:
         return 0.0, found[0], len(some)
     offsets = [estimate.offset for estimate in told]
+    _check_one_axis(groups, found, settings.bin)
     middle = float(np.median(offsets))
     scatter = (max(offsets) - min(offsets)) / 2
     width = max(scatter, float(np.median([estimate.uncertainty for estimate in told])))
     moved = (middle - physics.geometry.offset) * settings.bin
     estimate = replace(told[0], offset=middle, uncertainty=width)
     return settings.assumed_offset(scan.size) + moved, estimate, len(some)
+
+
+def _check_one_axis(
+    groups: dict[Any, list[np.ndarray]], found: list[AxisEstimate], width: int
+) -> None:
+    """
+    Args:
+        groups: measurements by their file.
+        found: the axis of each group.
+        width: detectors of the file that became one.
+
+    Raises:
+        UserError: they have different axes, and one operator has one.
+    """
+    told = [
+        (estimate.offset, file, estimate.uncertainty)
+        for file, estimate in zip(groups, found, strict=True)
+        if estimate.is_told
+    ]
+    (low, first, _), (high, last, _) = min(told, key=_offset), max(told, key=_offset)
+    apart = high - low
+    if apart > APART and apart > 4 * max(uncertainty for *_, uncertainty in told):
+        raise UserError(
+            f"physics.offset=auto: the axes of rotation of {first} and {last} are "
+            f"{apart * width:.1f} detectors apart, and one run has one axis; give it the scans of "
+            "one axis (data.path), or each scan a run of its own"
+        )
+
+
+def _offset(told: tuple[float, Any, float]) -> float:
+    return told[0]
 
 
 def _not_told(before: float | None, estimate: AxisEstimate) -> str:

@@ -206,6 +206,48 @@ class TestAngles:
         )
         assert open_path(path)[0].geometry.detector_pitch == pytest.approx(1.3e-3)
 
+    @pytest.mark.parametrize(
+        ("said", "millimetres"),
+        [
+            ({"detector__pixel_size_x": 6.5}, 6.5e-3),
+            ({"detector__pixel_size_x": 6.7, "detector__actual_pixel_size_x": 1.2}, 1.2e-3),
+            (
+                {"detector__x_pixel_size": 6.5, "detection_system__objective__magnification": 10},
+                6.5e-4,
+            ),
+            (
+                {
+                    "detector__actual_pixel_size_x": 1.2,
+                    "detection_system__objective__magnification": 5,
+                },
+                1.2e-3,
+            ),
+            (
+                {
+                    "detector__pixel_size_x": 6.5,
+                    "detection_system__objective__magnification": 5,
+                    "detection_system__objective__resolution": 1.31,
+                },
+                1.31e-3,
+            ),
+            (
+                {"detector__pixel_size_x": 6.5, "detection_system__objective__magnification": 0},
+                6.5e-3,
+            ),
+        ],
+    )
+    def test_the_pitch_is_that_at_the_object_not_the_camera_s(self, tmp_path, said, millimetres):
+        """As the format's specification has it: pixel_size_x is physical, actual_pixel_size_x that
+        on the sample's plane."""
+        others = {
+            f"measurement__instrument__{key}": np.float64(value)
+            if key.endswith("magnification")
+            else (np.float64(value), {"units": "um"})
+            for key, value in said.items()
+        }
+        path = make_exchange(tmp_path / "x.h5", **others)
+        assert open_path(path)[0].geometry.detector_pitch == pytest.approx(millimetres)
+
 
 class TestWhatIsMissingOrWrong:
     def test_no_dark_is_nought_and_it_is_said(self, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from equipoise.data.counts.layout import single_sinograms
 from equipoise.data.formats import open_path, write_images
 from equipoise.data.item import Frame
 from equipoise.errors import UserError
@@ -92,6 +93,17 @@ class TestTiltSeries:
         items = open_path(path)
         assert items[0].geometry.angles == self.ANGLES
         assert np.array_equal(items[3].array(), VOLUME[:, 3])
+
+    def test_its_rows_are_sinograms_already(self, tmp_path):
+        """Another time, with as many rows as tilts, would scramble them."""
+        path = make_mrc(tmp_path / "x.st")
+        path.with_suffix(".tlt").write_text("\n".join(f"{a:7.2f}" for a in self.ANGLES))
+        items = open_path(path)
+        assert len(single_sinograms(items, "auto")) == 12
+        with pytest.raises(
+            UserError, match=r"says itself which axis is which; leave out data\.lay"
+        ):
+            single_sinograms(items, "projections")
 
     def test_without_angles_it_says_so(self, tmp_path):
         items = open_path(make_mrc(tmp_path / "x.st"))

@@ -18,6 +18,11 @@ def single_sinograms(items: Sequence[Item], layout: Layout) -> list[Item]:
     """One item a sinogram (views, detectors), as they are in their files; its ``index`` is the row
     of detectors."""
     if layout == "projections" and items[0].counts is None:
+        if items[0].geometry is not None:
+            raise UserError(
+                f"{items[0].file}: says itself which axis is which; leave out "
+                "data.layout=projections"
+            )
         return _across(items)
     single: list[Item] = []
     for item in items:

@@ -6,6 +6,7 @@ data", Journal of Synchrotron Radiation 21, 2014.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,19 @@ DATA, WHITE, DARK = "exchange/data", "exchange/data_white", "exchange/data_dark"
 THETA = ("exchange/theta", "exchange/angles", "exchange/rotation_angle")
 #: What the name of a dataset says that holds the angle of every view.
 ANGLE_WORDS = ("theta", "angle", "rotation")
-#: The width of a detector, in words of several beamlines, as it is seen at the object.
+#: The width of a detector as it is seen at the object, in words of several beamlines.
 PITCH = (
     "measurement/instrument/detection_system/objective/resolution",
+    "measurement/instrument/detector/actual_pixel_size_x",
+    "measurement/instrument/detector/actual_pixel_size",
+)
+#: The width of the camera's own pixels, and by how much the optics before it magnify.
+CAMERA = (
     "measurement/instrument/detector/pixel_size_x",
     "measurement/instrument/detector/pixel_size",
     "measurement/instrument/detector/x_pixel_size",
 )
+MAGNIFICATION = "measurement/instrument/detection_system/objective/magnification"
 
 
 class Exchange(Format):
@@ -233,6 +240,24 @@ def _speaks_of_angles(name: str) -> bool:
 
 
 def _pitch(stored: Any) -> float | None:
-    """The width of a detector in millimetres, where the file says it with its unit."""
-    found = (millimetres_of(stored.get(key)) for key in PITCH)
+    """The width of a detector in millimetres, as it is seen at the object, where the file says it
+    with its unit."""
+    seen = _first_length(stored, PITCH)
+    camera = _first_length(stored, CAMERA)
+    if seen is not None or camera is None:
+        return seen
+    return camera / _magnification(stored)
+
+
+def _first_length(stored: Any, keys: Sequence[str]) -> float | None:
+    found = (millimetres_of(stored.get(key)) for key in keys)
     return next((value for value in found if value is not None), None)
+
+
+def _magnification(stored: Any) -> float:
+    """What the optics make of the object's size; 1 where the file does not say."""
+    try:
+        value = float(np.asarray(stored[MAGNIFICATION][()]).reshape(-1)[0])
+    except (KeyError, ValueError, TypeError, IndexError):
+        return 1.0
+    return value if 0 < value < float("inf") else 1.0
