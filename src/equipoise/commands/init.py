@@ -13,6 +13,7 @@ import numpy as np
 
 from ..config import Config, parse
 from ..data.formats import may_hold_either, open_path
+from ..data.formats.base import IS_ANGLE
 from ..data.formats.matlab import variables
 from ..data.formats.projections import degrees_of
 from ..data.item import HOUNSFIELD, Item
@@ -28,8 +29,6 @@ from .doctor.trials import Judge, is_brighter_outside
 
 #: What the user has to look at is marked so.
 FILL_IN = "FILL IN"
-#: What an array of angles is called.
-IS_ANGLE = re.compile(r"angle|theta|phi|degree|rotation", re.IGNORECASE)
 #: At most so many pixels each way, detectors and views are proposed for a first run.
 PIXELS, DETECTORS, VIEWS = 128, 160, 90
 #: As many items are looked at.

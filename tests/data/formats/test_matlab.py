@@ -148,3 +148,23 @@ def test_the_challenges_scans():
     assert geometry.detector_pitch == pytest.approx(0.2)
     assert geometry.image_pixel == pytest.approx(0.148322, abs=1e-6)
     assert (geometry.angles[0], geometry.angles[1], geometry.angles[-1]) == (0, -0.5, -360)
+
+
+@pytest.mark.parametrize("suffix", [".mat", ".npz"])
+def test_angles_beside_a_sinogram_are_not_used_and_that_is_said(tmp_path, suffix):
+    """``physics.angles`` says where views are: a file that says otherwise must not be passed over
+    in silence."""
+    file = tmp_path / f"x{suffix}"
+    arrays = {"sino": SINOGRAM, "theta": np.arange(3.0), "times": np.arange(3.0)}
+    if suffix == ".mat":
+        scipy.io.savemat(file, arrays)
+    else:
+        np.savez(file, **arrays)
+    (item,) = open_path(file)
+    assert np.array_equal(item.array(), SINOGRAM)
+    (note,) = item.notes
+    assert note.startswith(f"x{suffix}: theta, times left out: no array of rows and columns")
+    assert f"not where theta does: equipoise init x{suffix} writes" in note
+    alone = tmp_path / "alone.mat"
+    scipy.io.savemat(alone, {"sino": SINOGRAM, "dose": 3.0})
+    assert not open_path(alone)[0].notes

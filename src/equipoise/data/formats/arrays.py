@@ -13,7 +13,7 @@ from typing import IO
 import numpy as np
 
 from ..item import Item
-from .base import Format, first_bytes, listed
+from .base import Format, first_bytes, left_out, listed
 
 #: The kinds of numbers: truth values, unsigned, signed, floating and complex ones.
 NUMBERS = "buifc"
@@ -147,8 +147,7 @@ class Npz(_Arrays):
             )
         if not arrays or not others:
             return list(headers), ()
-        said = f"{file.name}: {listed(others)} left out: no array of rows and columns"
-        return arrays, (f"{said} (data.variable names the one that is read)",)
+        return arrays, (left_out(file, others),)
 
     def _headers(self, file: Path) -> Headers:
         headers = {}

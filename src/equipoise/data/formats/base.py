@@ -341,6 +341,26 @@ def shown_path(path: Path) -> str:
     return text if len(text) <= 160 else f"…{text[-159:]}"
 
 
+#: What an array of angles is called.
+IS_ANGLE = re.compile(r"angle|theta|phi|degree|rotation", re.IGNORECASE)
+
+
+def left_out(file: Path, names: Sequence[str]) -> str:
+    """What is said of arrays beside those that are read; angles among them are not used, since
+    ``physics.angles`` says which they are."""
+    words = (
+        f"{file.name}: {listed(names)} left out: no array of rows and columns (data.variable names "
+        "the one that is read)"
+    )
+    angles = [name for name in names if IS_ANGLE.search(name)]
+    if angles:
+        words += (
+            f"; views are where physics.angles says, not where {listed(angles)} does: equipoise "
+            f"init {file.name} writes a configuration with these angles"
+        )
+    return words
+
+
 def listed(names: Iterable[object], most: int = 5) -> str:
     """The first few names, and how many more there are."""
     texts = [shortened(str(name), 60) for name in names]

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...errors import need
 from ..item import Item
-from .base import HDF5_MARK, Format, first_bytes, listed
+from .base import HDF5_MARK, Format, first_bytes, left_out, listed
 from .heltomo import geometry_of, is_scan
 from .matlab_tags import check_tags
 
@@ -58,7 +58,8 @@ class Matlab(Format):
         return [self._item(file) for file in self.files(path)]
 
     def _item(self, file: Path) -> Item:
-        found = self._found(file)
+        found, others = self._found(file)
+        said = (left_out(file, others),) if others else ()
         read = partial(self._read, file)
         item = Item(
             name=file.stem,
@@ -78,6 +79,7 @@ class Matlab(Format):
                 item = replace(item, read=partial(_turned, read))
                 array = array.T
             return replace(item, shape=array.shape, geometry=scan.geometry, notes=scan.notes)
+        item = replace(item, notes=said)
         array = np.asarray(found)
         if array.ndim == 3 and not _counts_slices_first(array.shape):
             item = replace(item, read=partial(_last_axis_first, read))
@@ -88,11 +90,11 @@ class Matlab(Format):
         return replace(item, shape=array.shape, complex=is_complex)
 
     def _read(self, file: Path) -> np.ndarray:
-        found = self._found(file)
+        found, _ = self._found(file)
         return np.asarray(found["sinogram"] if is_scan(found) else found)
 
-    def _found(self, file: Path) -> Any:
-        """The scan or the matrix that is read.
+    def _found(self, file: Path) -> tuple[Any, list[str]]:
+        """The scan or the matrix that is read, and the names of arrays beside it that are none.
 
         Raises:
             UserError: there is none, or there are several.
@@ -100,12 +102,12 @@ class Matlab(Format):
         with self.reading(file):
             contents = variables(file)
         if self.variable is not None:
-            return self._named(file, contents)
+            return self._named(file, contents), []
         scans = {name: value for name, value in contents.items() if is_scan(value)}
         matrices = {name: value for name, value in _matrices(contents)}
         chosen = scans or matrices
         if len(chosen) == 1:
-            return next(iter(chosen.values()))
+            return next(iter(chosen.values())), _lists(contents)
         what = f"it holds {listed(_described(contents)) or 'nothing'}"
         if chosen:
             names = listed(chosen)
@@ -197,6 +199,17 @@ def _matrices(contents: dict[str, Any]) -> Iterator[tuple[str, Any]]:
             for field, inner in value.items():
                 if _is_matrix(inner):
                     yield f"{name}.{field}", inner
+
+
+def _lists(contents: dict[str, Any]) -> list[str]:
+    """The names of variables that are several numbers in a row or a column."""
+    return [
+        name
+        for name, value in contents.items()
+        if isinstance(value, np.ndarray)
+        and value.dtype.kind in "buifc"
+        and sum(side > 1 for side in value.shape) == 1
+    ]
 
 
 def _described(contents: dict[str, Any]) -> list[str]:
