@@ -127,6 +127,17 @@ def test_a_simulated_set_up(set_up, fault):
     check(fault, set_up, *SIMULATED[set_up]())
 
 
+@pytest.mark.parametrize("off", [0.05, -0.03])
+def test_an_axis_that_is_elsewhere_does_not_hide_the_angle(off):
+    """Alone, each of the two explains something; a wrong axis would be written into a file."""
+    geometry, y = parallel_360()
+    moved = replace(geometry, offset=geometry.offset + off * geometry.detectors)
+    cause = cause_of(with_angles(moved, np.asarray(geometry.angles) / 2), y)
+    assert cause.name == "span"
+    assert cause.what.startswith("the views cover twice the angle, and the axis of rotation is not")
+    assert cause.trial.geometry.offset == pytest.approx(geometry.offset, abs=0.5)
+
+
 # ----------------------------------------------------------------------------------- real data
 
 

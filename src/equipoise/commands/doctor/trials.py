@@ -333,11 +333,8 @@ def _fan(judge: Judge, geometry: FanGeometry) -> Iterator[Trial]:
 
 
 def pairs(judge: Judge) -> Iterator[Trial]:
-    """Mistakes that hide each other: the sense of rotation of a fan, or the angle that its views
-    cover, while the axis is elsewhere. The first of both is named; the axis is found once it is
-    mended."""
-    if judge.by_moments or not isinstance(judge.geometry, FanGeometry):
-        return
+    """Mistakes that hide each other: the sense of rotation of a fan, or the angle that views cover,
+    while the axis is elsewhere. The first of both is named; the axis is found once it is mended."""
     for trial in _angles(judge.geometry):
         found = estimate_axis(trial.geometry, judge.y)
         if found.is_told:
