@@ -117,5 +117,5 @@ class TestBackprojection:
 
     def test_an_error_of_another_kind_is_not_taken_for_a_missing_one(self, problem):
         physics, _, _ = problem
-        with pytest.raises(RuntimeError):
+        with pytest.raises(ValueError, match="y must have shape"):
             filtered_backprojection(torch.zeros(1, 1, 3, 3), physics)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..imaging.linear import least_squares
 from ..imaging.scaled import unscaled
+from ..imaging.tomography import NotMeasured, Tomography
 
 
 def zero_filled(y: Tensor, physics: Any) -> Tensor:
@@ -75,5 +76,7 @@ def filtered_backprojection(y: Tensor, physics: Any, window: str = "ramp") -> Te
     try:
         x: Tensor = physics.fbp(y, window=window) if known else physics.fbp(y)
     except ValueError as error:
+        if isinstance(unscaled(physics), Tomography) and not isinstance(error, NotMeasured):
+            raise  # such as measurements of another shape
         raise NoBackprojection(f"no filtered backprojection: {error}") from error
     return x

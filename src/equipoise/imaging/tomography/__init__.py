@@ -5,7 +5,7 @@ filtering, ``physics`` puts deepinv's contract on top, and ``beams`` are what us
 """
 
 from .beams import FanBeam, ParallelBeam
-from .fbp import WINDOWS
+from .fbp import WINDOWS, NotMeasured
 from .geometry import FanGeometry, ParallelGeometry
 from .physics import Tomography
 from .projector import SystemMatrix, system_matrix
@@ -15,6 +15,7 @@ __all__ = [
     "WINDOWS",
     "FanBeam",
     "FanGeometry",
+    "NotMeasured",
     "ParallelBeam",
     "ParallelGeometry",
     "ScannerGeometry",

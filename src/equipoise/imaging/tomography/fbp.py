@@ -28,6 +28,10 @@ from .projector import SystemMatrix
 WINDOWS = ("ramp", "shepp-logan", "cosine", "hamming", "hann")
 
 
+class NotMeasured(ValueError):
+    """Some lines through the image are not measured, which filtered back-projection needs."""
+
+
 def parallel_fbp(
     geometry: ParallelGeometry, matrix: SystemMatrix | None, y: Tensor, window: str
 ) -> Tensor:
@@ -223,7 +227,7 @@ def fan_weights(g: FanGeometry) -> np.ndarray:
     sides = -fan.min(), fan.max()
     needed = math.asin(min(g.height, g.width) / 2 / g.source_distance)
     if min(sides) < min(needed, 0.95 * max(sides)):
-        raise ValueError(
+        raise NotMeasured(
             f"the detector's offset={g.offset:g} leaves one side of the image unseen; "
             "use A_dagger instead of fbp"
         )
@@ -299,7 +303,7 @@ def _check_coverage(g: FanGeometry, shares: np.ndarray, missing: list[tuple[floa
         return
     covered = 360 - math.degrees(sum(length for _, length in missing))
     least = 180 + 2 * math.degrees(widest)
-    raise ValueError(
+    raise NotMeasured(
         "fbp needs every line through the image, from one side at least: views over 360°, or over "
         f"at least {least:.0f}° of it in one piece; these {len(g.angles)} views cover "
         f"{covered:.0f}°; use A_dagger for other scans"
