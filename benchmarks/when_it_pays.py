@@ -110,7 +110,12 @@ SETTINGS = {
     "blur-through": Setting("blur", "no splitting, through the target", {**BLUR, **THROUGH}),
     "blur-wide": Setting("blur, wider", "no splitting", {**BLUR, "physics.width": 2.5}),
 }
-WITHOUT = {"objective.equivariance": 0}
+#: All else as with it, also where the default would leave consistency out, too.
+WITHOUT = {
+    "objective.equivariance": 0,
+    "objective.consistency": 0.1,
+    "objective.splitting.shared": "false",
+}
 #: The objective of ``--three``.
 THREE_ADJOINTS = "objective: {equivariance: {stop_gradient: true}}\n"
 

@@ -68,12 +68,13 @@ def _found(items: Sequence[Item], scan: Scan) -> tuple[float, AxisEstimate, int]
     groups: dict[Any, list[np.ndarray]] = {}
     for item in some:
         groups.setdefault(item.file, []).append(scan.to_model(item)[0].numpy())
-    found = [estimate_axis(physics.geometry, np.stack(group)) for group in groups.values()]
-    told = [estimate for estimate in found if estimate.is_told]
-    if not told:
-        return 0.0, found[0], len(some)
+    found = {k: estimate_axis(physics.geometry, np.stack(group)) for k, group in groups.items()}
+    by_file = {file: estimate for file, estimate in found.items() if estimate.is_told}
+    if not by_file:
+        return 0.0, next(iter(found.values())), len(some)
+    _check_one_axis(by_file, settings.bin)
+    told = list(by_file.values())
     offsets = [estimate.offset for estimate in told]
-    _check_one_axis(groups, found, settings.bin)
     middle = float(np.median(offsets))
     scatter = (max(offsets) - min(offsets)) / 2
     width = max(scatter, float(np.median([estimate.uncertainty for estimate in told])))
@@ -82,35 +83,24 @@ def _found(items: Sequence[Item], scan: Scan) -> tuple[float, AxisEstimate, int]
     return settings.assumed_offset(scan.size) + moved, estimate, len(some)
 
 
-def _check_one_axis(
-    groups: dict[Any, list[np.ndarray]], found: list[AxisEstimate], width: int
-) -> None:
+def _check_one_axis(told: dict[Any, AxisEstimate], width: int) -> None:
     """
     Args:
-        groups: measurements by their file.
-        found: the axis of each group.
+        told: the axis that the measurements of each file tell.
         width: detectors of the file that became one.
 
     Raises:
         UserError: they have different axes, and one operator has one.
     """
-    told = [
-        (estimate.offset, file, estimate.uncertainty)
-        for file, estimate in zip(groups, found, strict=True)
-        if estimate.is_told
-    ]
-    (low, first, _), (high, last, _) = min(told, key=_offset), max(told, key=_offset)
-    apart = high - low
-    if apart > APART and apart > 4 * max(uncertainty for *_, uncertainty in told):
+    first = min(told, key=lambda file: told[file].offset)
+    last = max(told, key=lambda file: told[file].offset)
+    apart = told[last].offset - told[first].offset
+    if apart > max(APART, 4 * max(estimate.uncertainty for estimate in told.values())):
         raise UserError(
             f"physics.offset=auto: the axes of rotation of {first} and {last} are "
             f"{apart * width:.1f} detectors apart, and one run has one axis; give it the scans of "
             "one axis (data.path), or each scan a run of its own"
         )
-
-
-def _offset(told: tuple[float, Any, float]) -> float:
-    return told[0]
 
 
 def _not_told(before: float | None, estimate: AxisEstimate) -> str:

@@ -428,18 +428,18 @@ class ObjectiveSettings(Settings):
     def explain(self, scan: Scan) -> str:
         """Which losses were left out for this scan, in words; empty where none was."""
         settled = self.settled(scan)
-        left_out = {
-            f"objective.{name}": usual
-            for name, usual in (("consistency", CONSISTENCY), ("equivariance", ALPHA))
+        usual = {"consistency": CONSISTENCY, "equivariance": ALPHA}
+        left_out = [
+            name
+            for name in usual
             if getattr(self, name).weight == "auto" and not getattr(settled, name).weight
-        }
+        ]
         if not left_out:
             return ""
-        names = " and ".join(key.split(".")[1] for key in left_out)
+        options = " ".join(f"objective.{name}={usual[name]:g}" for name in left_out)
         return (
-            f"splitting without {names}: views lie {scan.widest_gap:.3g}° apart at most, so that "
-            f"those left out say enough ({' '.join(f'{k}={v:g}' for k, v in left_out.items())} "
-            "adds them all the same)"
+            f"splitting without {' and '.join(left_out)}: views lie {scan.widest_gap:.3g}° apart "
+            f"at most, so that those left out say enough ({options} adds them all the same)"
         )
 
     def make(self, scan: Scan, y: Tensor) -> dict[str, Loss]:

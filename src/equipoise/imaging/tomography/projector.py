@@ -179,8 +179,15 @@ class SystemMatrix:
         return rows
 
     def views(self, index: Sequence[int]) -> SystemMatrix:
-        """The matrix of the views ``index`` alone, which is rows of this one."""
+        """The matrix of the views ``index`` alone, which is rows of this one.
+
+        Raises:
+            IndexError: there is no such view.
+        """
         count = len(self.geometry.angles)
+        beyond = [i for i in index if not -count <= i < count]
+        if beyond:
+            raise IndexError(f"view {beyond[0]} is not there: views are 0 to {count - 1}")
         chosen = [int(i) % count for i in index]
         geometry = replace(self.geometry, angles=tuple(self.geometry.angles[i] for i in chosen))
 
